@@ -1,0 +1,88 @@
+"""Every setting that plugins share: its type, bounds, default and one plain sentence, written once."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+def setting(default: Any, *, label: str, advanced: bool = False, hint: str = "", unit: str = "", **bounds: Any) -> Any:
+    """A pydantic field that also knows how the form shows it.
+
+    `hint` explains a term of the trade in one sentence (dotted underline), `unit` stands after the value,
+    `advanced` folds the field away. `bounds` go to `pydantic.Field` (ge, gt, le, lt, ...).
+    """
+    shown = {"label": label, "advanced": advanced, "hint": hint, "unit": unit}
+    return Field(default, json_schema_extra=shown, allow_inf_nan=False if isinstance(default, float) else None, **bounds)
+
+
+class TrainConfig(BaseModel):
+    """What every way to train can be told."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+    epochs: float = setting(3.0, label="Epochs", gt=0, le=1000)
+    """How many times the whole training set is read."""
+    max_steps: int = setting(0, label="Step limit", advanced=True, ge=0, le=10_000_000)
+    """Ends after this many steps; 0 goes by epochs."""
+    learning_rate: float = setting(
+        2e-4, label="Learning rate", gt=0, le=0.1, hint="How far each step moves the weights. Too high forgets, too low learns nothing."
+    )
+    """The highest step size, reached after warm-up."""
+    batch_size: int = setting(8, label="Batch size", ge=1, le=1024, hint="Rows read at once. More needs more memory.")
+    """Rows that go through the model together."""
+    gradient_accumulation: int = setting(1, label="Accumulation", advanced=True, ge=1, le=1024)
+    """Batches that are added up before one step is made."""
+    max_length: int = setting(512, label="Max length", unit="tokens", ge=16, le=131_072)
+    """Tokens kept of each row; the rest is cut."""
+    warmup: float = setting(0.05, label="Warm-up", advanced=True, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    scheduler: Literal["linear", "cosine", "constant"] = setting("cosine", label="Schedule", advanced=True)
+    """How the learning rate falls after warm-up."""
+    weight_decay: float = setting(0.0, label="Weight decay", advanced=True, ge=0, le=1)
+    """Pulls trained weights towards zero a little at every step."""
+    max_grad_norm: float = setting(1.0, label="Gradient limit", advanced=True, gt=0, le=1000)
+    """Longer gradients are shortened to this norm."""
+    seed: int = setting(42, label="Seed", advanced=True, ge=0, le=4_294_967_295)
+    """The same seed, rows and settings give the same run."""
+    evaluate_every: int = setting(0, label="Evaluate every", unit="steps", advanced=True, ge=0, le=1_000_000)
+    """Steps between looks at the validation rows; 0 chooses about ten looks in a run."""
+    save_every: int = setting(0, label="Save every", unit="steps", advanced=True, ge=0, le=1_000_000)
+    """Steps between checkpoints; 0 saves at every evaluation."""
+    precision: Literal["auto", "bf16", "fp32"] = setting("auto", label="Precision", advanced=True)
+    """Number format of the arithmetic; auto takes bf16 where the device is fast at it."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = setting(
+        "auto", label="Gradient checkpointing", advanced=True, hint="Recomputes parts of the model to save memory; about 40 % slower."
+    )
+    """Trades time for memory; auto turns it on only where the run would not fit otherwise."""
+
+
+class LoraConfig(TrainConfig):
+    """What every LoRA plugin can be told besides."""
+
+    rank: int = setting(16, label="Rank", ge=1, le=512, hint="Width of the adapter's matrices. More can learn more, and is larger.")
+    """Size of the adapter: 8 for style, 16 for most tasks, 64 for new knowledge."""
+    alpha: float = setting(32.0, label="Alpha", advanced=True, gt=0, le=4096)
+    """Strength of the adapter; its output is scaled by alpha divided by rank."""
+    dropout: float = setting(0.0, label="Dropout", advanced=True, ge=0, lt=1)
+    """Share of the adapter's inputs that is dropped at random while training."""
+    targets: list[str] = setting(
+        ["all-linear"], label="Targets", advanced=True, hint="The layers that get an adapter, by name: q_proj, k_proj, v_proj, o_proj, ..."
+    )
+    """Names of the layers that get an adapter; all-linear takes every linear layer except the output."""
+    variant: Literal["lora", "rslora", "dora"] = setting("lora", label="Variant", advanced=True)
+    """Plain LoRA, rsLoRA (scaled by the root of the rank), or DoRA (direction and size apart; slower)."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def split_names(cls, value: object) -> object:
+        """A form sends one line of text; a list stays what it is."""
+        if isinstance(value, str):
+            return [name for name in value.replace(",", " ").split() if name]
+        return value
+
+    @field_validator("targets")
+    @classmethod
+    def at_least_one(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("Name at least one layer, or all-linear.")
+        return value

@@ -1,0 +1,92 @@
+"""The JSON file that a worker process is started with, and the lines that it answers."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from studio.training.facts import DatasetFacts, HostFacts, ModelFacts
+
+Kind = Literal["train", "base_model", "dataset", "tokens", "build"]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class TrainPayload(Wire):
+    plugin: str
+    config: dict[str, Any]
+    base: str
+    """Folder of the base model."""
+    model: ModelFacts
+    rows: str
+    """The version's rows.parquet."""
+    data: DatasetFacts
+    host: HostFacts
+    prompts: list[str] = []
+    lineage: dict[str, Any] = {}
+    """Written into the result: ids, hashes and names of what it was made from."""
+
+
+class BaseModelPayload(Wire):
+    source: str
+    """package:NAME, path:FOLDER or hub:OWNER/NAME@REVISION."""
+    cache: str
+    """A folder that outlives the attempt, so that a download can go on where it stopped."""
+    hub: str = ""
+    """Address of the hub; empty takes the library's own."""
+
+
+class DatasetPayload(Wire):
+    file: str
+    filename: str
+    """What the person called it: a label, and a hint about the format."""
+    mapping: dict[str, str] = {}
+    """Canonical field -> column, where the person chose."""
+    validation_percent: float = Field(5.0, ge=0, le=50)
+    seed: int = 42
+    refused: Literal["skip", "stop"] = "skip"
+    base: str = ""
+    """Folder of a base model whose tokenizer measures the rows; empty where there is none yet."""
+
+
+class TokensPayload(Wire):
+    rows: str
+    base: str
+
+
+class BuildPayload(Wire):
+    base: str
+    adapter: str = ""
+    """Folder of the adapter; empty builds the base as it is."""
+    quantization: Literal["f16", "bf16", "q8_0", "q4_k_m"] = "q8_0"
+    name: str
+    """File name without suffix: letters, digits, dots and dashes."""
+    rows: str = ""
+    """rows.parquet to take held-out prompts from."""
+    model: ModelFacts
+
+
+class Order(Wire):
+    id: str
+    kind: Kind
+    attempt: int
+    first_seq: int
+    """Number of the first event that this attempt writes."""
+    folder: str
+    """The attempt's own folder: order.json, events.jsonl, log.txt, work/, out/."""
+    target: str
+    """Where the sealed result is to stand."""
+    payload: dict[str, Any]
+
+
+class Event(BaseModel):
+    """One line that a worker reports. `type` decides which other keys stand in it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seq: int
+    attempt: int
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    type: Literal["phase", "progress", "metric", "sample", "checkpoint", "artifact", "note", "end"]
