@@ -1,0 +1,8 @@
+from django.apps import AppConfig
+
+
+class ArtifactsConfig(AppConfig):
+    name = "studio.artifacts"
+
+    def ready(self) -> None:
+        from studio.artifacts import kinds  # noqa: F401  (registers what its orders need)

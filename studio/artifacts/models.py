@@ -1,0 +1,96 @@
+"""The registry: what training and building leave behind, immutable, hashed, with lineage; and the builds."""
+
+import re
+from pathlib import Path
+
+from django.conf import settings
+from django.db import models
+
+from studio.basemodels.models import BaseModel
+from studio.datasets.models import DatasetVersion
+from studio.orders.models import Order
+from studio.workspaces.models import Client, Project, Tenant
+
+
+class Artifact(Tenant):
+    WORKSPACE, CLIENT = "project__client__workspace", "project__client"
+
+    class Kind(models.TextChoices):
+        ADAPTER = "adapter", "Adapter"
+        MODEL = "model", "Model"
+        GGUF = "gguf", "GGUF file"
+        GGUF_ADAPTER = "gguf_adapter", "GGUF adapter"
+        REHEARSAL = "rehearsal", "Rehearsal"
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="artifacts")
+    kind = models.CharField(max_length=14, choices=Kind.choices)
+    name = models.CharField(max_length=160)
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, null=True, related_name="artifacts")
+    dataset_version = models.ForeignKey(DatasetVersion, models.PROTECT, null=True, related_name="artifacts")
+    parents = models.ManyToManyField("self", symmetrical=False, blank=True, related_name="children")
+    order = models.OneToOneField(Order, models.PROTECT, related_name="artifact")
+    """The order that made it."""
+    folder_name = models.CharField(max_length=80)
+    sha256 = models.CharField(max_length=64)
+    size = models.BigIntegerField()
+    files = models.JSONField(default=dict)
+    """`{name: {sha256, size}}`, as sealed."""
+    lineage = models.JSONField(default=dict)
+    """What it was made from: base and revision, dataset version and hash, config, package versions, seed."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def audit_client(self) -> Client:
+        return self.project.client
+
+    @property
+    def folder(self) -> Path:
+        return Path(settings.DATA_DIR, "artifacts", self.folder_name)
+
+    @property
+    def file_stem(self) -> str:
+        """A file name that says what it is: client, project and run, in plain letters."""
+        text = f"{self.project.client.slug}-{self.project.slug}-{self.name}".lower()
+        return re.sub(r"[^a-z0-9.]+", "-", text).strip("-.")[:80]
+
+    @property
+    def is_chattable(self) -> bool:
+        return self.kind == self.Kind.ADAPTER
+
+
+class Build(Tenant):
+    """One GGUF file in the making, and the proof that it runs."""
+
+    WORKSPACE, CLIENT = "project__client__workspace", "project__client"
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="builds")
+    source = models.ForeignKey(Artifact, models.PROTECT, related_name="builds")
+    """The adapter that is merged."""
+    quantization = models.CharField(max_length=10)
+    order = models.OneToOneField(Order, models.PROTECT, related_name="build")
+    verification = models.JSONField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.source.name} {self.quantization}"
+
+    @property
+    def audit_client(self) -> Client:
+        return self.project.client
+
+    @property
+    def artifact(self) -> Artifact | None:
+        return getattr(self.order, "artifact", None)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.verification and self.verification.get("passed"))

@@ -1,0 +1,17 @@
+"""The web process: pages and API by Django, live events by Channels. Nothing answers to a foreign origin."""
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "studio.settings")
+
+from django.core.asgi import get_asgi_application
+
+http = get_asgi_application()
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+
+from studio.sockets import websocket_urlpatterns
+
+application = ProtocolTypeRouter({"http": http, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))})

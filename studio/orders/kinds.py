@@ -1,0 +1,37 @@
+"""What each kind of order needs from its own app: what to tell the worker, and what to do with its result."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from studio.orders.models import Order
+
+
+class OrderKind:
+    """Subclassed once per kind, in the app that owns it, and registered from that app's `ready`."""
+
+    kind: ClassVar[str]
+    queue: ClassVar[str] = "files"
+    memory_limit: ClassVar[int] = 0
+    """Bytes of address space that the process may take; 0 sets no limit."""
+
+    def payload(self, order: Order) -> dict[str, Any]:
+        """The kind's own part of order.json."""
+        raise NotImplementedError
+
+    def target(self, order: Order) -> Path:
+        """Where the sealed result is to stand; each attempt may ask anew, so it depends on the attempt or is free."""
+        raise NotImplementedError
+
+    def succeeded(self, order: Order, result: dict[str, Any]) -> None:
+        """Records the result, in the transaction that ends the order. Also after a stop that kept something."""
+        raise NotImplementedError
+
+    def ended(self, order: Order) -> None:
+        """After a failure, or a stop that kept nothing."""
+
+
+KINDS: dict[str, OrderKind] = {}
+
+
+def register(kind: OrderKind) -> None:
+    KINDS[kind.kind] = kind

@@ -1,0 +1,132 @@
+"""Both ends of the one wire: what a browser that watches an order is sent, from any event number on.
+
+The database is read; Redis only says that there is something to read.
+"""
+
+import asyncio
+import json
+import logging
+from collections import defaultdict
+from typing import Any
+from urllib.parse import parse_qs
+from uuid import UUID
+
+import redis.asyncio
+from asgiref.sync import sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+
+from studio.orders.models import Event, Order
+from studio.orders.services import DOORBELL
+from studio.workspaces.models import Member
+
+log = logging.getLogger("studio.orders")
+PATIENCE = 2.0
+"""Seconds after which a socket looks by itself, for the case that the doorbell is broken."""
+AUTHORITY = 15.0
+"""Seconds after which a socket asks again whether its member may watch."""
+PAGE = 500
+CLOSE_NOT_FOUND, CLOSE_FORBIDDEN = 4404, 4403
+
+
+class Doorbell:
+    """One subscription per web process; wakes the sockets of the order that rang."""
+
+    def __init__(self) -> None:
+        self.waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.task: asyncio.Task[None] | None = None
+
+    def listen(self, order: str, bell: asyncio.Event) -> None:
+        self.waiting[order].add(bell)
+        # A task belongs to one event loop; a new loop needs a new one.
+        if self.task is None or self.task.done() or self.task.get_loop() is not asyncio.get_running_loop():
+            self.task = asyncio.create_task(self.run())
+
+    def leave(self, order: str, bell: asyncio.Event) -> None:
+        self.waiting[order].discard(bell)
+        if not self.waiting[order]:
+            del self.waiting[order]
+
+    async def run(self) -> None:
+        while True:
+            try:
+                # redis-py gives up a read after 5 s by default, which would break every longer wait.
+                async with redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_timeout=None) as client, client.pubsub() as bells:
+                    await bells.subscribe(DOORBELL)
+                    async for message in bells.listen():
+                        if message["type"] == "message":
+                            for bell in self.waiting.get(message["data"].decode(), ()):
+                                bell.set()
+            except (redis.RedisError, OSError) as error:
+                log.warning("The doorbell is away (%s).", error)
+                await asyncio.sleep(1)
+
+
+DOOR = Doorbell()
+
+
+class OrderConsumer(AsyncWebsocketConsumer):
+    """`/ws/orders/<id>/?after=<seq>`: every event after `seq`, stored ones first, each once and in order."""
+
+    action = "run.view"
+
+    async def connect(self) -> None:
+        self.pump: asyncio.Task[None] | None = None
+        self.order = await sync_to_async(self.find)()
+        if self.order is None:
+            await self.close(code=CLOSE_NOT_FOUND)
+            return
+        after = parse_qs(self.scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
+        await self.accept()
+        self.pump = asyncio.create_task(self.send_events(int(after) if after.isdecimal() else 0))
+
+    async def disconnect(self, code: int) -> None:
+        if self.pump is not None:
+            self.pump.cancel()
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        """Nothing is expected from a browser here."""
+
+    async def send_events(self, after: int) -> None:
+        order, bell = str(self.order), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        DOOR.listen(order, bell)
+        try:
+            while True:
+                bell.clear()
+                while events := await sync_to_async(self.events_after)(after):
+                    for event in events:
+                        await self.send(json.dumps(event))  # waits for a slow browser, so nothing piles up
+                    after = events[-1]["seq"]
+                if loop.time() - asked_at > AUTHORITY:
+                    asked_at = loop.time()
+                    if await sync_to_async(self.find)() is None:
+                        await self.close(code=CLOSE_FORBIDDEN)
+                        return
+                try:
+                    await asyncio.wait_for(bell.wait(), PATIENCE)
+                except TimeoutError:
+                    continue
+        finally:
+            DOOR.leave(order, bell)
+
+    def member(self) -> Member | None:
+        user, session = self.scope.get("user"), self.scope.get("session")
+        if user is None or not user.is_authenticated:
+            return None
+        memberships = Member.objects.filter(user=user.pk, user__is_active=True).select_related("user", "workspace")
+        chosen = session.get("workspace") if session is not None else None
+        return (memberships.filter(workspace=chosen).first() if chosen else None) or memberships.order_by("created_at").first()
+
+    def find(self) -> UUID | None:
+        """The order's id where this member may watch it."""
+        member = self.member()
+        return self.order_id(member) if member else None
+
+    def order_id(self, member: Member) -> UUID | None:
+        rows = Order.objects.for_action(member, self.action).filter(pk=self.scope["url_route"]["kwargs"]["pk"])
+        return rows.values_list("pk", flat=True).first()
+
+    def events_after(self, after: int) -> list[dict[str, Any]]:
+        return [event.wire() for event in Event.objects.filter(order=self.order, seq__gt=after)[:PAGE]]

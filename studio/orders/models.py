@@ -1,0 +1,137 @@
+"""Work that a worker process does: one row per order, and the numbered events it reported."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+
+from studio.workspaces.models import Client, Tenant, Workspace
+
+
+class Order(Tenant):
+    """A training, an import, a build: queued, claimed by one worker, watched live, ended once."""
+
+    WORKSPACE, CLIENT, SHARED = "workspace", "client", True
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", "Queued"
+        STARTING = "starting", "Starting"
+        RUNNING = "running", "Running"
+        FINISHING = "finishing", "Finishing"
+        RECOVERING = "recovering", "Recovering"
+        SUCCEEDED = "succeeded", "Done"
+        FAILED = "failed", "Failed"
+        STOPPED = "stopped", "Stopped"
+
+    ACTIVE: ClassVar[tuple[str, ...]] = (Status.STARTING, Status.RUNNING, Status.FINISHING)
+    """A worker holds it."""
+    LIVE: ClassVar[tuple[str, ...]] = (Status.QUEUED, Status.RECOVERING, *ACTIVE)
+    """It has not ended."""
+    MAX_ATTEMPTS: ClassVar[int] = 3
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="orders")
+    client = models.ForeignKey(Client, models.CASCADE, null=True, related_name="orders")
+    kind = models.CharField(max_length=20)
+    queue = models.CharField(max_length=20)
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED, db_index=True)
+    attempt = models.PositiveIntegerField(default=1)
+    """The fencing number: a late worker's writes carry an old one and change nothing."""
+    phase = models.CharField(max_length=20, blank=True)
+    phase_text = models.CharField(max_length=300, blank=True)
+    done = models.FloatField(default=0)
+    total = models.FloatField(default=0)
+    unit = models.CharField(max_length=20, blank=True)
+    latest = models.JSONField(default=dict)
+    """The last value of every metric."""
+    last_seq = models.PositiveIntegerField(default=0)
+    result = models.JSONField(null=True)
+    error = models.TextField(blank=True)
+    stop_requested_at = models.DateTimeField(null=True)
+    discard = models.BooleanField(default=False)
+    """The stop throws away what was learnt."""
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    heartbeat_at = models.DateTimeField(null=True)
+    worker = models.CharField(max_length=120, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pk}"
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in self.LIVE
+
+    @property
+    def folder(self) -> Path:
+        """The attempt's own folder: order.json, events.jsonl, log.txt."""
+        return Path(settings.DATA_DIR, "orders", str(self.pk), f"attempt-{self.attempt}")
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def seconds(self) -> float:
+        """How long it has worked, without the wait in the queue."""
+        if self.started_at is None:
+            return 0.0
+        return ((self.ended_at or timezone.now()) - self.started_at).total_seconds()
+
+    @property
+    def share(self) -> float:
+        """How far it is, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    @property
+    def position(self) -> int:
+        """How many stand before it in its queue."""
+        return Order.objects.filter(queue=self.queue, status__in=(self.Status.QUEUED, self.Status.RECOVERING), created_at__lt=self.created_at).count()
+
+
+class Event(models.Model):
+    """What a worker reported, numbered per order without gaps."""
+
+    order = models.ForeignKey(Order, models.CASCADE, related_name="events")
+    seq = models.PositiveIntegerField()
+    attempt = models.PositiveIntegerField()
+    at = models.DateTimeField()
+    type = models.CharField(max_length=12)
+    body = models.JSONField()
+
+    class Meta:
+        ordering = ["seq"]
+        constraints = [models.UniqueConstraint(fields=["order", "seq"], name="event_seq_per_order")]
+
+    def __str__(self) -> str:
+        return f"{self.seq} {self.type}"
+
+    def wire(self) -> dict[str, Any]:
+        """The event as a browser, a socket and the API see it."""
+        return {"seq": self.seq, "attempt": self.attempt, "at": self.at.isoformat(), "type": self.type, **self.body}
+
+
+class Slot(models.Model):
+    """A worker process that takes orders from one queue, as it last said of itself."""
+
+    name = models.CharField(max_length=120, unique=True)
+    queue = models.CharField(max_length=20)
+    facts = models.JSONField(default=dict)
+    """A training.HostFacts."""
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["queue", "name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_alive(self) -> bool:
+        return (timezone.now() - self.seen_at).total_seconds() < 60

@@ -1,0 +1,156 @@
+"""Places, claims, stops and ends orders. The database decides; Redis only rings."""
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import django_rq
+import redis
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
+
+from studio.errors import UserError
+from studio.orders.kinds import KINDS
+from studio.orders.models import Event, Order
+from studio.workspaces.models import Client, Member
+
+log = logging.getLogger("studio.orders")
+LOST_AFTER = timedelta(seconds=20)
+DOORBELL = "studio:orders"
+
+
+def place(member: Member, *, kind: str, client: Client | None) -> Order:
+    """A queued order; on commit, its job `(kind, id, attempt)` goes to the queue. Call it inside a transaction."""
+    order: Order = Order.objects.create(workspace=member.workspace, client=client, kind=kind, queue=KINDS[kind].queue, created_by=member.user)
+    transaction.on_commit(lambda: ring(order))
+    return order
+
+
+def ring(order: Order) -> None:
+    """Tells the workers. Where Redis is away the order stays queued, and `reconcile` rings again."""
+    queue = django_rq.get_queue(order.queue)
+    try:
+        queue.enqueue("studio.orders.tasks.work", order.kind, str(order.pk), order.attempt, job_id=job_id(order))
+    except redis.RedisError as error:
+        log.warning("The queue is away (%s); %s waits for it.", error, order)
+
+
+def job_id(order: Order) -> str:
+    return f"{order.kind}-{order.pk}-a{order.attempt}"
+
+
+def redis_client() -> "redis.Redis":
+    return redis.Redis.from_url(settings.REDIS_URL)
+
+
+def claim(pk: str, *, attempt: int, worker: str) -> Order | None:
+    """The order, for the one worker that gets it; None for all others."""
+    now = timezone.now()
+    waiting = Order.objects.filter(pk=pk, attempt=attempt, status__in=(Order.Status.QUEUED, Order.Status.RECOVERING))
+    taken = waiting.update(status=Order.Status.STARTING, worker=worker[:120], started_at=now, heartbeat_at=now, error="")
+    return Order.objects.get(pk=pk) if taken else None
+
+
+def held(order: Order) -> Any:
+    """The row as long as this attempt holds it: every write of a worker goes through here."""
+    return Order.objects.filter(pk=order.pk, attempt=order.attempt, status__in=Order.ACTIVE)
+
+
+def request_stop(order: Order, *, discard: bool = False) -> None:
+    """Asks the worker to stop; a queued order ends at once. Refused once it has ended."""
+    if not order.is_live:
+        raise UserError("This has already ended.")
+    now = timezone.now()
+    with transaction.atomic():
+        waiting = Order.objects.filter(pk=order.pk, status__in=(Order.Status.QUEUED, Order.Status.RECOVERING))
+        if waiting.update(status=Order.Status.STOPPED, stop_requested_at=now, ended_at=now, discard=discard):
+            order.refresh_from_db()
+            append(order, "end", {"status": "stopped", "error": ""})
+            KINDS[order.kind].ended(order)
+        else:
+            Order.objects.filter(pk=order.pk, stop_requested_at=None).update(stop_requested_at=now, discard=discard)
+    notify(order)
+
+
+def append(order: Order, type_: str, body: dict[str, Any]) -> None:
+    """An event of the studio's own, after those of the worker."""
+    seq = Order.objects.get(pk=order.pk).last_seq + 1
+    Event.objects.create(order=order, seq=seq, attempt=order.attempt, at=timezone.now(), type=type_, body=body)
+    Order.objects.filter(pk=order.pk).update(last_seq=seq)
+
+
+def notify(order: Order) -> None:
+    """Rings every page that watches this order."""
+    try:
+        redis_client().publish(DOORBELL, str(order.pk))
+    except redis.RedisError as error:
+        log.warning("The doorbell is away (%s); pages catch up by themselves.", error)
+
+
+def finish(order: Order, *, status: str, result: dict[str, Any] | None, error: str) -> bool:
+    """Ends an order once, with its last event, and records what it left. False where the attempt no longer holds it."""
+    with transaction.atomic():
+        ended = held(order).update(status=status, result=result, error=error[:4000], ended_at=timezone.now())
+        if not ended:
+            return False
+        order.refresh_from_db()
+        append(order, "end", {"status": status, "error": error[:4000]})
+        if result is not None and status in (Order.Status.SUCCEEDED, Order.Status.STOPPED) and not order.discard:
+            KINDS[order.kind].succeeded(order, result)
+        else:
+            KINDS[order.kind].ended(order)
+    notify(order)
+    return True
+
+
+def reconcile() -> list[str]:
+    """Finds orders that a dead worker left, and orders whose bell was never heard. Returns what it did, in words."""
+    did = []
+    stale = Order.objects.filter(status__in=Order.ACTIVE).filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=timezone.now() - LOST_AFTER))
+    for order in stale:
+        did.append(recover(order))
+    for order in Order.objects.filter(status__in=(Order.Status.QUEUED, Order.Status.RECOVERING)):
+        if not is_queued(order):
+            ring(order)
+            did.append(f"{order}: queued again")
+    return [line for line in did if line]
+
+
+def recover(order: Order) -> str:
+    """A lost attempt becomes a new one, until there were too many."""
+    with transaction.atomic():
+        mine = held(order).filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=timezone.now() - LOST_AFTER))
+        if order.stop_requested_at or order.attempt >= Order.MAX_ATTEMPTS:
+            status = Order.Status.STOPPED if order.stop_requested_at else Order.Status.FAILED
+            error = "" if order.stop_requested_at else f"The worker was lost {order.attempt} times. Look at its log and memory, then start it again."
+            if not mine.update(status=status, error=error, ended_at=timezone.now()):
+                return ""
+            append(order, "end", {"status": status, "error": error})
+            order.refresh_from_db()
+            KINDS[order.kind].ended(order)
+        else:
+            if not mine.update(status=Order.Status.RECOVERING, attempt=order.attempt + 1, heartbeat_at=None, done=0):
+                return ""
+            order.refresh_from_db()
+            append(order, "note", {"text": "The worker was lost. Trying again.", "level": "warning"})
+            transaction.on_commit(lambda: ring(order))
+    notify(order)
+    return f"{order}: {order.status}"
+
+
+def is_queued(order: Order) -> bool:
+    """True where Redis knows a job for this very attempt that can still run."""
+    queue = django_rq.get_queue(order.queue)
+    try:
+        status = Job.fetch(job_id(order), connection=queue.connection).get_status()
+    except NoSuchJobError:
+        return False
+    if status in (JobStatus.QUEUED, JobStatus.STARTED):
+        return True
+    # A finished or failed job of a waiting order never claimed it: its worker died in between.
+    Job.fetch(job_id(order), connection=queue.connection).delete()
+    return False

@@ -1,0 +1,227 @@
+"""Runs one order in a worker process: starts it, stores what it reports, and never outlives or loses it.
+
+Knows nothing of what the order does; the kinds do.
+"""
+
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from pydantic import ValidationError
+
+from studio.errors import UserError
+from studio.orders import services
+from studio.orders.kinds import KINDS
+from studio.orders.models import Event, Order
+from studio.storage import remove_folder
+from studio.training.orders import Event as Line
+from studio.training.orders import Order as OrderFile
+
+log = logging.getLogger("studio.orders")
+HEARTBEAT = 2.0
+STOP_GRACE = 60.0
+"""Seconds that a stop may take: what was learnt is saved in them."""
+MAX_LINE = 4 << 20
+BATCH = 0.05
+"""Seconds over which events are gathered before they are stored together."""
+
+# The child needs a path, a home and its devices; no key, no database, no queue.
+KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SSL_CERT_FILE")
+KEPT_PREFIXES = ("PIP_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "NVIDIA_", "CUDA_", "HF_", "ADAPTER_STUDIO_", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+def child_environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT or name.startswith(KEPT_PREFIXES)}
+    return kept | {
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        # Spinning threads would burn the processor that web server and other workers need.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+    }
+
+
+def write_order(order: Order) -> Path:
+    """order.json in the attempt's folder, and nothing else in it."""
+    kind = KINDS[order.kind]
+    folder = order.folder
+    remove_folder(folder)
+    folder.mkdir(parents=True, mode=0o700)
+    file = OrderFile(
+        id=str(order.pk),
+        kind=order.kind,  # type: ignore[arg-type]
+        attempt=order.attempt,
+        first_seq=order.last_seq + 1,
+        folder=str(folder),
+        target=str(kind.target(order)),
+        payload=kind.payload(order),
+    )
+    path = folder / "order.json"
+    path.write_text(file.model_dump_json(indent=1))
+    return path
+
+
+class Supervisor:
+    """One worker process and the row that stands for it."""
+
+    def __init__(self, order: Order):
+        self.order = order
+        self.end: dict[str, Any] | None = None
+        self.stop_sent_at: float | None = None
+        self.lost = False
+
+    def run(self) -> None:
+        try:
+            path = write_order(self.order)
+        except UserError as error:
+            services.finish(self.order, status=Order.Status.FAILED, result=None, error=error.message)
+            return
+        limit = KINDS[self.order.kind].memory_limit
+        with self.order.log_file.open("ab") as log_file:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "studio.worker", str(path)],
+                cwd=settings.ROOT,
+                env=child_environment() | ({"ADAPTER_STUDIO_MEMORY_LIMIT": str(limit)} if limit else {}),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                process_group=0,
+            )
+        try:
+            self.listen(child)
+        finally:
+            self.bury(child)
+        if not self.lost:
+            self.conclude(child.returncode)
+
+    def listen(self, child: "subprocess.Popen[bytes]") -> None:
+        """Stores events as they come, beats, and passes a stop on, until the process closes its pipe."""
+        beaten_at = 0.0
+        for lines in batches(child):
+            if lines:
+                self.store(lines)
+            now = time.monotonic()
+            if now - beaten_at >= HEARTBEAT:
+                beaten_at = now
+                if not self.beat(child):
+                    return
+            if self.stop_sent_at is not None and now - self.stop_sent_at > STOP_GRACE:
+                log.warning("%s did not stop in %d s and is killed.", self.order, STOP_GRACE)
+                return
+
+    def beat(self, child: "subprocess.Popen[bytes]") -> bool:
+        """False once another attempt holds the order: this process is late and must end."""
+        if not services.held(self.order).update(heartbeat_at=timezone.now()):
+            self.lost = True
+            return False
+        if self.stop_sent_at is None and services.held(self.order).filter(stop_requested_at__isnull=False).exists():
+            self.stop_sent_at = time.monotonic()
+            (self.order.folder / "stop").touch()
+            child.send_signal(signal.SIGTERM)
+        return True
+
+    def store(self, lines: list[bytes]) -> None:
+        """Writes the events and what follows from them, then rings. Repeats and strangers change nothing."""
+        events = []
+        for line in lines:
+            try:
+                event = Line.model_validate_json(line)
+            except ValidationError:
+                log.warning("%s sent a line that is no event.", self.order)
+                continue
+            if event.attempt == self.order.attempt and event.seq > self.order.last_seq:
+                events.append(event)
+                self.order.last_seq = event.seq
+        if events and events[-1].type == "end":
+            self.end = events.pop().model_extra
+            self.order.last_seq -= 1
+        if not events:
+            return
+        with transaction.atomic():
+            if not services.held(self.order).update(**self.changes(events)):
+                self.lost = True
+                return
+            Event.objects.bulk_create(
+                [Event(order=self.order, seq=e.seq, attempt=e.attempt, at=e.at, type=e.type, body=e.model_extra or {}) for e in events],
+                ignore_conflicts=True,
+            )
+        services.notify(self.order)
+
+    def changes(self, events: list[Line]) -> dict[str, Any]:
+        """The columns of the order that these events move."""
+        order = self.order
+        columns: dict[str, Any] = {"last_seq": order.last_seq}
+        for event in events:
+            body = event.model_extra or {}
+            if event.type == "phase":
+                saving = body.get("name") == "saving"
+                columns["status"] = Order.Status.FINISHING if saving and order.kind == "train" else Order.Status.RUNNING
+                columns["phase"], columns["phase_text"] = str(body.get("name", ""))[:20], str(body.get("text", ""))[:300]
+            elif event.type == "progress":
+                columns |= {"done": float(body.get("done") or 0), "total": float(body.get("total") or 0), "unit": str(body.get("unit", ""))[:20]}
+            elif event.type == "metric":
+                order.latest.update({name: value for name, value in body.items() if value is not None})
+                columns |= {"latest": order.latest, "done": float(body.get("step") or 0), "total": float(body.get("total") or 0), "unit": "steps"}
+        return columns
+
+    def bury(self, child: "subprocess.Popen[bytes]") -> None:
+        """Leaves no process behind: what still runs has had its time, or is not ours any more."""
+        if child.stdout:
+            child.stdout.close()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=0 if self.lost else 5)
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # also what the process itself started
+        child.wait()
+
+    def conclude(self, returncode: int) -> None:
+        """Success is a committed result that was reported, never an exit code."""
+        self.order.refresh_from_db(fields=["discard"])
+        if self.end is not None:
+            status, result = str(self.end.get("status")), self.end.get("result") or None
+            services.finish(self.order, status=status, result=result, error=str(self.end.get("error") or ""))
+        elif self.stop_sent_at is not None:
+            services.finish(self.order, status=Order.Status.STOPPED, result=None, error="It did not stop in time and was ended; nothing was kept.")
+        else:
+            services.finish(self.order, status=Order.Status.FAILED, result=None, error=died(returncode))
+
+
+def died(returncode: int) -> str:
+    if returncode == -signal.SIGKILL:
+        return "The system ended the process (signal 9), most likely because memory ran out. Try a smaller batch size or max length."
+    if returncode < 0:
+        return f"The process crashed (signal {-returncode}). The log has its last words."
+    return f"The process ended without a result (exit code {returncode}). The log has its last words."
+
+
+def batches(child: "subprocess.Popen[bytes]") -> Iterator[list[bytes]]:
+    """Whole lines from the process's pipe, gathered for BATCH seconds; an empty list where nothing came for half a second."""
+    assert child.stdout is not None
+    descriptor, rest = child.stdout.fileno(), b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            if not selector.select(timeout=0.25):
+                yield []
+                continue
+            time.sleep(BATCH)
+            chunk = os.read(descriptor, 1 << 20)
+            if not chunk:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > MAX_LINE:
+                rest = b""
+            yield [line for line in lines if line]

@@ -1,0 +1,73 @@
+"""The order that trains."""
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from studio.artifacts.models import Artifact
+from studio.artifacts.services import record_artifact
+from studio.errors import UserError
+from studio.orders.kinds import OrderKind, register
+from studio.orders.models import Order
+from studio.runs.models import Run
+from studio.runs.services import plugin_of, training_host
+from studio.training.orders import TrainPayload
+
+KIND_OF_METHOD = {"lora": Artifact.Kind.ADAPTER, "full": Artifact.Kind.MODEL, "none": Artifact.Kind.REHEARSAL}
+
+
+def lineage(run: Run) -> dict[str, Any]:
+    """What the result was made from, by id, hash and name."""
+    base, version = run.base_model, run.dataset_version
+    return {
+        "run": {"id": str(run.pk), "name": run.name},
+        "base_model": {"id": str(base.pk), "name": base.name, "source": base.source, "revision": base.revision, "sha256": base.sha256},
+        "dataset_version": {"id": str(version.pk), "name": str(version), "sha256": version.sha256, "file_sha256": version.upload_sha256},
+        "plugin": run.plugin,
+        "client": run.project.client.name,
+        "project": run.project.name,
+    }
+
+
+class TrainKind(OrderKind):
+    kind = "train"
+    queue = "train"
+
+    def payload(self, order: Order) -> dict[str, Any]:
+        run: Run = order.run
+        host = training_host()
+        if host is None:
+            raise UserError("The worker has not said yet what machine it runs on. Start the run again in a moment.")
+        return TrainPayload(
+            plugin=run.plugin,
+            config=run.config,
+            base=str(run.base_model.folder),
+            model=run.base_model.model_facts,
+            rows=str(run.dataset_version.rows_path),
+            data=run.dataset_version.dataset_facts(run.base_model),
+            host=host,
+            prompts=run.prompts,
+            lineage=lineage(run),
+        ).model_dump(mode="json")
+
+    def target(self, order: Order) -> Path:
+        return Path(settings.DATA_DIR, "artifacts", f"{order.pk}-{order.attempt}")
+
+    def succeeded(self, order: Order, result: dict[str, Any]) -> None:
+        run: Run = order.run
+        if "folder" not in result:
+            return
+        record_artifact(
+            order,
+            result,
+            project=run.project,
+            kind=KIND_OF_METHOD[plugin_of(run.plugin).method],
+            name=run.name,
+            base_model=run.base_model,
+            dataset_version=run.dataset_version,
+            lineage=lineage(run) | {"config": run.config, "packages": result.get("packages", {}), "seed": run.config.get("seed")},
+        )
+
+
+register(TrainKind())

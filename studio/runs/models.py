@@ -1,0 +1,57 @@
+"""One training: plugin, config, base model and dataset version, and the order that does it."""
+
+from typing import Any
+
+from django.db import models
+
+from studio.artifacts.models import Artifact
+from studio.basemodels.models import BaseModel
+from studio.datasets.models import DatasetVersion
+from studio.orders.models import Order
+from studio.workspaces.models import Client, Project, Tenant
+
+
+class Run(Tenant):
+    WORKSPACE, CLIENT = "project__client__workspace", "project__client"
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="runs")
+    name = models.CharField(max_length=120)
+    plugin = models.CharField(max_length=60)
+    config = models.JSONField()
+    """The plugin's Config, whole."""
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="runs")
+    dataset_version = models.ForeignKey(DatasetVersion, models.PROTECT, related_name="runs")
+    prompts = models.JSONField(default=list)
+    estimate = models.JSONField(null=True)
+    """What was predicted before it started: a training.Estimate."""
+    order = models.OneToOneField(Order, models.PROTECT, related_name="run")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def audit_client(self) -> Client:
+        return self.project.client
+
+    @property
+    def status(self) -> str:
+        return self.order.status
+
+    @property
+    def artifact(self) -> Artifact | None:
+        return getattr(self.order, "artifact", None)
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """What it has taken so far: seconds, bytes, tokens."""
+        latest = self.order.latest
+        return {
+            "seconds": round(self.order.seconds, 1),
+            "peak_memory": latest.get("memory"),
+            "tokens": latest.get("tokens"),
+            "tokens_per_second": latest.get("tokens_per_second"),
+        }

@@ -1,0 +1,119 @@
+"""Makes runs: what is asked of a plugin before, and what is recorded when it ends."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+from pydantic import ValidationError
+
+from studio.audit.services import record
+from studio.basemodels.models import BaseModel
+from studio.datasets.models import DatasetVersion
+from studio.errors import UserError
+from studio.orders.models import Slot
+from studio.orders.services import place, request_stop
+from studio.runs.models import Run
+from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
+from studio.training.form import explain
+from studio.training.registry import find
+from studio.workspaces.models import Member, Project
+
+PROMPTS = ["Introduce yourself in one sentence.", "What is the capital of France?", "Give three tips for staying healthy."]
+"""Asked at every evaluation where the person names none."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known before a run: what speaks against it, and what it will take."""
+
+    issues: list[Issue]
+    estimate: Estimate | None
+
+    @property
+    def errors(self) -> list[Issue]:
+        return [issue for issue in self.issues if issue.level == "error"]
+
+
+def training_host() -> HostFacts | None:
+    """The slot with the most memory that would take a run, as it last said of itself."""
+    slots = [HostFacts.model_validate(slot.facts) for slot in Slot.objects.filter(queue="train") if slot.is_alive and slot.facts]
+    return max(slots, key=lambda host: max([gpu.memory for gpu in host.gpus], default=host.memory), default=None)
+
+
+def plugin_of(name: str) -> TrainingPlugin:
+    loaded = find(name)
+    if loaded.plugin is None:
+        raise UserError(f"{loaded.title} cannot be used: {loaded.reason}", fields={"plugin": loaded.reason})
+    return loaded.plugin
+
+
+def parse_config(plugin: TrainingPlugin, config: dict[str, Any]) -> Any:
+    try:
+        return plugin.Config.model_validate(config)
+    except ValidationError as error:
+        raise UserError("Some settings cannot be used.", fields=explain(error), code="invalid_config") from error
+
+
+def forecast(plugin: TrainingPlugin, config: Any, *, base: BaseModel, version: DatasetVersion) -> Forecast:
+    host = training_host()
+    if host is None:
+        return Forecast([Issue(level="warning", message="No worker is running, so memory and time cannot be estimated. The run would wait for one.")], None)
+    facts, data = base.model_facts, version.dataset_facts(base)
+    issues = [*shape_issues(plugin, version), *plugin.check(config, facts, data, host)]
+    return Forecast(issues, plugin.estimate(config, facts, data, host))
+
+
+def shape_issues(plugin: TrainingPlugin, version: DatasetVersion) -> list[Issue]:
+    shape = (version.facts or {}).get("shape")
+    if shape in plugin.reads:
+        return []
+    return [Issue(level="error", field="dataset_version", message=f"{plugin.title} learns from {' or '.join(plugin.reads)} rows; this dataset has {shape} rows.")]
+
+
+def create_run(
+    member: Member,
+    *,
+    project: Project,
+    name: str,
+    plugin_name: str,
+    config: dict[str, Any],
+    base: BaseModel,
+    version: DatasetVersion,
+    prompts: list[str] | None = None,
+) -> Run:
+    """A queued run, in one transaction with its audit record; refused with a sentence beside each field."""
+    if version.dataset.project_id != project.pk:
+        raise UserError("This dataset is another project's.", fields={"dataset_version": "Choose a dataset of this project."})
+    if not base.is_ready:
+        raise UserError("The base model is not here yet.", fields={"base_model": "Wait until it is ready, or choose another."})
+    if not version.is_ready:
+        raise UserError("The dataset is not ready.", fields={"dataset_version": "Wait until its rows have been read, or choose another version."})
+    plugin = plugin_of(plugin_name)
+    parsed = parse_config(plugin, config)
+    outlook = forecast(plugin, parsed, base=base, version=version)
+    if outlook.errors:
+        fields = {issue.field or "plugin": issue.message for issue in outlook.errors}
+        raise UserError(outlook.errors[0].message, fields=fields, code="invalid_config")
+    with transaction.atomic():
+        order = place(member, kind="train", client=project.client)
+        number = Run.objects.filter(project=project).count() + 1
+        run: Run = Run.objects.create(
+            project=project,
+            name=" ".join(name.split())[:120] or f"Run {number}",
+            plugin=plugin_name,
+            config=parsed.model_dump(mode="json"),
+            base_model=base,
+            dataset_version=version,
+            prompts=(prompts if prompts else PROMPTS)[:8],
+            estimate=outlook.estimate.model_dump(mode="json") if outlook.estimate else None,
+            order=order,
+        )
+        record(member, "run.create", run, change={"plugin": [None, plugin_name]})
+    return run
+
+
+def stop_run(member: Member, run: Run, *, discard: bool = False) -> None:
+    """Ends a run early; what was learnt is kept unless `discard`."""
+    with transaction.atomic():
+        request_stop(run.order, discard=discard)
+        record(member, "run.stop", run, change={"discard": [None, discard]})

@@ -1,0 +1,221 @@
+"""Every setting that is read from the environment, here and nowhere else."""
+
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import django
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def env(name: str, default: str = "") -> str:
+    return os.environ.get(f"STUDIO_{name}", default).strip()
+
+
+def env_bool(name: str, default: bool = False) -> bool:
+    value = env(name, "1" if default else "0").lower()
+    if value not in {"0", "1", "false", "true", "no", "yes"}:
+        raise ImproperlyConfigured(f"STUDIO_{name} must be true or false, not {value!r}.")
+    return value in {"1", "true", "yes"}
+
+
+def secret_key(folder: Path) -> str:
+    """Made at the first start, readable by its owner alone."""
+    given = env("SECRET_KEY")
+    if given:
+        if len(given) < 50:
+            raise ImproperlyConfigured("STUDIO_SECRET_KEY must have at least 50 characters.")
+        return given
+    path = folder / "secret_key"
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        key = secrets.token_urlsafe(64)
+        file.write(key)
+    return key
+
+
+def database(url: str, folder: Path) -> dict[str, object]:
+    """SQLite in the data folder, or PostgreSQL by a postgres:// address."""
+    if not url:
+        # IMMEDIATE takes the write lock at BEGIN, so that two writers wait instead of failing half way.
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": folder / "db.sqlite3",
+            "OPTIONS": {
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 20,
+                "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA mmap_size=134217728;PRAGMA cache_size=-20000;",
+            },
+            "TEST": {"NAME": folder / "test.sqlite3"},
+        }
+    parts = urlsplit(url)
+    if parts.scheme not in {"postgres", "postgresql"}:
+        raise ImproperlyConfigured("STUDIO_DATABASE_URL must start with postgres://.")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.path.lstrip("/"),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parts.hostname or "",
+        "PORT": str(parts.port or ""),
+        "OPTIONS": {"pool": {"min_size": 1, "max_size": 8}},
+    }
+
+
+DATA_DIR = Path(env("DATA_DIR") or ROOT / "data").resolve()
+DATA_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+SECRET_KEY = secret_key(DATA_DIR)
+DEBUG = env_bool("DEBUG")
+PUBLIC_HOST = env("PUBLIC_HOST")
+if PUBLIC_HOST == "*":
+    raise ImproperlyConfigured("STUDIO_PUBLIC_HOST must name one host.")
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *([PUBLIC_HOST] if PUBLIC_HOST else [])]
+HTTPS = env_bool("HTTPS")
+CSRF_TRUSTED_ORIGINS = [f"https://{PUBLIC_HOST}"] if PUBLIC_HOST and HTTPS else []
+REDIS_URL = os.environ.get("REDIS_URL", "") or f"unix://{DATA_DIR}/redis.sock"
+HUB_URL = env("HUB_URL")
+"""Address of the model hub; empty takes the public one."""
+MODEL_FOLDERS = [Path(part).resolve() for part in env("MODEL_FOLDERS").split(os.pathsep) if part]
+"""Folders of this machine from which members may register base models; none means any that the server can read, for its owner."""
+MAX_UPLOAD = int(env("MAX_UPLOAD", str(5 << 30)))
+ENGINE_SOCKET = env("ENGINE_SOCKET") or f"{DATA_DIR}/engine.sock"
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django_rq",
+    "ninja",
+    "studio.audit",
+    "studio.workspaces",
+    "studio.orders",
+    "studio.basemodels",
+    "studio.datasets",
+    "studio.artifacts",
+    "studio.runs",
+    "studio.serving",
+    "studio.api",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "studio.workspaces.middleware.MemberMiddleware",
+    "studio.workspaces.middleware.PolicyMiddleware",
+    "studio.workspaces.middleware.UserErrorMiddleware",
+]
+ROOT_URLCONF = "studio.urls"
+ASGI_APPLICATION = "studio.asgi.application"
+
+# Django 6 has partials built in; 5.2 takes them from a package of the same syntax.
+OLD_PARTIALS = django.VERSION < (6,)
+LOADERS: list[object] = ["django.template.loaders.filesystem.Loader", "django.template.loaders.app_directories.Loader"]
+if not DEBUG:
+    LOADERS = [("django.template.loaders.cached.Loader", LOADERS)]
+if OLD_PARTIALS:
+    LOADERS = [("template_partials.loader.Loader", LOADERS)]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [ROOT / "templates"],
+        "OPTIONS": {
+            "loaders": LOADERS,
+            "builtins": [*(["template_partials.templatetags.partials"] if OLD_PARTIALS else []), "studio.workspaces.templatetags.studio"],
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "studio.workspaces.context.frame",
+            ],
+        },
+    }
+]
+
+DATABASES = {"default": database(env("DATABASE_URL"), DATA_DIR)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = "workspaces.User"
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher", "django.contrib.auth.hashers.PBKDF2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+USE_THOUSAND_SEPARATOR = False
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [ROOT / "static"]
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+WHITENOISE_KEEP_ONLY_HASHED_FILES = False
+
+FILE_UPLOAD_PERMISSIONS = 0o600
+FILE_UPLOAD_TEMP_DIR = DATA_DIR / "tmp"
+FILE_UPLOAD_TEMP_DIR.mkdir(exist_ok=True, mode=0o700)
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1 << 20
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 500
+DATA_UPLOAD_MAX_NUMBER_FILES = 1
+
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_NAME = "__Host-session" if HTTPS else "session"
+CSRF_COOKIE_NAME = "__Host-csrf" if HTTPS else "csrf"
+CSRF_COOKIE_HTTPONLY = True
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_HSTS_SECONDS = 3600 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env_bool("BEHIND_PROXY") else None
+SECURE_REFERRER_POLICY = "no-referrer"
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "manifest-src": [SELF],
+        "form-action": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+        "object-src": [NONE],
+    }
+}
+
+# Training has no time limit: a stop, a lost heartbeat or its end ends it.
+RQ_QUEUES = {name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "DEFAULT_RESULT_TTL": 3600} for name in ("train", "files")}
+RQ_SHOW_ADMIN_LINK = False
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {"studio": {"level": "INFO"}, "django.request": {"level": "ERROR"}},
+}

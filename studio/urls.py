@@ -1,0 +1,20 @@
+"""Every address of the pages. The policy table says who may open each."""
+
+from django.urls import include, path
+
+from studio.workspaces import views
+
+urlpatterns = [
+    path("healthz/", views.healthz, name="healthz"),
+    path("login/", views.SignIn.as_view(), name="login"),
+    path("logout/", views.SignOut.as_view(), name="logout"),
+    path("setup/<str:token>/", views.setup, name="setup"),
+    path("", include("studio.runs.home_urls")),
+    path("", include("studio.workspaces.urls")),
+    path("base-models/", include("studio.basemodels.urls")),
+    path("datasets/", include("studio.datasets.urls")),
+    path("runs/", include("studio.runs.urls")),
+    path("", include("studio.artifacts.urls")),
+    path("playground/", include("studio.serving.urls")),
+    path("", include("studio.api.urls")),
+]

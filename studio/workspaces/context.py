@@ -1,0 +1,39 @@
+"""What the frame around every page needs: where one can go."""
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse
+
+
+def palette(member: Any) -> list[dict[str, str]]:
+    """The pages and things that the command palette reaches: `[{title, hint, url, kind}]`."""
+    from studio.workspaces.models import Client, Project
+
+    pages = [
+        ("Home", "home", "home.view"),
+        ("Projects", "projects:list", "project.view"),
+        ("Clients", "clients:list", "client.view"),
+        ("Runs", "runs:list", "run.view"),
+        ("New run", "runs:new", "run.create"),
+        ("Artifacts", "artifacts:list", "artifact.view"),
+        ("Playground", "serving:playground", "chat.use"),
+        ("Base models", "basemodels:list", "base_model.view"),
+        ("Add a base model", "basemodels:new", "base_model.create"),
+        ("Plugins", "plugins:list", "plugin.view"),
+        ("Workers", "workers:list", "worker.view"),
+        ("Settings", "settings:index", "key.view"),
+    ]
+    found = [{"title": title, "hint": "", "url": reverse(name), "kind": "page"} for title, name, action in pages if member.may(action)]
+    for project in Project.objects.for_action(member, "project.view").select_related("client")[:200]:
+        found.append({"title": project.name, "hint": project.client.name, "url": reverse("projects:detail", args=[project.pk]), "kind": "project"})
+    for client in Client.objects.for_action(member, "client.view")[:200]:
+        found.append({"title": client.name, "hint": "client", "url": reverse("clients:detail", args=[client.pk]), "kind": "client"})
+    return found
+
+
+def frame(request: HttpRequest) -> dict[str, Any]:
+    member = getattr(request, "member", None)
+    if member is None or request.headers.get("HX-Request"):
+        return {}
+    return {"palette": palette(member)}

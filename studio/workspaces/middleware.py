@@ -1,0 +1,119 @@
+"""Answers "who are you" and "may you be here" before any view runs, and turns a UserError into a page."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.utils.cache import patch_vary_headers
+
+from studio.errors import UserError
+from studio.workspaces.models import ApiKey, Member
+from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN
+
+Get = Callable[[HttpRequest], HttpResponse]
+
+
+def wants_json(request: HttpRequest) -> bool:
+    return request.path.startswith(("/api/", "/v1/"))
+
+
+def api_error(status: int, code: str, message: str, fields: dict[str, str] | None = None) -> JsonResponse:
+    """The one shape that every refusal of the API has."""
+    return JsonResponse({"error": {"code": code, "message": message, "fields": fields or {}}}, status=status)
+
+
+def member_by_key(request: HttpRequest) -> Member | None:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        return None
+    rows = ApiKey.objects.select_related("member__user", "member__workspace")
+    key = rows.filter(sha256=ApiKey.hash(secret.strip()), member__user__is_active=True).first()
+    if key is None or not key.is_valid:
+        return None
+    now = timezone.now()
+    if key.used_at is None or (now - key.used_at).total_seconds() > 60:  # not a write for every request
+        ApiKey.objects.filter(pk=key.pk).update(used_at=now)
+    member: Member = key.member
+    member.key = key
+    return member
+
+
+def member_by_session(request: HttpRequest) -> Member | None:
+    if not request.user.is_authenticated:
+        return None
+    memberships = Member.objects.filter(user=request.user).select_related("user", "workspace")
+    chosen = request.session.get("workspace")
+    return (memberships.filter(workspace=chosen).first() if chosen else None) or memberships.order_by("created_at").first()
+
+
+class MemberMiddleware:
+    """Sets `request.member`: who acts, in which workspace; None for a stranger."""
+
+    def __init__(self, get_response: Get):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        member = member_by_key(request) if wants_json(request) else member_by_session(request)
+        if member is not None:
+            member.ip = request.META.get("REMOTE_ADDR") or None
+        request.member = member  # type: ignore[attr-defined]
+        response = self.get_response(request)
+        if member is not None and not response.has_header("Cache-Control"):
+            response["Cache-Control"] = "no-store, private"
+            patch_vary_headers(response, ["Cookie", "HX-Request"])
+        return response
+
+
+class PolicyMiddleware:
+    """Lets a request through only where the policy table has its route, its method and its role."""
+
+    def __init__(self, get_response: Get):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponse | None:
+        name = request.resolver_match.view_name if request.resolver_match else ""
+        methods = ROUTES.get(name)
+        if methods is None:
+            return self.refuse(request)
+        action = methods.get(request.method or "") or (methods.get("GET") if request.method == "HEAD" else None)
+        if action == PUBLIC:
+            return None
+        member: Member | None = request.member  # type: ignore[attr-defined]
+        if member is None and not (request.user.is_authenticated and not wants_json(request)):
+            if wants_json(request):
+                return api_error(401, "unauthorized", "Send a valid API key as Authorization: Bearer <key>.")
+            return redirect(f"/login/?next={request.path}" if request.method == "GET" else "/login/")
+        if action is None:
+            return HttpResponseNotAllowed([*methods])
+        if action == SIGNED_IN or (member is not None and member.may(action)):
+            return None
+        return self.refuse(request)
+
+    def refuse(self, request: HttpRequest) -> HttpResponse:
+        if wants_json(request):
+            return api_error(404, "not_found", "There is no such thing here.")
+        raise Http404
+
+
+class UserErrorMiddleware:
+    """What the reader can mend becomes a sentence; all else stays a bug."""
+
+    def __init__(self, get_response: Get):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        if not isinstance(error, UserError):
+            return None
+        if wants_json(request):
+            return api_error(422 if error.fields else 400, error.code, error.message, error.fields)
+        if request.headers.get("HX-Request"):
+            return render(request, "components/notice.html", {"level": "error", "text": error.message}, status=422)
+        return render(request, "refused.html", {"error": error}, status=400)

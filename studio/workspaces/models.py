@@ -1,0 +1,223 @@
+"""Who may see what: users, workspaces, members, clients, projects, keys, and the only way to reach a row."""
+
+import hashlib
+import secrets
+import uuid
+from typing import Any, ClassVar, Self
+
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager
+from django.db import models
+from django.db.models import Q
+from django.http import HttpRequest
+from django.utils import timezone
+
+from studio.workspaces.policy import ROLE_ACTIONS, SCOPE_ACTIONS
+
+
+class UserManager(BaseUserManager["User"]):
+    def create_user(self, email: str, password: str | None = None) -> "User":
+        user = self.model(email=self.normalize_email(email).lower())
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def get_by_natural_key(self, username: str | None) -> "User":
+        return self.get(email=(username or "").lower())
+
+
+class User(AbstractBaseUser):
+    """A person. What they may do is said by their memberships alone."""
+
+    email = models.EmailField("e-mail address", unique=True)
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects: ClassVar[UserManager] = UserManager()
+    USERNAME_FIELD = "email"
+
+    def __str__(self) -> str:
+        return self.email
+
+
+class Workspace(models.Model):
+    """The tenant. Nothing ever crosses it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=80)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Member(models.Model):
+    """A user in a workspace with a role: the one who acts, in a page or through a key."""
+
+    class Role(models.TextChoices):
+        OWNER = "owner", "Owner"
+        ADMIN = "admin", "Admin"
+        MEMBER = "member", "Member"
+        VIEWER = "viewer", "Viewer"
+        GUEST = "guest", "Guest"
+
+    user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="members")
+    role = models.CharField(max_length=10, choices=Role.choices)
+    clients = models.ManyToManyField("Client", blank=True, related_name="members")
+    """The only clients they see; none means all, except for a guest, who then sees nothing."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    key: "ApiKey | None" = None
+    ip: str | None = None
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "workspace"], name="one_membership_per_workspace")]
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.role})"
+
+    def may(self, action: str) -> bool:
+        """True where the role allows the action and, for a key, one of its scopes does too."""
+        if action not in ROLE_ACTIONS[self.role]:
+            return False
+        return self.key is None or any(action in SCOPE_ACTIONS[scope] for scope in self.key.scopes)
+
+    def client_ids(self) -> list[uuid.UUID] | None:
+        """The clients that bound this member, or None where nothing does."""
+        own = list(self.clients.values_list("pk", flat=True))
+        bound = own if own or self.role == self.Role.GUEST else None
+        if self.key is not None and (narrow := list(self.key.clients.values_list("pk", flat=True))):
+            return narrow if bound is None else [pk for pk in narrow if pk in bound]
+        return bound
+
+
+class ScopedQuerySet(models.QuerySet[Any]):
+    """The only way in which views, sockets, forms and the API reach rows."""
+
+    def for_action(self, who: HttpRequest | Member, action: str) -> Self:
+        """The rows on which `who` may do `action`; none where the role says no."""
+        member = who if isinstance(who, Member) else getattr(who, "member", None)
+        if member is None or not member.may(action):
+            return self.none()
+        rows = self.filter(**{self.model.WORKSPACE: member.workspace_id})
+        if self.model.CLIENT and (ids := member.client_ids()) is not None:
+            path = self.model.CLIENT
+            allowed = Q(**{f"{path}__in": ids})
+            # What belongs to no client, such as a base model, is the whole workspace's; a guest sees none of it.
+            if self.model.SHARED and member.role != Member.Role.GUEST:
+                allowed |= Q(**{f"{path}__isnull": True})
+            rows = rows.filter(allowed)
+        elif not self.model.CLIENT and member.role == Member.Role.GUEST:
+            return self.none()
+        return rows
+
+
+class Tenant(models.Model):
+    """A row that belongs to a workspace and mostly to a client. A new model cannot forget to say by which path."""
+
+    WORKSPACE: ClassVar[str] = ""
+    CLIENT: ClassVar[str] = ""
+    SHARED: ClassVar[bool] = False
+    """True where rows without a client exist."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    objects = ScopedQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__dict__.get("WORKSPACE"):
+            raise TypeError(f"{cls.__name__} must say by which path it belongs to a workspace.")
+
+
+class Client(Tenant):
+    """A customer of the workspace. Every workspace starts with one, In-house."""
+
+    WORKSPACE, CLIENT = "workspace", "pk"
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="clients")
+    name = models.CharField(max_length=80)
+    slug = models.SlugField(max_length=60)
+    colour = models.PositiveSmallIntegerField(default=1)
+    """1 to 8: the dot that goes wherever this client's things are shown."""
+    archived_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["workspace", "slug"], name="client_slug_per_workspace")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def audit_client(self) -> "Client":
+        return self
+
+
+class Project(Tenant):
+    """One task for one client: its datasets, runs and artifacts."""
+
+    WORKSPACE, CLIENT = "client__workspace", "client"
+
+    client = models.ForeignKey(Client, models.CASCADE, related_name="projects")
+    name = models.CharField(max_length=80)
+    slug = models.SlugField(max_length=60)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["client", "slug"], name="project_slug_per_client")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def audit_client(self) -> Client:
+        return self.client
+
+
+class ApiKey(Tenant):
+    """Opens the API in its member's name. Only the hash is kept."""
+
+    WORKSPACE = "member__workspace"
+
+    member = models.ForeignKey(Member, models.CASCADE, related_name="keys")
+    name = models.CharField(max_length=80)
+    prefix = models.CharField(max_length=12)
+    sha256 = models.CharField(max_length=64, unique=True)
+    scopes = models.JSONField(default=list)
+    clients = models.ManyToManyField(Client, blank=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True)
+    used_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @staticmethod
+    def hash(secret: str) -> str:
+        # 256 random bits need no slow hash.
+        return hashlib.sha256(secret.encode()).hexdigest()
+
+    @staticmethod
+    def new_secret() -> str:
+        return "as_" + secrets.token_urlsafe(32)
+
+    @property
+    def is_valid(self) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+
+
+class SetupToken(models.Model):
+    """Lets the first owner in, once, before anybody has an account."""
+
+    sha256 = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()

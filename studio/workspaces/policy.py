@@ -1,0 +1,100 @@
+"""The policy table: which role and scope may do which action, and which action each route needs.
+
+A route that is not in ROUTES does not exist: it answers 404 and fails the build.
+"""
+
+GUEST = {"home.view"}
+VIEWER = {
+    "home.view",
+    "client.view",
+    "project.view",
+    "base_model.view",
+    "plugin.view",
+    "worker.view",
+    "dataset.view",
+    "run.view",
+    "artifact.view",
+    "artifact.download",
+    "build.view",
+    "chat.use",
+}
+MEMBER = VIEWER | {
+    "project.edit",
+    "dataset.create",
+    "dataset.delete",
+    "run.create",
+    "run.stop",
+    "run.estimate",
+    "build.create",
+    "base_model.create",
+    "key.view",
+    "key.create",
+    "key.revoke",
+}
+ADMIN = MEMBER | {"client.edit", "base_model.delete", "settings.view", "audit.view"}
+OWNER = ADMIN | {"workspace.edit"}
+
+ROLE_ACTIONS: dict[str, set[str]] = {"guest": GUEST, "viewer": VIEWER, "member": MEMBER, "admin": ADMIN, "owner": OWNER}
+
+SCOPE_ACTIONS: dict[str, set[str]] = {
+    "read": VIEWER | {"audit.view", "key.view"},
+    "write": {"project.edit", "dataset.create", "dataset.delete", "base_model.create", "client.edit"},
+    "train": {"run.create", "run.stop", "run.estimate", "build.create"},
+    "deploy": {"build.create"},
+    "inference": {"chat.use"},
+    "admin": OWNER,
+}
+
+PUBLIC = "public"
+"""Open to everybody."""
+SIGNED_IN = "signed in"
+"""Open to every user, whether or not they are in a workspace."""
+
+ROUTES: dict[str, dict[str, str]] = {
+    "healthz": {"GET": PUBLIC},
+    "login": {"GET": PUBLIC, "POST": PUBLIC},
+    "logout": {"POST": SIGNED_IN},
+    "setup": {"GET": PUBLIC, "POST": PUBLIC},
+    "home": {"GET": "home.view"},
+    "design:index": {"GET": "home.view"},
+    "clients:list": {"GET": "client.view"},
+    "clients:new": {"GET": "client.edit", "POST": "client.edit"},
+    "clients:detail": {"GET": "client.view"},
+    "projects:list": {"GET": "project.view"},
+    "projects:new": {"GET": "project.edit", "POST": "project.edit"},
+    "projects:detail": {"GET": "project.view"},
+    "settings:index": {"GET": "key.view"},
+    "settings:key_new": {"POST": "key.create"},
+    "settings:key_revoke": {"POST": "key.revoke"},
+    "settings:audit": {"GET": "audit.view"},
+    "basemodels:list": {"GET": "base_model.view"},
+    "basemodels:new": {"GET": "base_model.create", "POST": "base_model.create"},
+    "basemodels:detail": {"GET": "base_model.view"},
+    "basemodels:stop": {"POST": "base_model.create"},
+    "plugins:list": {"GET": "plugin.view"},
+    "plugins:detail": {"GET": "plugin.view"},
+    "workers:list": {"GET": "worker.view"},
+    "datasets:new": {"GET": "dataset.create", "POST": "dataset.create"},
+    "datasets:detail": {"GET": "dataset.view"},
+    "datasets:version_new": {"GET": "dataset.create", "POST": "dataset.create"},
+    "datasets:version": {"GET": "dataset.view"},
+    "datasets:refusals": {"GET": "dataset.view"},
+    "datasets:stop": {"POST": "dataset.create"},
+    "runs:list": {"GET": "run.view"},
+    "runs:new": {"GET": "run.create", "POST": "run.create"},
+    "runs:estimate": {"POST": "run.estimate"},
+    "runs:detail": {"GET": "run.view"},
+    "runs:log": {"GET": "run.view"},
+    "runs:events": {"GET": "run.view"},
+    "runs:stop": {"POST": "run.stop"},
+    "artifacts:list": {"GET": "artifact.view"},
+    "artifacts:detail": {"GET": "artifact.view"},
+    "artifacts:download": {"GET": "artifact.download", "HEAD": "artifact.download"},
+    "builds:new": {"POST": "build.create"},
+    "builds:detail": {"GET": "build.view"},
+    "builds:stop": {"POST": "build.create"},
+    "serving:playground": {"GET": "chat.use"},
+    "serving:chat": {"POST": "chat.use"},
+}
+
+SOCKETS: dict[str, str] = {"ws/runs/<uuid:pk>/": "run.view", "ws/orders/<uuid:pk>/": "run.view"}

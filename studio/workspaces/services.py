@@ -1,0 +1,135 @@
+"""Makes workspaces, clients, projects and keys. Each change writes its audit record."""
+
+import hashlib
+import secrets
+from datetime import timedelta
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import transaction
+from django.utils import timezone
+from django.utils.text import slugify
+
+from studio.audit.services import record
+from studio.errors import UserError
+from studio.workspaces.models import ApiKey, Client, Member, Project, SetupToken, User, Workspace
+from studio.workspaces.policy import SCOPE_ACTIONS
+
+SETUP_HOURS = 24
+
+
+def is_set_up() -> bool:
+    return User.objects.exists()
+
+
+def setup_url(base_url: str) -> str | None:
+    """A fresh link for the first owner, or None once there is one. Older links stop working."""
+    if is_set_up():
+        return None
+    token = secrets.token_urlsafe(32)
+    with transaction.atomic():
+        SetupToken.objects.all().delete()
+        SetupToken.objects.create(sha256=hashlib.sha256(token.encode()).hexdigest(), expires_at=timezone.now() + timedelta(hours=SETUP_HOURS))
+    return f"{base_url.rstrip('/')}/setup/{token}/"
+
+
+def setup_token_holds(token: str) -> bool:
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return not is_set_up() and SetupToken.objects.filter(sha256=digest, expires_at__gt=timezone.now()).exists()
+
+
+def set_up(*, email: str, password: str, workspace: str, token: str | None) -> Member:
+    """The first owner, their workspace, its client In-house and a first project, in one transaction.
+
+    `token` is the one from the link; None is for the operator's own command line.
+    """
+    errors = {}
+    try:
+        validate_email(email)
+    except ValidationError:
+        errors["email"] = "This is not an e-mail address."
+    try:
+        validate_password(password, User(email=email))
+    except ValidationError as error:
+        errors["password"] = " ".join(error.messages)
+    if not workspace.strip():
+        errors["workspace"] = "Give the workspace a name, such as your company's."
+    if errors:
+        raise UserError("The account could not be made.", fields=errors)
+    with transaction.atomic():
+        if token is not None and not setup_token_holds(token):
+            raise UserError("This link has been used or has expired. Restart the server, or run manage.py setup_link, for a new one.")
+        if is_set_up():
+            raise UserError("This studio has been set up already.")
+        SetupToken.objects.all().delete()
+        user = User.objects.create_user(email, password)
+        return create_workspace(user=user, name=workspace)
+
+
+def create_workspace(*, user: User, name: str) -> Member:
+    with transaction.atomic():
+        workspace = Workspace.objects.create(name=name.strip()[:80])
+        member = Member.objects.create(user=user, workspace=workspace, role=Member.Role.OWNER)
+        record(member, "workspace.create", workspace)
+        client = create_client(member, name="In-house")
+        create_project(member, client=client, name="First project")
+    return member
+
+
+def free_slug(taken: set[str], name: str) -> str:
+    slug = slugify(name)[:50] or "project"
+    if slug not in taken:
+        return slug
+    return next(f"{slug}-{number}" for number in range(2, len(taken) + 3) if f"{slug}-{number}" not in taken)
+
+
+def plain_name(name: str) -> str:
+    name = " ".join(name.split())
+    if not name:
+        raise UserError("Give it a name.", fields={"name": "Give it a name."})
+    if len(name) > 80:
+        raise UserError("The name is too long.", fields={"name": "At most 80 characters."})
+    return name
+
+
+def create_client(member: Member, *, name: str, slug: str = "") -> Client:
+    name = plain_name(name)
+    with transaction.atomic():
+        taken = set(Client.objects.filter(workspace=member.workspace).values_list("slug", flat=True))
+        if slug and slug in taken:
+            raise UserError("The short name is taken.", fields={"slug": "Another client has this short name."})
+        client: Client = Client.objects.create(
+            workspace=member.workspace, name=name, slug=slugify(slug)[:60] or free_slug(taken, name), colour=len(taken) % 8 + 1
+        )
+        record(member, "client.create", client)
+    return client
+
+
+def create_project(member: Member, *, client: Client, name: str, slug: str = "") -> Project:
+    name = plain_name(name)
+    with transaction.atomic():
+        taken = set(Project.objects.filter(client=client).values_list("slug", flat=True))
+        if slug and slug in taken:
+            raise UserError("The short name is taken.", fields={"slug": "Another project of this client has this short name."})
+        project: Project = Project.objects.create(client=client, name=name, slug=slugify(slug)[:60] or free_slug(taken, name))
+        record(member, "project.create", project)
+    return project
+
+
+def create_api_key(member: Member, *, name: str, scopes: list[str]) -> tuple[ApiKey, str]:
+    """The key and its secret, which is shown this once and kept only as a hash."""
+    unknown = [scope for scope in scopes if scope not in SCOPE_ACTIONS]
+    if unknown or not scopes:
+        raise UserError("Choose what the key may do.", fields={"scopes": f"Choose from {', '.join(SCOPE_ACTIONS)}."})
+    secret = ApiKey.new_secret()
+    with transaction.atomic():
+        key = ApiKey.objects.create(member=member, name=plain_name(name), prefix=secret[:8], sha256=ApiKey.hash(secret), scopes=scopes)
+        record(member, "key.create", key, change={"scopes": [None, scopes]})
+    return key, secret
+
+
+def revoke_api_key(member: Member, key: ApiKey) -> None:
+    with transaction.atomic():
+        ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
+        record(member, "key.revoke", key)

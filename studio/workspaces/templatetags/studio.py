@@ -1,0 +1,83 @@
+"""Numbers, sizes and times as people read them, in every template."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django import template
+from django.utils.html import format_html
+
+register = template.Library()
+
+
+@register.filter
+def filesize(value: Any) -> str:
+    """98 MB, 1.2 GB: powers of 1000, as disks are sold."""
+    size = float(value or 0)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""
+
+
+@register.filter
+def count(value: Any) -> str:
+    """135 M, 4.9 M, 12,345: short above a hundred thousand."""
+    number = float(value or 0)
+    for limit, unit in ((1e9, "B"), (1e6, "M")):
+        if number >= limit:
+            return f"{number / limit:.0f} {unit}" if number >= limit * 100 else f"{number / limit:.1f} {unit}"
+    return f"{number:,.0f}"
+
+
+@register.filter
+def duration(value: Any) -> str:
+    """42 s, 11 min, 2 h 5 min; takes seconds or a timedelta."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value or 0)
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+@register.filter
+def number(value: Any) -> str:
+    """1.48, 0.0002, 2e-5: enough digits to compare, no more."""
+    if value is None or value == "":
+        return "–"
+    amount = float(value)
+    if amount and abs(amount) < 1e-3:
+        return f"{amount:.2g}"
+    return f"{amount:,.3f}".rstrip("0").rstrip(".") if abs(amount) < 100 else f"{amount:,.0f}"
+
+
+@register.filter
+def percent(value: Any) -> str:
+    """0.953 as 95 %."""
+    share = float(value or 0) * 100
+    return f"{share:.0f} %" if share >= 1 or share == 0 else f"{share:.1f} %"
+
+
+@register.filter
+def ago(value: datetime | None) -> str:
+    """A time whose script shows how long ago it was; the absolute time stands in it."""
+    if value is None:
+        return "–"
+    return format_html('<time datetime="{}" data-relative title="{}">{}</time>', value.isoformat(), f"{value:%d %b %Y %H:%M} UTC", f"{value:%d %b %H:%M}")
+
+
+@register.filter
+def item(mapping: Any, key: Any) -> Any:
+    """`mapping[key]`, or nothing."""
+    return mapping.get(key) if hasattr(mapping, "get") else None
+
+
+@register.simple_tag(takes_context=True)
+def may(context: Any, action: str) -> bool:
+    """True where the one who looks may do it: `{% may "run.create" as can_train %}`."""
+    member = getattr(context.get("request"), "member", None)
+    return bool(member and member.may(action))
