@@ -1,0 +1,41 @@
+"""Base models: the list, the form that adds one, and one as it arrives."""
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+
+from studio.basemodels import services
+from studio.basemodels.models import BaseModel
+from studio.errors import UserError
+from studio.orders.services import request_stop
+
+
+def base_models(request: HttpRequest) -> HttpResponse:
+    rows = BaseModel.objects.for_action(request, "base_model.view").select_related("order")
+    sources = {model.source for model in rows if model.is_ready or model.order.is_live}
+    offered = [(f"package:{package}", name) for package, name in services.PACKAGES.items() if f"package:{package}" not in sources]
+    return render(request, "basemodels/list.html", {"section": "basemodels", "models": rows, "offered": offered})
+
+
+def base_model(request: HttpRequest, pk: str) -> HttpResponse:
+    model = get_object_or_404(BaseModel.objects.for_action(request, "base_model.view").select_related("order"), pk=pk)
+    return render(request, "basemodels/detail.html", {"section": "basemodels", "model": model, "order": model.order})
+
+
+def new(request: HttpRequest) -> HttpResponse:
+    error = None
+    if request.method == "POST":
+        try:
+            source = request.POST.get("source", "")
+            model = services.register(request.member, source=source, name=request.POST.get("name", ""))  # type: ignore[attr-defined]
+        except UserError as problem:
+            error = problem
+        else:
+            return redirect("basemodels:detail", pk=model.pk)
+    context = {"section": "basemodels", "error": error, "typed": request.POST}
+    return render(request, "basemodels/new.html", context, status=422 if error else 200)
+
+
+def stop(request: HttpRequest, pk: str) -> HttpResponse:
+    model = get_object_or_404(BaseModel.objects.for_action(request, "base_model.create").select_related("order"), pk=pk)
+    request_stop(model.order)
+    return redirect("basemodels:detail", pk=model.pk)

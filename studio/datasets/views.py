@@ -1,0 +1,152 @@
+"""Datasets: dropping a file, and seeing what is in it before anything is trained on it."""
+
+import json
+from pathlib import PurePath
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+
+from studio.datasets import rows, services
+from studio.datasets.models import Dataset, DatasetVersion
+from studio.errors import UserError
+from studio.orders.services import request_stop
+from studio.workspaces.models import Project
+
+PAGE = 20
+SHOWN_REFUSALS = 100
+
+
+def project_of(request: HttpRequest, action: str, pk: str | None) -> Project:
+    """The project that the query names. Foreign and misspelt ids are the same 404."""
+    try:
+        return get_object_or_404(Project.objects.for_action(request, action).select_related("client"), pk=pk)
+    except (ValueError, TypeError) as problem:
+        raise Http404 from problem
+
+
+def take(request: HttpRequest, dataset: Dataset) -> DatasetVersion:
+    """The uploaded file of this request as a new version."""
+    file = request.FILES.get("file")
+    if file is None:
+        raise UserError("Choose a file.", fields={"file": "Choose a file."})
+    typed = request.POST.get("validation_percent", "5").strip()
+    if not typed.replace(".", "", 1).isdigit() or not typed.isascii():
+        raise UserError("The validation share is off.", fields={"validation_percent": "Must be from 0 to 50 per cent."})
+    mapping = {field: request.POST[f"map_{field}"].strip() for field in ("prompt", "answer", "text", "system") if request.POST.get(f"map_{field}", "").strip()}
+    return services.add_version(
+        request.member,  # type: ignore[attr-defined]
+        dataset=dataset,
+        filename=file.name or "upload",
+        chunks=file.chunks(),
+        size=file.size or 0,
+        mapping=mapping,
+        validation_percent=float(typed),
+    )
+
+
+def answer(request: HttpRequest, version: DatasetVersion) -> HttpResponse:
+    """A redirect; to a script, which shows the upload's progress, the address in JSON."""
+    url = reverse("datasets:version", args=[version.pk])
+    if request.headers.get("X-Requested-With") == "XMLHttpRequest":
+        return HttpResponse(json.dumps({"url": url}), content_type="application/json", status=201)
+    return redirect(url)
+
+
+def refuse(request: HttpRequest, error: UserError, template: str, context: dict[str, Any]) -> HttpResponse:
+    if request.headers.get("X-Requested-With") == "XMLHttpRequest":
+        body = json.dumps({"error": error.message, "fields": error.fields})
+        return HttpResponse(body, content_type="application/json", status=422)
+    return render(request, template, context | {"error": error, "typed": request.POST}, status=422)
+
+
+def new(request: HttpRequest) -> HttpResponse:
+    project = project_of(request, "dataset.create", request.POST.get("project") or request.GET.get("project"))
+    context = {"section": "projects", "project": project}
+    if request.method != "POST":
+        return render(request, "datasets/new.html", context)
+    file = request.FILES.get("file")
+    name = request.POST.get("name", "").strip() or (PurePath(file.name or "").stem if file else "")
+    try:
+        if file is None:
+            raise UserError("Choose a file.", fields={"file": "Choose a file."})
+        dataset = services.create_dataset(request.member, project=project, name=name)  # type: ignore[attr-defined]
+        return answer(request, take(request, dataset))
+    except UserError as error:
+        return refuse(request, error, "datasets/new.html", context)
+
+
+def version_new(request: HttpRequest, pk: str) -> HttpResponse:
+    dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
+    context = {"section": "projects", "project": dataset.project, "dataset": dataset}
+    if request.method != "POST":
+        return render(request, "datasets/new.html", context)
+    try:
+        return answer(request, take(request, dataset))
+    except UserError as error:
+        return refuse(request, error, "datasets/new.html", context)
+
+
+def dataset(request: HttpRequest, pk: str) -> HttpResponse:
+    found = get_object_or_404(Dataset.objects.for_action(request, "dataset.view").select_related("project__client"), pk=pk)
+    newest = found.newest
+    if newest is None:
+        return redirect("datasets:version_new", pk=found.pk)
+    return redirect("datasets:version", pk=newest.pk)
+
+
+def version(request: HttpRequest, pk: str) -> HttpResponse:
+    """One version: what was found, the rows, the refused lines, the lengths under a base model."""
+    visible = DatasetVersion.objects.for_action(request, "dataset.view")
+    found = get_object_or_404(visible.select_related("order", "dataset__project__client"), pk=pk)
+    context: dict[str, Any] = {
+        "section": "projects",
+        "version": found,
+        "dataset": found.dataset,
+        "project": found.dataset.project,
+        "order": found.order,
+        "versions": found.dataset.versions.select_related("order"),
+    }
+    if found.is_ready:
+        context |= shown_rows(request, found) | lengths(request, found)
+    return render(request, "datasets/version.html", context)
+
+
+def shown_rows(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:
+    split = request.GET.get("split") if request.GET.get("split") in ("train", "validation") else None
+    typed = request.GET.get("after", "-1")
+    after = int(typed) if typed.isdecimal() and len(typed) < 12 else -1
+    page = rows.page(found.rows_path, split=split, after=after, limit=PAGE)
+    refused = rows.refusals(found.folder / "refusals.jsonl", limit=SHOWN_REFUSALS)
+    following = page[-1]["index"] if len(page) == PAGE else None
+    return {"rows": page, "split": split, "after": after, "following": following, "refusals": refused}
+
+
+def lengths(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:
+    """Token lengths under the newest base model; asked for where they are not known yet."""
+    base = services.newest_base(request.member.workspace)  # type: ignore[attr-defined]
+    facts = found.token_facts(base)
+    measurement = None
+    if base is not None and facts is None and request.member.may("dataset.create"):  # type: ignore[attr-defined]
+        measurement = services.measure(found, base, member=request.member)  # type: ignore[attr-defined]
+    highest = max((rows for _, rows in facts.histogram), default=0) if facts else 0
+    return {"base": base, "tokens": facts, "measurement": measurement, "highest": highest}
+
+
+def refusals(request: HttpRequest, pk: str) -> HttpResponse:
+    """Every refused line of a version, as JSON lines."""
+    found = get_object_or_404(DatasetVersion.objects.for_action(request, "dataset.view"), pk=pk)
+    if not found.is_ready:
+        raise Http404
+    lines = rows.refusals(found.folder / "refusals.jsonl", limit=1_000_000)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return HttpResponse(text, content_type="application/jsonl", headers={"Content-Disposition": "attachment; filename=refusals.jsonl"})
+
+
+def stop(request: HttpRequest, pk: str) -> HttpResponse:
+    found = get_object_or_404(DatasetVersion.objects.for_action(request, "dataset.create").select_related("order"), pk=pk)
+    request_stop(found.order)
+    return redirect("datasets:version", pk=found.pk)
+
+

@@ -1,0 +1,14 @@
+from django.urls import path
+
+from studio.runs import views
+
+app_name = "runs"
+urlpatterns = [
+    path("", views.runs, name="list"),
+    path("new/", views.new, name="new"),
+    path("estimate/", views.estimate, name="estimate"),
+    path("<uuid:pk>/", views.detail, name="detail"),
+    path("<uuid:pk>/log/", views.log, name="log"),
+    path("<uuid:pk>/events/", views.events, name="events"),
+    path("<uuid:pk>/stop/", views.stop, name="stop"),
+]

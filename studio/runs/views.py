@@ -1,0 +1,221 @@
+"""Home, a project, and runs from the form to the result."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+
+from studio.artifacts.models import Artifact, Build
+from studio.artifacts.services import QUANTIZATIONS
+from studio.basemodels import services as base_services
+from studio.basemodels.models import BaseModel
+from studio.datasets.models import Dataset
+from studio.datasets.views import project_of
+from studio.errors import UserError
+from studio.orders.models import Event, Order, Slot
+from studio.runs import services
+from studio.runs.choices import RunForm, parts
+from studio.runs.models import Run
+from studio.runs.services import Forecast
+from studio.training import Estimate
+from studio.training.form import form_fields
+from studio.training.registry import find, load_plugins
+from studio.workspaces.models import Client, Project
+
+LOG_PIECE = 64 << 10
+POINTS = 2000
+"""Metric events that a page is sent at once; longer runs are thinned out evenly."""
+
+
+def home(request: HttpRequest) -> HttpResponse:
+    """What is running now, what needs me, what was done lately; for a newcomer, the next step."""
+    runs = Run.objects.for_action(request, "run.view").select_related("order", "project__client", "base_model")
+    orders = Order.objects.for_action(request, "run.view")
+    projects = Project.objects.for_action(request, "project.view").select_related("client")
+    models = BaseModel.objects.for_action(request, "base_model.view")
+    failed = runs.filter(order__status=Order.Status.FAILED)[:5]
+    context = {
+        "section": "home",
+        "live": runs.filter(order__status__in=Order.LIVE),
+        "imports": models.filter(order__status__in=Order.LIVE).select_related("order"),
+        "failed": failed,
+        "recent": runs.exclude(order__status__in=Order.LIVE)[:8],
+        "projects": projects[:12],
+        "has_model": models.filter(facts__isnull=False).exists(),
+        "coming_model": models.filter(facts__isnull=True, order__status__in=Order.LIVE).first(),
+        "offered": base_services.PACKAGES,
+        "has_dataset": Dataset.objects.for_action(request, "dataset.view").exists(),
+        "has_run": runs.exists(),
+        "artifacts": Artifact.objects.for_action(request, "artifact.view").select_related("project__client")[:5],
+        "workers": [slot for slot in Slot.objects.all() if slot.is_alive],
+        "busy": orders.filter(status__in=Order.ACTIVE).count(),
+    }
+    return render(request, "runs/home.html", context)
+
+
+def project(request: HttpRequest, pk: str) -> HttpResponse:
+    found = get_object_or_404(Project.objects.for_action(request, "project.view").select_related("client"), pk=pk)
+    context = {
+        "section": "projects",
+        "project": found,
+        "datasets": Dataset.objects.for_action(request, "dataset.view").filter(project=found),
+        "runs": Run.objects.for_action(request, "run.view").filter(project=found).select_related("order", "base_model", "dataset_version__dataset"),
+        "artifacts": Artifact.objects.for_action(request, "artifact.view").filter(project=found).select_related("base_model"),
+        "siblings": Project.objects.for_action(request, "project.view").filter(client=found.client),
+        "has_model": BaseModel.objects.for_action(request, "base_model.view").filter(facts__isnull=False).exists(),
+    }
+    return render(request, "runs/project.html", context)
+
+
+def runs(request: HttpRequest) -> HttpResponse:
+    rows = Run.objects.for_action(request, "run.view").select_related("order", "project__client", "base_model", "dataset_version__dataset")
+    clients = Client.objects.for_action(request, "client.view")
+    chosen = next((client for client in clients if str(client.pk) == request.GET.get("client")), None)
+    status = request.GET.get("status", "")
+    if chosen:
+        rows = rows.filter(project__client=chosen)
+    if status in Order.Status.values:
+        rows = rows.filter(order__status=status)
+    context = {"section": "runs", "runs": rows[:200], "clients": clients, "chosen": chosen, "status": status, "statuses": Order.Status.choices}
+    return render(request, "runs/list.html", context)
+
+
+def new(request: HttpRequest) -> HttpResponse:
+    """What to learn from, what to start from, how: and what it will take."""
+    projects = Project.objects.for_action(request, "run.create").select_related("client")
+    wanted = request.POST.get("project") or request.GET.get("project")
+    if wanted is None:
+        only = projects[:2]
+        if len(only) == 1:
+            return redirect(f"{request.path}?project={only[0].pk}")
+        return render(request, "runs/choose_project.html", {"section": "runs", "projects": projects})
+    form = RunForm.read(request, project_of(request, "run.create", wanted))
+    refused = None
+    if request.method == "POST":
+        try:
+            run = start(request, form)
+        except UserError as error:
+            refused = error
+        else:
+            return redirect("runs:detail", pk=run.pk)
+    return render(request, "runs/new.html", {"section": "runs"} | form.context(refused), status=422 if refused else 200)
+
+
+def start(request: HttpRequest, form: RunForm) -> Run:
+    config, errors = form.parse()
+    if errors:
+        raise UserError("Some settings cannot be used.", fields=errors)
+    if form.version is None or form.model is None:
+        raise UserError("Choose a dataset and a base model.")
+    return services.create_run(
+        request.member,  # type: ignore[attr-defined]
+        project=form.project,
+        name=form.name,
+        plugin_name=form.plugin_name,
+        config=config.model_dump(mode="json"),
+        base=form.model,
+        version=form.version,
+        prompts=[line.strip()[:500] for line in form.prompts.splitlines() if line.strip()],
+    )
+
+
+def estimate(request: HttpRequest) -> HttpResponse:
+    """The part of the form that follows what is typed."""
+    form = RunForm.read(request, project_of(request, "run.estimate", request.POST.get("project")))
+    return render(request, "runs/new.html#estimate", form.context())
+
+
+def detail(request: HttpRequest, pk: str) -> HttpResponse:
+    visible = Run.objects.for_action(request, "run.view")
+    run = get_object_or_404(visible.select_related("order", "project__client", "base_model", "dataset_version__dataset"), pk=pk)
+    # The row is read before the events, so that nothing falls between page and socket.
+    after = run.order.last_seq
+    predicted = Estimate.model_validate(run.estimate) if run.estimate else None
+    context: dict[str, Any] = {
+        "section": "runs",
+        "run": run,
+        "order": run.order,
+        "project": run.project,
+        "after": after,
+        "plugin": load_plugins().get(run.plugin),
+        "predicted": predicted,
+        "parts": parts(Forecast([], predicted)),
+        "settings": changed_settings(run),
+        "quantizations": QUANTIZATIONS,
+        "builds": Build.objects.for_action(request, "build.view").filter(source__order=run.order).select_related("order"),
+    }
+    if request.headers.get("HX-Request") and request.GET.get("part") == "live":
+        return render(request, "runs/detail.html#live", context)
+    return render(request, "runs/detail.html", context | {"events": shown_events(run, upto=after)})
+
+
+def shown_events(run: Run, *, upto: int) -> list[dict[str, Any]]:
+    """The events that a page starts with: all but progress, with metrics thinned out where there are very many."""
+    events = list(Event.objects.filter(order=run.order_id, seq__lte=upto).exclude(type="progress"))
+    metrics = [event for event in events if event.type == "metric" and "validation_loss" not in event.body]
+    step = len(metrics) // POINTS + 1
+    dropped = {event.seq for number, event in enumerate(metrics[:-1]) if number % step}
+    return [event.wire() for event in events if event.seq not in dropped]
+
+
+def changed_settings(run: Run) -> list[dict[str, Any]]:
+    """The config as a table, what differs from the default first."""
+    loaded = find(run.plugin) if run.plugin in load_plugins() else None
+    known = {}
+    if loaded and loaded.plugin:
+        known = {field.name: field for field in form_fields(loaded.plugin.Config)}
+    rows = []
+    for name, value in run.config.items():
+        field = known.get(name)
+        rows.append({"name": field.label if field else name, "value": value, "changed": bool(field and field.default != value), "help": field.help if field else ""})
+    return sorted(rows, key=lambda row: not row["changed"])
+
+
+def events(request: HttpRequest, pk: str) -> HttpResponse:
+    """Stored events after a number, for a browser whose socket is shut out."""
+    run = get_object_or_404(Run.objects.for_action(request, "run.view"), pk=pk)
+    typed = request.GET.get("after", "0")
+    rows = Event.objects.filter(order=run.order_id, seq__gt=int(typed) if typed.isdecimal() and len(typed) < 10 else 0)[:500]
+    return JsonResponse({"items": [event.wire() for event in rows]})
+
+
+def log(request: HttpRequest, pk: str) -> HttpResponse:
+    """A piece of the log from a byte on: `{text, next, live}`."""
+    run = get_object_or_404(Run.objects.for_action(request, "run.view").select_related("order"), pk=pk)
+    typed = request.GET.get("after", "0")
+    after = int(typed) if typed.isdecimal() and len(typed) < 15 else 0
+    text, following = "", after
+    if run.order.log_file.is_file():
+        with run.order.log_file.open("rb") as file:
+            file.seek(after)
+            piece = file.read(LOG_PIECE)
+        text, following = piece.decode("utf-8", errors="replace"), after + len(piece)
+    return JsonResponse({"text": text, "next": following, "live": run.order.is_live})
+
+
+def stop(request: HttpRequest, pk: str) -> HttpResponse:
+    run = get_object_or_404(Run.objects.for_action(request, "run.stop").select_related("order"), pk=pk)
+    discard = request.POST.get("discard") == "1"
+    try:
+        services.stop_run(request.member, run, discard=discard)  # type: ignore[attr-defined]
+    except UserError as error:
+        messages.info(request, error.message)
+    else:
+        messages.success(request, "Discarding the run." if discard else "Stopping. What was learnt so far is kept.")
+    return redirect("runs:detail", pk=run.pk)
+
+
+def plugins(request: HttpRequest) -> HttpResponse:
+    return render(request, "runs/plugins.html", {"section": "plugins", "plugins": list(load_plugins().values())})
+
+
+def plugin(request: HttpRequest, name: str) -> HttpResponse:
+    loaded = find(name)
+    fields = form_fields(loaded.plugin.Config) if loaded.plugin else []
+    return render(request, "runs/plugin.html", {"section": "plugins", "loaded": loaded, "fields": fields})
+
+
+def workers(request: HttpRequest) -> HttpResponse:
+    queued = Order.objects.for_action(request, "run.view").filter(status=Order.Status.QUEUED).count()
+    return render(request, "runs/workers.html", {"section": "workers", "slots": [slot for slot in Slot.objects.all() if slot.is_alive], "queued": queued})

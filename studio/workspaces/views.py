@@ -1,0 +1,163 @@
+"""Signing in, the first set-up, clients, projects and settings."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.views import LoginView, LogoutView
+from django.db import connection
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
+
+from studio.audit.models import AuditRecord
+from studio.errors import UserError
+from studio.workspaces import services, throttle
+from studio.workspaces.forms import SetupForm, SignInForm
+from studio.workspaces.models import ApiKey, Client, Project
+from studio.workspaces.policy import SCOPE_ACTIONS
+
+SCOPE_WORDS = {
+    "read": "See clients, datasets, runs and artifacts, and download them",
+    "write": "Make projects, upload datasets, add base models",
+    "train": "Start and stop runs and builds",
+    "deploy": "Build and release",
+    "inference": "Chat with models",
+    "admin": "Everything its owner may do",
+}
+
+
+def healthz(request: HttpRequest) -> HttpResponse:
+    """200 while pages can be served: the database answers."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+@method_decorator(never_cache, name="dispatch")
+class SignIn(LoginView):
+    template_name = "workspaces/login.html"
+    authentication_form = SignInForm
+    redirect_authenticated_user = True
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        who = f"{request.POST.get('username', '').lower()} {request.META.get('REMOTE_ADDR')}"
+        if throttle.is_blocked("login", who):
+            form = self.get_form()
+            form.errors.clear()
+            return render(request, self.template_name, {"form": form, "blocked": True}, status=429)
+        response = super().post(request, *args, **kwargs)
+        if response.status_code == 302:
+            throttle.forget("login", who)
+        else:
+            throttle.failed("login", who)
+        return response
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(is_set_up=services.is_set_up(), **kwargs)
+
+
+class SignOut(LogoutView):
+    http_method_names = ["post", "options"]
+
+
+@never_cache
+def setup(request: HttpRequest, token: str) -> HttpResponse:
+    """The first owner, through the link that the terminal printed."""
+    address = str(request.META.get("REMOTE_ADDR"))
+    if throttle.is_blocked("setup", address) or not services.setup_token_holds(token):
+        throttle.failed("setup", address)
+        return render(request, "workspaces/setup_gone.html", {"is_set_up": services.is_set_up()}, status=404)
+    form = SetupForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            member = services.set_up(**form.cleaned_data, token=token)
+        except UserError as error:
+            for field, sentence in (error.fields or {"email": error.message}).items():
+                form.add_error(field, sentence)
+        else:
+            login(request, member.user, backend="django.contrib.auth.backends.ModelBackend")
+            return redirect("home")
+    return render(request, "workspaces/setup.html", {"form": form}, status=422 if form.errors else 200)
+
+
+def clients(request: HttpRequest) -> HttpResponse:
+    rows = Client.objects.for_action(request, "client.view").filter(archived_at=None).prefetch_related("projects")
+    return render(request, "workspaces/clients.html", {"section": "clients", "clients": rows})
+
+
+def client(request: HttpRequest, pk: str) -> HttpResponse:
+    found = get_object_or_404(Client.objects.for_action(request, "client.view"), pk=pk)
+    projects = Project.objects.for_action(request, "project.view").filter(client=found)
+    return render(request, "workspaces/client.html", {"section": "clients", "client": found, "projects": projects})
+
+
+def client_new(request: HttpRequest) -> HttpResponse:
+    error = None
+    if request.method == "POST":
+        try:
+            made = services.create_client(request.member, name=request.POST.get("name", ""))  # type: ignore[attr-defined]
+        except UserError as problem:
+            error = problem
+        else:
+            return redirect("clients:detail", pk=made.pk)
+    context = {"section": "clients", "error": error, "name": request.POST.get("name", "")}
+    return render(request, "workspaces/client_new.html", context, status=422 if error else 200)
+
+
+def projects(request: HttpRequest) -> HttpResponse:
+    rows = Project.objects.for_action(request, "project.view").select_related("client").order_by("client__name", "name")
+    return render(request, "workspaces/projects.html", {"section": "projects", "projects": rows})
+
+
+def project_new(request: HttpRequest) -> HttpResponse:
+    rows = Client.objects.for_action(request, "client.view").filter(archived_at=None)
+    error = None
+    chosen = request.POST.get("client") or request.GET.get("client") or ""
+    if request.method == "POST":
+        try:
+            owner = get_object_or_404(rows, pk=chosen)
+            made = services.create_project(request.member, client=owner, name=request.POST.get("name", ""))  # type: ignore[attr-defined]
+        except UserError as problem:
+            error = problem
+        except (ValueError, TypeError) as problem:  # an id that is no id
+            raise Http404 from problem
+        else:
+            return redirect("projects:detail", pk=made.pk)
+    context = {"section": "projects", "clients": rows, "chosen": chosen, "error": error, "name": request.POST.get("name", "")}
+    return render(request, "workspaces/project_new.html", context, status=422 if error else 200)
+
+
+def settings(request: HttpRequest, secret: str = "", error: UserError | None = None, status: int = 200) -> HttpResponse:
+    member = request.member  # type: ignore[attr-defined]
+    keys = ApiKey.objects.for_action(request, "key.view").filter(member=member, revoked_at=None)
+    context = {"section": "settings", "keys": keys, "scopes": SCOPE_WORDS, "secret": secret, "error": error}
+    return render(request, "workspaces/settings.html", context, status=status)
+
+
+def key_new(request: HttpRequest) -> HttpResponse:
+    """The new key's secret is on the answer to this very request and nowhere else."""
+    scopes = [scope for scope in request.POST.getlist("scopes") if scope in SCOPE_ACTIONS]
+    try:
+        _, secret = services.create_api_key(request.member, name=request.POST.get("name", ""), scopes=scopes)  # type: ignore[attr-defined]
+    except UserError as error:
+        return settings(request, error=error, status=422)
+    return settings(request, secret=secret)
+
+
+def key_revoke(request: HttpRequest, pk: str) -> HttpResponse:
+    member = request.member  # type: ignore[attr-defined]
+    key = get_object_or_404(ApiKey.objects.for_action(request, "key.revoke").filter(member=member), pk=pk)
+    services.revoke_api_key(member, key)
+    messages.success(request, f"Revoked {key.name}.")
+    return redirect("settings:index")
+
+
+def audit(request: HttpRequest) -> HttpResponse:
+    rows = AuditRecord.objects.filter(workspace=request.member.workspace).select_related("user", "client")[:200]  # type: ignore[attr-defined]
+    return render(request, "workspaces/audit.html", {"section": "settings", "records": rows})
+
+
+def design(request: HttpRequest) -> HttpResponse:
+    return render(request, "design/index.html", {"section": ""})
