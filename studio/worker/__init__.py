@@ -1,0 +1,1 @@
+"""The border: a JSON order in, numbered JSON events out. No Django, no database, no queue."""

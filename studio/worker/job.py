@@ -1,0 +1,120 @@
+"""The Job that code is handed in a worker process: rows from a Parquet file in, cleaned and throttled events out."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from studio.storage import remove_folder
+from studio.training.job import Job, Phase
+from studio.training.orders import Order, TrainPayload
+from studio.worker.events import Reporter, clean
+from studio.worker.process import StopFlag
+
+PROGRESS_EVERY = 0.25
+"""Seconds between two progress events."""
+LOOK_EVERY = 0.25
+"""Seconds between two looks for the file that asks for a stop."""
+RESERVED = {"seq", "attempt", "at", "type"}
+
+
+class WorkerJob(Job):
+    """One attempt at one order. `stop_seen` is True once the code that does it was told to stop."""
+
+    def __init__(self, order: Order, reporter: Reporter, stop: StopFlag):
+        folder = Path(order.folder)
+        self.work, self.out = made_empty(folder / "work"), made_empty(folder / "out")
+        self.base, self.prompts = Path(), []
+        self.stop_seen = False
+        self._reporter = reporter
+        self._stop_file = folder / "stop"
+        self._stop = stop
+        self._looked_at = -math.inf
+        self._rows = Path()
+        self._progress_at = -math.inf
+        self._progress: dict[str, Any] | None = None
+        self._warned_of_numbers = False
+
+    def read(self, payload: TrainPayload) -> None:
+        """Fills in what a training reads."""
+        self.base, self.model, self.data = Path(payload.base), payload.model, payload.data
+        self.host, self.prompts = payload.host, list(payload.prompts)
+        self._rows = Path(payload.rows)
+
+    def rows(self, split: Literal["train", "validation"]) -> Iterator[dict[str, Any]]:
+        """Reads one row group at a time, so memory stays flat however many rows there are."""
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(self._rows) as file:
+            for batch in file.iter_batches(batch_size=256, columns=["split", "row"]):
+                for of, row in zip(batch.column("split").to_pylist(), batch.column("row").to_pylist(), strict=True):
+                    if of == split:
+                        yield json.loads(row)
+
+    def stopping(self) -> bool:
+        if not self._stop.asked:
+            self._look_for_stop()
+        self.stop_seen = self._stop.asked
+        return self.stop_seen
+
+    def _look_for_stop(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_EVERY:
+            self._looked_at = now
+            # Without a listener nobody would learn of the result: save what there is and end.
+            if self._stop_file.exists() or self._reporter.listener_gone:
+                self._stop.asked = True
+
+    def phase(self, name: Phase, text: str = "") -> None:
+        self.flush()
+        self._reporter.report("phase", name=clean(name), text=clean(text))
+        self._progress_at = -math.inf  # the first progress of a phase is shown at once
+
+    def progress(self, done: float, total: float, unit: str = "") -> None:
+        numbers = self._finite({"done": done, "total": total})
+        self._progress = {**numbers, "unit": clean(unit)}
+        if time.monotonic() - self._progress_at >= PROGRESS_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends the progress that was held back, so that the last one of a phase is never missing."""
+        if self._progress is not None:
+            self._progress_at = time.monotonic()
+            self._reporter.report("progress", **self._progress)
+            self._progress = None
+
+    def metric(self, *, step: int, total: int, **values: float) -> None:
+        if taken := RESERVED & values.keys():
+            raise ValueError(f"A metric cannot be named {min(taken)}.")
+        numbers = self._finite({clean(name): value for name, value in values.items()})
+        self._reporter.report("metric", step=int(step), total=int(total), **numbers)
+
+    def sample(self, *, step: int, prompt: str, answer: str) -> None:
+        self._reporter.report("sample", step=int(step), prompt=clean(prompt), answer=clean(answer))
+
+    def checkpoint(self, *, step: int, folder: Path) -> None:
+        within = folder.relative_to(self.work.parent) if folder.is_relative_to(self.work.parent) else folder
+        self._reporter.report("checkpoint", step=int(step), folder=clean(within))
+
+    def note(self, text: str, *, level: Literal["info", "warning"] = "info") -> None:
+        self._reporter.report("note", text=clean(text), level="warning" if level == "warning" else "info")
+
+    def _finite(self, values: dict[str, Any]) -> dict[str, float | int | None]:
+        """JSON knows no NaN and no infinity: they become null, and a warning says so once."""
+        numbers = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
+        strange = [name for name, number in numbers.items() if not math.isfinite(number)]
+        if strange and not self._warned_of_numbers:
+            self._warned_of_numbers = True
+            self.note(
+                f"{strange[0]} is {numbers[strange[0]]}, which is no number. A learning rate that is too high often causes this.",
+                level="warning",
+            )
+        return {name: None if name in strange else number for name, number in numbers.items()}
+
+
+def made_empty(folder: Path) -> Path:
+    remove_folder(folder)
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,34 @@
+"""Who does which kind of order. Each is `run(payload, job) -> facts`, loaded by name when it is needed."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from studio.training.job import Job
+from studio.training.orders import Kind
+
+Run = Callable[[dict[str, Any], Job], dict[str, Any]]
+"""Leaves what should remain in `job.out`; returns facts about it, which the `end` event carries."""
+
+KINDS: dict[Kind, str] = {
+    "train": "studio.worker.train:run",
+    "base_model": "studio.ml.importing:run",
+    "dataset": "studio.datasets.importing:run",
+    "tokens": "studio.ml.tokenstats:run",
+    "build": "studio.ml.gguf.building:run",
+}
+
+WORDS: dict[Kind, str] = {
+    "train": "The training code",
+    "base_model": "Reading the base model",
+    "dataset": "Reading the dataset",
+    "tokens": "Counting the tokens",
+    "build": "Building the file",
+}
+"""What failed, in a sentence that goes on with "failed: ...\""""
+
+
+def load(kind: Kind) -> Run:
+    module, function = KINDS[kind].split(":")
+    run: Run = getattr(importlib.import_module(module), function)
+    return run

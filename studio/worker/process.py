@@ -1,0 +1,67 @@
+"""What makes a process a good worker: it dies with its parent, keeps its events apart, and heeds a stop and its memory limit."""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, so that no training is left without an owner.
+
+    On Linux the kernel does it when the thread that started this process ends; so start it from one that stays.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="watch parent", daemon=True).start()
+
+
+def private_stdout() -> int:
+    """A descriptor of what was standard output, for events alone; from here on, standard output is standard error."""
+    descriptor = os.dup(1)
+    os.dup2(2, 1)  # libraries print banners to stdout; only events may go there
+    to_close = [descriptor]
+
+    def close() -> None:
+        while to_close:  # once: a child of a child may hold another file under this number
+            os.close(to_close.pop())
+
+    os.register_at_fork(after_in_child=close)  # a child that stays would keep the supervisor waiting for the end of the pipe
+    return descriptor
+
+
+class StopFlag:
+    """True once a stop was asked for. A plain attribute: a signal handler may set it at any moment, where a lock could block."""
+
+    asked = False
+
+
+def stop_at_signals() -> StopFlag:
+    """A flag that SIGTERM and Ctrl-C raise; from here on they do nothing else."""
+    flag = StopFlag()
+
+    def ask(_number: int, _frame: object) -> None:
+        flag.asked = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    return flag
+
+
+def limit_memory(limit: str | None) -> None:
+    """Makes allocations beyond `limit` bytes fail with MemoryError, so that a hostile file cannot take the machine along."""
+    if limit and sys.platform == "linux":  # elsewhere RLIMIT_DATA does not count mapped memory
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
