@@ -1,0 +1,26 @@
+// Lengths that come from figures, set through the CSSOM because the page's policy allows no style attributes.
+// data-left and data-width: shares from 0 to 1; data-grow: parts of a bar, with data-limit on the bar's box.
+export function setWidths(root) {
+  for (const each of root.querySelectorAll("[data-left]")) each.style.left = percent(each.dataset.left);
+  for (const each of root.querySelectorAll("[data-width]")) each.style.width = percent(each.dataset.width);
+  for (const box of root.querySelectorAll("[data-parts]")) setParts(box);
+}
+
+const percent = (share) => `${Math.min(1, Math.max(0, Number(share))) * 100}%`;
+
+function setParts(box) {
+  const bar = box.querySelector(".parts-bar");
+  let sum = 0;
+  for (const part of bar.querySelectorAll("[data-grow]")) {
+    part.style.flexGrow = part.dataset.grow;
+    sum += Number(part.dataset.grow);
+  }
+  const limit = Number(box.dataset.limit || 0);
+  bar.querySelector(".part-free, .parts-limit")?.remove();
+  if (!limit) return;
+  const mark = document.createElement("span");
+  mark.className = sum < limit ? "part part-free" : "parts-limit";
+  if (sum < limit) mark.style.flexGrow = limit - sum;
+  else mark.style.left = percent(limit / sum);
+  bar.append(mark);
+}
