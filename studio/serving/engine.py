@@ -1,0 +1,149 @@
+"""The process that answers the playground: HTTP on a private unix socket, one JSON object per line back. No Django."""
+
+import argparse
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from studio.errors import UserError
+from studio.serving.engines.contract import Ask, Engine
+from studio.worker.process import die_with_parent
+
+log = logging.getLogger("studio.engine")
+MAX_BODY = 1 << 20
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: str = Field(pattern="^(system|user|assistant)$")
+    content: str = Field(max_length=200_000)
+
+
+class Question(BaseModel):
+    """What the web process asks, by folders below the data folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base: str
+    adapter: str = ""
+    messages: list[Message] = Field(min_length=1, max_length=200)
+    max_tokens: int = Field(256, ge=1, le=4096)
+    temperature: float = Field(0.0, ge=0, le=2)
+    seed: int = Field(0, ge=0, le=4_294_967_295)
+
+
+class Door:
+    """The ASGI application: POST /chat streams an answer, GET /healthz says that it is there."""
+
+    def __init__(self, engine: Engine, root: Path):
+        self.engine = engine
+        self.root = root.resolve()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if scope["path"] == "/healthz":
+            await self.reply(send, 200, {"ok": True})
+        elif scope["path"] == "/chat" and scope["method"] == "POST":
+            await self.chat(receive, send)
+        else:
+            await self.reply(send, 404, {"error": "There is no such thing here."})
+
+    async def reply(self, send: Send, status: int, body: dict[str, Any]) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+    async def body(self, receive: Receive) -> bytes:
+        data, more = b"", True
+        while more and len(data) <= MAX_BODY:
+            message = await receive()
+            data += message.get("body", b"")
+            more = message.get("more_body", False)
+        return data
+
+    def inside(self, folder: str) -> Path:
+        path = Path(folder).resolve()
+        if not path.is_relative_to(self.root) or not path.is_dir():
+            raise UserError("This model is not here any more.")
+        return path
+
+    async def chat(self, receive: Receive, send: Send) -> None:
+        try:
+            question = Question.model_validate_json(await self.body(receive))
+            ask = Ask(
+                base=self.inside(question.base),
+                adapter=self.inside(question.adapter) if question.adapter else None,
+                messages=[message.model_dump() for message in question.messages],
+                max_tokens=question.max_tokens,
+                temperature=question.temperature,
+                seed=question.seed,
+            )
+        except (ValidationError, UserError) as error:
+            await self.reply(send, 422, {"error": str(error)})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
+        gone = threading.Event()
+        watcher = asyncio.create_task(self.watch(receive, gone))
+        async for line in stream(self.engine, ask, gone):
+            await send({"type": "http.response.body", "body": json.dumps(line, ensure_ascii=False).encode() + b"\n", "more_body": True})
+        watcher.cancel()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def watch(self, receive: Receive, gone: threading.Event) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            continue
+        gone.set()
+
+
+async def stream(engine: Engine, ask: Ask, gone: threading.Event) -> Any:
+    """What the engine says in its thread, as lines: state, delta, done or error."""
+    loop, lines = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None]()
+
+    def put(line: dict[str, Any] | None) -> None:
+        loop.call_soon_threadsafe(lines.put_nowait, line)
+
+    def say(piece: str) -> bool:
+        put({"delta": piece})
+        return not gone.is_set()
+
+    def work() -> None:
+        try:
+            put({"done": True} | engine.answer(ask, say=say, state=lambda text: put({"state": text})))
+        except UserError as error:
+            put({"error": error.message})
+        except Exception:  # the border to llama.cpp: whatever it was, the page must not wait for ever
+            log.exception("An answer failed")
+            put({"error": "The model could not answer. The server's log says why."})
+        finally:
+            put(None)
+
+    threading.Thread(target=work, daemon=True).start()
+    while (line := await lines.get()) is not None:
+        yield line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--root", type=Path, required=True, help="The data folder; no model outside it is opened.")
+    options = parser.parse_args()
+    die_with_parent()
+    from studio.serving.engines.llamacpp import LlamaCpp  # heavy, and only this process needs it
+
+    Path(options.socket).unlink(missing_ok=True)
+    door = Door(LlamaCpp(options.root / "cache" / "serving"), options.root)
+    uvicorn.run(door, uds=options.socket, lifespan="off", log_level="warning", access_log=False)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""llama.cpp in this very process: one server per base model, its adapters chosen per request.
+
+Three rules keep adapters apart: every adapter id is sent with an explicit scale, the host's prompt cache is off
+(it is not keyed by adapter), and threads never exceed half the cores (spinning threads starve a training).
+"""
+
+import json
+import os
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xllamacpp
+
+from studio.ml.gguf.serving import prepare
+from studio.serving.engines.contract import Ask
+
+BASES = 2
+"""Base models held in memory; the one unused longest leaves first."""
+ADAPTERS = 8
+"""Adapters held per base model."""
+CONTEXT = 4096
+
+
+@dataclass
+class Loaded:
+    """A base model in memory with the adapters that it can put on."""
+
+    server: Any
+    adapters: list[str] = field(default_factory=list)
+
+
+class LlamaCpp:
+    def __init__(self, cache: Path):
+        self.cache = cache
+        self.loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def answer(self, ask: Ask, *, say: Callable[[str], bool], state: Callable[[str], None]) -> dict[str, Any]:
+        asked_at = time.monotonic()
+        with self.lock:  # loading is done once, also where both columns ask at the same time
+            loaded, adapter = self.ready(ask, state)
+        state("answering")
+        first: list[float] = []
+        tokens = 0
+
+        def on_chunk(chunk: Any) -> bool:
+            nonlocal tokens
+            for choice in (chunk if isinstance(chunk, dict) else json.loads(chunk)).get("choices", []):
+                piece = choice.get("delta", {}).get("content")
+                if piece:
+                    first.append(time.monotonic())
+                    tokens += 1
+                    if not say(piece):
+                        return True
+            return False
+
+        body = {
+            "messages": ask.messages,
+            "max_tokens": ask.max_tokens,
+            "temperature": ask.temperature,
+            "seed": ask.seed,
+            "stream": True,
+            "lora": [{"id": number, "scale": 1.0 if number == adapter else 0.0} for number in range(len(loaded.adapters))],
+        }
+        loaded.server.handle_chat_completions(body, on_chunk)
+        ended_at = time.monotonic()
+        begun_at = first[0] if first else ended_at
+        return {"tokens": tokens, "seconds": round(ended_at - begun_at, 3), "first": round(begun_at - asked_at, 3)}
+
+    def ready(self, ask: Ask, state: Callable[[str], None]) -> tuple[Loaded, int | None]:
+        """The loaded base with the adapter on it, and the adapter's number there; None for none."""
+        state("preparing the model")
+        files = prepare(base=ask.base, adapter=ask.adapter, cache=self.cache)
+        base, adapter = str(files["model"]), str(files["adapter"]) if files.get("adapter") else None
+        known = self.loaded.get(base)
+        if known and (adapter is None or adapter in known.adapters):
+            self.loaded.move_to_end(base)
+            return known, known.adapters.index(adapter) if adapter else None
+        state("loading the model")
+        # Adapters are fixed when a server starts: a new one means a new server; running answers keep the old.
+        adapters = [*(known.adapters if known else []), *([adapter] if adapter else [])][-ADAPTERS:]
+        fresh = Loaded(self.start(base, adapters), adapters)
+        self.loaded[base] = fresh
+        self.loaded.move_to_end(base)
+        while len(self.loaded) > BASES:
+            self.loaded.popitem(last=False)
+        return fresh, adapters.index(adapter) if adapter else None
+
+    def start(self, base: str, adapters: list[str]) -> Any:
+        params = xllamacpp.CommonParams()
+        params.model.path = base
+        params.n_ctx = CONTEXT
+        params.n_parallel = 2
+        params.cache_ram_mib = 0
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 2)
+        params.verbosity = 0
+        # Its own HTTP server listens on a private socket instead of a port.
+        params.hostname = os.path.join(tempfile.mkdtemp(prefix="studio-llama-"), "llama.sock")
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in adapters]
+        return xllamacpp.Server(params)

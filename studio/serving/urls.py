@@ -1,0 +1,6 @@
+from django.urls import path
+
+from studio.serving import views
+
+app_name = "serving"
+urlpatterns = [path("", views.playground, name="playground"), path("chat/", views.chat, name="chat")]

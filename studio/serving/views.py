@@ -1,0 +1,85 @@
+"""The playground: one question to the base model and to the adapter, side by side, answers streaming."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.shortcuts import render
+
+from studio.artifacts.models import Artifact
+from studio.basemodels.models import BaseModel
+
+TIMEOUT = httpx.Timeout(600, connect=5)
+
+
+def playground(request: HttpRequest) -> HttpResponse:
+    adapters = Artifact.objects.for_action(request, "chat.use").filter(kind=Artifact.Kind.ADAPTER).select_related("project__client", "base_model")
+    models = BaseModel.objects.for_action(request, "chat.use").filter(facts__isnull=False)
+    wanted = request.GET.get("artifact", "")
+    chosen = next((adapter for adapter in adapters if str(adapter.pk) == wanted), None)
+    if wanted and chosen is None:
+        raise Http404
+    base = chosen.base_model if chosen else next((model for model in models if str(model.pk) == request.GET.get("base_model")), None)
+    if base is None:
+        chosen = adapters[0] if adapters else None
+        base = chosen.base_model if chosen else models.first()
+    context = {"section": "playground", "adapters": adapters, "models": models, "chosen": chosen, "base": base}
+    return render(request, "serving/playground.html", context)
+
+
+def question(request: HttpRequest) -> dict[str, Any]:
+    """What the engine is asked, from what the page sent; only what this member may reach."""
+    try:
+        sent = json.loads(request.body)
+        kind, _, pk = str(sent["target"]).partition(":")
+        messages = [{"role": str(message["role"]), "content": str(message["content"])} for message in sent["messages"]]
+        limit, warmth = int(sent.get("max_tokens", 256)), float(sent.get("temperature", 0))
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise Http404 from problem
+    rows = {"adapter": Artifact, "base": BaseModel}.get(kind)
+    if rows is None:
+        raise Http404
+    try:
+        found = rows.objects.for_action(request, "chat.use").filter(pk=pk).first()
+    except (ValueError, TypeError) as problem:
+        raise Http404 from problem
+    if found is None:
+        raise Http404
+    if isinstance(found, Artifact):
+        if not found.is_chattable or found.base_model is None:
+            raise Http404
+        folders = {"base": str(found.base_model.folder), "adapter": str(found.folder)}
+    else:
+        folders = {"base": str(found.folder), "adapter": ""}
+    return folders | {"messages": messages, "max_tokens": max(1, min(limit, 2048)), "temperature": max(0.0, min(warmth, 2.0))}
+
+
+async def chat(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
+    """One answer as JSON lines: `{"state"}`, `{"delta"}`, then `{"done", "tokens", "seconds", "first"}` or `{"error"}`."""
+    ask = await sync_to_async(question)(request)
+    if len(request.body) > 500_000:
+        return JsonResponse({"error": "The conversation is too long. Start a new one."}, status=413)
+    return StreamingHttpResponse(answer(ask), content_type="application/x-ndjson", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+async def answer(ask: dict[str, Any]) -> AsyncIterator[bytes]:
+    transport = httpx.AsyncHTTPTransport(uds=settings.ENGINE_SOCKET)
+    try:
+        async with (
+            httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as client,
+            client.stream("POST", "http://engine/chat", json=ask) as response,
+        ):
+            if response.status_code != 200:
+                await response.aread()
+                yield json.dumps({"error": response.json().get("error", "The model could not answer.")}).encode() + b"\n"
+                return
+            async for piece in response.aiter_bytes():
+                yield piece
+    except httpx.ConnectError:
+        yield json.dumps({"error": "The process that answers is not running. It starts with the server; try again in a moment."}).encode() + b"\n"
+    except httpx.HTTPError:
+        yield json.dumps({"error": "The answer broke off. Ask again."}).encode() + b"\n"
