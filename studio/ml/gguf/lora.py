@@ -1,0 +1,153 @@
+"""What an adapter adds to the weights of its base, a few rows at a time: LoRA, rsLoRA, DoRA. What cannot be is refused. No torch."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studio.errors import UserError
+from studio.ml.gguf.weights import Array, Weights
+
+PREFIX = "base_model.model."
+PART = re.compile(r"(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?")
+LONGEST_PATTERN = 200
+REFUSED = {
+    "modules_to_save": "whole layers that were trained beside the adapter (modules_to_save)",
+    "trainable_token_indices": "trained token embeddings",
+    "target_parameters": "adapters on single parameters (target_parameters)",
+    "layer_replication": "replicated layers",
+    "fan_in_fan_out": "transposed layers (fan_in_fan_out)",
+    "lora_bias": "trained biases (lora_bias)",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "block-diagonal LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "velora_config": "VeLoRA",
+    "monteclora_config": "MonteCLoRA",
+    "megatron_config": "Megatron layers",
+}
+"""Settings that change what an adapter computes, in words."""
+SHIFTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways to begin that change the base's weights, which the adapter alone does not tell."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One matrix's change: W' = W + scale · B A, and for DoRA each row of it brought to its magnitude."""
+
+    a: Array
+    """Shape (rank, inputs)."""
+    b: Array
+    """Shape (outputs, rank)."""
+    scale: float
+    magnitude: Array | None = None
+    """Shape (outputs,): the length of each row under DoRA."""
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    def applied(self, rows: Array, start: int) -> Array:
+        """Rows [start, start + len(rows)) of W as they are after the change. `rows` may be overwritten.
+
+        DoRA: peft's `DoraLinearLayer`, arXiv 2402.09353 eq. 5: m · (W + scale BA) / ‖W + scale BA‖ per output row.
+        """
+        stop = start + len(rows)
+        rows += (self.b[start:stop] @ self.a) * np.float32(self.scale)
+        if self.magnitude is not None:
+            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+            with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros is refused by name when it is quantized
+                rows *= (self.magnitude[start:stop] / lengths)[:, None]
+        return rows
+
+
+@dataclass(frozen=True)
+class Adapter:
+    changes: dict[str, Change]
+    """By the name of the tensor in the base, such as model.layers.0.self_attn.q_proj.weight."""
+
+    @property
+    def dora(self) -> bool:
+        return any(change.magnitude is not None for change in self.changes.values())
+
+
+NOTHING = Adapter({})
+
+
+def read_adapter(folder: Path, base: Weights, *, tied: bool) -> Adapter:
+    """The changes that the adapter in `folder` makes to `base`. Raises UserError for what cannot be added to weights."""
+    config = _config(folder)
+    _refuse_settings(config)
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise UserError("The adapter has no adapter_model.safetensors. Only adapters saved as safetensors are read.")
+    parts: dict[str, dict[str, Array]] = {}
+    with Weights([file]) as stored:
+        for name in stored.places:
+            layer, part = _split(name)
+            parts.setdefault(layer, {})[part] = stored.whole(name)
+    if not parts:
+        raise UserError("The adapter is empty. Train it again.")
+    return Adapter({f"{layer}.weight": _change(layer, found, config, base, tied=tied) for layer, found in sorted(parts.items())})
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError("The adapter has no readable adapter_config.json. Train or upload it again.") from error
+    return config
+
+
+def _refuse_settings(config: dict[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"An adapter of type {config.get('peft_type')} cannot be built into a GGUF; LoRA, rsLoRA and DoRA can.")
+    held = [words for key, words in REFUSED.items() if config.get(key)]
+    if config.get("bias", "none") != "none":
+        held.append("trained biases")
+    begin = config.get("init_lora_weights", True)
+    if isinstance(begin, str) and begin.lower().startswith(SHIFTING):
+        held.append(f"a start ({begin}) that changes the base's own weights")
+    if held:
+        raise UserError(f"The adapter holds {', '.join(held)}, which cannot be built into a GGUF. Train it as plain LoRA, rsLoRA or DoRA.")
+
+
+def _split(name: str) -> tuple[str, str]:
+    match = PART.fullmatch(name.removeprefix(PREFIX))
+    if match is None:
+        raise UserError(f"The adapter holds {name}, which is no part of a LoRA. It cannot be built into a GGUF.")
+    return match["layer"], match["part"]
+
+
+def _change(layer: str, parts: dict[str, Array], config: dict[str, Any], base: Weights, *, tied: bool) -> Change:
+    place = base.places.get(f"{layer}.weight")
+    if layer == "lm_head" and tied:
+        raise UserError("The adapter changes lm_head, which this base model shares with its embedding. Train without it.")
+    if place is None or len(place.shape) != 2:
+        raise UserError(f"The adapter changes {layer}, which the base model does not have. Choose the base that it was trained on.")
+    a, b, magnitude = parts.get("lora_A"), parts.get("lora_B"), parts.get("lora_magnitude_vector")
+    if a is None or b is None or (magnitude is None) == bool(config.get("use_dora")):
+        raise UserError(f"The adapter is incomplete: parts of {layer} are missing. Train it again.")
+    rank, alpha = _by_pattern(config, "rank_pattern", layer, config["r"]), _by_pattern(config, "alpha_pattern", layer, config["lora_alpha"])
+    outputs, inputs = place.shape
+    if a.shape != (rank, inputs) or b.shape != (outputs, rank) or (magnitude is not None and magnitude.size != outputs):
+        raise UserError(f"The adapter's {layer} does not fit the base model. Choose the base that it was trained on.")
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return Change(a, b, scale, None if magnitude is None else magnitude.reshape(-1))
+
+
+def _by_pattern(config: dict[str, Any], key: str, layer: str, default: Any) -> Any:
+    """peft's rule (`get_pattern_key`): the first pattern that matches the end of the layer's name."""
+    for pattern, value in (config.get(key) or {}).items():
+        if len(pattern) > LONGEST_PATTERN:
+            raise UserError(f"A pattern in the adapter's {key} is longer than {LONGEST_PATTERN} characters.")
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", layer):
+                return value
+        except re.error as error:
+            raise UserError(f"The adapter's {key} holds a pattern that cannot be read: {pattern}") from error
+    return default

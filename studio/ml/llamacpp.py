@@ -1,0 +1,281 @@
+"""llama.cpp at our fingertips: a GGUF's tokens, logits and prompts, through the C functions that xllamacpp exports. No torch, no Django.
+
+`python -m studio.ml.llamacpp REQUEST.json FOLDER` answers one request in a process of its own, so that a crash in C++ ends that
+process and nothing else. The C structs that are passed by value grow from release to release; only their first fields, which have been
+the same for years, are touched, and their defaults are checked before anything is loaded.
+"""
+
+import ctypes
+import functools
+import http.client
+import importlib.util
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from studio.errors import UserError
+
+BATCH = 128
+"""Tokens that are decoded at once."""
+STRUCT_BYTES = 4096
+"""Room for llama.cpp's parameter structs, whatever their size."""
+
+Logits = npt.NDArray[np.float32]
+
+
+class _Params(ctypes.Structure):
+    """llama_model_params or llama_context_params: opaque but for its first four numbers."""
+
+    _fields_ = [("numbers", ctypes.c_uint32 * 4), ("rest", ctypes.c_uint64 * ((STRUCT_BYTES - 16) // 8))]
+
+
+class _Batch(ctypes.Structure):
+    """llama_batch."""
+
+    _fields_ = [
+        ("n_tokens", ctypes.c_int32),
+        ("token", ctypes.POINTER(ctypes.c_int32)),
+        ("embd", ctypes.c_void_p),
+        ("pos", ctypes.POINTER(ctypes.c_int32)),
+        ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
+        ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+        ("logits", ctypes.POINTER(ctypes.c_int8)),
+    ]
+
+
+CONTEXT_DEFAULTS = (512, 2048, 512, 1)
+"""n_ctx, n_batch, n_ubatch, n_seq_max of llama_context_default_params()."""
+POINTER, INT, STRING, BOOL = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_bool
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "llama_backend_init": (None, []),
+    "llama_log_set": (None, [POINTER, POINTER]),
+    "llama_model_default_params": (_Params, []),
+    "llama_context_default_params": (_Params, []),
+    "llama_model_load_from_file": (POINTER, [STRING, _Params]),
+    "llama_init_from_model": (POINTER, [POINTER, _Params]),
+    "llama_set_n_threads": (None, [POINTER, INT, INT]),
+    "llama_model_free": (None, [POINTER]),
+    "llama_free": (None, [POINTER]),
+    "llama_model_get_vocab": (POINTER, [POINTER]),
+    "llama_vocab_n_tokens": (INT, [POINTER]),
+    "llama_vocab_is_eog": (BOOL, [POINTER, INT]),
+    "llama_vocab_get_add_bos": (BOOL, [POINTER]),
+    "llama_tokenize": (INT, [POINTER, STRING, INT, ctypes.POINTER(INT), INT, BOOL, BOOL]),
+    "llama_token_to_piece": (INT, [POINTER, INT, STRING, INT, INT, BOOL]),
+    "llama_get_memory": (POINTER, [POINTER]),
+    "llama_memory_clear": (None, [POINTER, BOOL]),
+    "llama_batch_init": (_Batch, [INT, INT, INT]),
+    "llama_batch_free": (None, [_Batch]),
+    "llama_decode": (INT, [POINTER, _Batch]),
+    "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [POINTER, INT]),
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The shared library inside the package xllamacpp. Calls through it release the GIL."""
+    spec = importlib.util.find_spec("xllamacpp")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    found = [file for folder in folders for pattern in ("xllamacpp*.so", "xllamacpp*.pyd") for file in sorted(Path(folder).glob(pattern))]
+    if not found:
+        raise UserError("llama.cpp is not installed on this worker. Install the package xllamacpp and try again.", code="missing_package")
+    loaded = ctypes.CDLL(str(found[0]))
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+class Model:
+    """One GGUF, loaded on the CPU, with a context for one conversation. Use it in a `with` block."""
+
+    def __init__(self, path: Path, *, threads: int = 1, context: int = 1024):
+        """Raises UserError where llama.cpp refuses the file. Its own words go to standard error."""
+        lib = library()
+        lib.llama_backend_init()
+        self._model = lib.llama_model_load_from_file(os.fsencode(path), lib.llama_model_default_params())
+        if not self._model:
+            raise UserError("llama.cpp could not load the file. Build it again.", code="not_loaded")
+        parameters = lib.llama_context_default_params()
+        if tuple(parameters.numbers) != CONTEXT_DEFAULTS:
+            raise UserError("The installed xllamacpp is of an unknown version. Install the one that the studio pins.", code="missing_package")
+        parameters.numbers[0] = context
+        self._context = lib.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            raise UserError("llama.cpp had too little memory for the file. Free some and try again.", code="not_loaded")
+        lib.llama_set_n_threads(self._context, threads, threads)
+        self._vocabulary = lib.llama_model_get_vocab(self._model)
+        self._batch = lib.llama_batch_init(BATCH, 0, 1)
+        self.context = context
+        self.vocabulary: int = lib.llama_vocab_n_tokens(self._vocabulary)
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        lib = library()
+        lib.llama_batch_free(self._batch)
+        lib.llama_free(self._context)
+        lib.llama_model_free(self._model)
+
+    def tokenize(self, text: str, *, special: bool = True, begin: bool = False) -> list[int]:
+        """Token ids of a text; `special` reads the names of special tokens as such, `begin` adds what the file says texts begin with."""
+        raw = text.encode()
+        room = len(raw) + 16
+        ids = (INT * room)()
+        count: int = library().llama_tokenize(self._vocabulary, raw, len(raw), ids, room, begin, special)
+        if count < 0:
+            raise RuntimeError(f"llama_tokenize asks for room for {-count} tokens of a text of {len(raw)} bytes")
+        return list(ids[:count])
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The text of tokens, without special ones."""
+        pieces = b""
+        for number in ids:
+            buffer = ctypes.create_string_buffer(1024)
+            length = library().llama_token_to_piece(self._vocabulary, number, buffer, len(buffer), 0, False)
+            pieces += buffer.raw[: max(0, length)]
+        return pieces.decode(errors="replace")
+
+    def ends(self, number: int) -> bool:
+        """True where llama.cpp ends an answer at this token."""
+        return bool(library().llama_vocab_is_eog(self._vocabulary, number))
+
+    def logits(self, ids: list[int]) -> Logits:
+        """Logits after each token of a text that begins anew, shape (tokens, vocabulary)."""
+        if not 0 < len(ids) <= self.context:
+            raise ValueError(f"{len(ids)} tokens do not fit into a context of {self.context}")
+        self._forget()
+        rows = [self._decode(ids[start : start + BATCH], start, every=True) for start in range(0, len(ids), BATCH)]
+        return np.concatenate(rows)
+
+    def generate(self, ids: list[int], *, count: int) -> list[int]:
+        """The likeliest next tokens, at most `count`; the one that ends the answer stands last."""
+        self._forget()
+        last = np.empty((0, self.vocabulary), np.float32)
+        for start in range(0, len(ids), BATCH):
+            last = self._decode(ids[start : start + BATCH], start, every=False)
+        answer: list[int] = []
+        while len(answer) < count and len(ids) + len(answer) < self.context:
+            answer.append(int(last[-1].argmax()))
+            if self.ends(answer[-1]):
+                break
+            last = self._decode(answer[-1:], len(ids) + len(answer) - 1, every=False)
+        return answer
+
+    def _forget(self) -> None:
+        library().llama_memory_clear(library().llama_get_memory(self._context), True)
+
+    def _decode(self, ids: list[int], start: int, *, every: bool) -> Logits:
+        """Decodes up to BATCH tokens from position `start`; logits of every one, or of the last."""
+        batch = self._batch
+        batch.n_tokens = len(ids)
+        for index, number in enumerate(ids):
+            if not 0 <= number < self.vocabulary:
+                raise ValueError(f"The token {number} is not in a vocabulary of {self.vocabulary}")
+            batch.token[index], batch.pos[index] = number, start + index
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
+            batch.logits[index] = every or index == len(ids) - 1
+        status = library().llama_decode(self._context, batch)
+        if status != 0:
+            raise RuntimeError(f"llama_decode answered {status}")
+        wanted = range(len(ids)) if every else [len(ids) - 1]
+        rows = [np.ctypeslib.as_array(library().llama_get_logits_ith(self._context, index), (self.vocabulary,)) for index in wanted]
+        return np.stack(rows)  # a copy: llama.cpp reuses its own
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a socket in a folder of ours, so that no port is opened."""
+
+    def __init__(self, path: Path):
+        super().__init__("localhost", timeout=60)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+def rendered(path: Path, chats: list[list[dict[str, str]]], *, folder: Path) -> list[str]:
+    """The prompts that llama.cpp's server makes of conversations with the template in the file.
+
+    Its template engine is only reachable through its server, which is started on a socket in `folder`.
+    """
+    import xllamacpp
+
+    address = folder / "llama.sock"
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(path)
+    parameters.n_ctx = 256
+    parameters.n_parallel = 1
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    parameters.n_threads_http = 1
+    parameters.hostnames = [str(address)]
+    parameters.warmup = False
+    parameters.verbosity = 0
+    parameters.cache_ram_mib = 0
+    server = xllamacpp.Server(parameters)
+    answers = [_ask(address, "/apply-template", {"messages": chat})["prompt"] for chat in chats]
+    del server
+    return answers
+
+
+def _ask(address: Path, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    connection = _UnixConnection(address)
+    connection.request("POST", route, json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    answer: dict[str, Any] = json.loads(response.read())
+    connection.close()
+    if response.status != 200:
+        raise UserError(f"llama.cpp could not use the chat template: {answer.get('error', {}).get('message', response.status)}")
+    return answer
+
+
+def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the file says to one request; logits go to `folder`/logits.f32 as rows of float32, one after another.
+
+    Keys of `request`: gguf, threads, context, texts (to tokenize), chats (to render), sequences (token ids to take logits of), prompts
+    (token ids to go on from), count (tokens of an answer), ends (token ids that should end an answer).
+    """
+    path = Path(request["gguf"])
+    with Model(path, threads=request["threads"], context=request["context"]) as model:
+        result: dict[str, Any] = {"vocabulary": model.vocabulary}
+        result["texts"] = [model.tokenize(text) for text in request["texts"]]
+        result["ends"] = [model.ends(number) for number in request["ends"]]
+        with (folder / "logits.f32").open("wb") as file:
+            for ids in request["sequences"]:
+                model.logits(ids).tofile(file)
+        result["answers"], seconds, made = [], 0.0, 0
+        for ids in request["prompts"]:
+            model.generate(ids, count=1)  # the prompt is read; what follows is timed
+            begun = time.perf_counter()
+            result["answers"].append(model.generate(ids, count=request["count"]))
+            seconds += time.perf_counter() - begun
+            made += len(result["answers"][-1])
+        result["tokens_per_second"] = made / seconds if seconds else 0.0
+        prompts = rendered(path, request["chats"], folder=folder) if request["chats"] else []
+        result["chats"] = [{"prompt": prompt, "ids": model.tokenize(prompt, begin=True)} for prompt in prompts]
+    return result
+
+
+def main(arguments: list[str], *, reply: Callable[[dict[str, Any], Path], dict[str, Any]] = answer) -> int:
+    request, folder = Path(arguments[0]), Path(arguments[1])
+    try:
+        result = reply(json.loads(request.read_text()), folder)
+    except UserError as error:
+        result = {"refused": error.message}
+    (folder / "answer.json").write_text(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
