@@ -6,7 +6,6 @@ from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse
 
 from studio.datasets import rows, services
 from studio.datasets.models import Dataset, DatasetVersion
@@ -46,19 +45,8 @@ def take(request: HttpRequest, dataset: Dataset) -> DatasetVersion:
     )
 
 
-def answer(request: HttpRequest, version: DatasetVersion) -> HttpResponse:
-    """A redirect; to a script, which shows the upload's progress, the address in JSON."""
-    url = reverse("datasets:version", args=[version.pk])
-    if request.headers.get("X-Requested-With") == "XMLHttpRequest":
-        return HttpResponse(json.dumps({"url": url}), content_type="application/json", status=201)
-    return redirect(url)
-
-
-def refuse(request: HttpRequest, error: UserError, template: str, context: dict[str, Any]) -> HttpResponse:
-    if request.headers.get("X-Requested-With") == "XMLHttpRequest":
-        body = json.dumps({"error": error.message, "fields": error.fields})
-        return HttpResponse(body, content_type="application/json", status=422)
-    return render(request, template, context | {"error": error, "typed": request.POST}, status=422)
+def refuse(request: HttpRequest, error: UserError, context: dict[str, Any]) -> HttpResponse:
+    return render(request, "datasets/new.html", context | {"error": error, "typed": request.POST}, status=422)
 
 
 def new(request: HttpRequest) -> HttpResponse:
@@ -72,9 +60,10 @@ def new(request: HttpRequest) -> HttpResponse:
         if file is None:
             raise UserError("Choose a file.", fields={"file": "Choose a file."})
         dataset = services.create_dataset(request.member, project=project, name=name)  # type: ignore[attr-defined]
-        return answer(request, take(request, dataset))
+        version = take(request, dataset)
     except UserError as error:
-        return refuse(request, error, "datasets/new.html", context)
+        return refuse(request, error, context)
+    return redirect("datasets:version", pk=version.pk)
 
 
 def version_new(request: HttpRequest, pk: str) -> HttpResponse:
@@ -83,9 +72,10 @@ def version_new(request: HttpRequest, pk: str) -> HttpResponse:
     if request.method != "POST":
         return render(request, "datasets/new.html", context)
     try:
-        return answer(request, take(request, dataset))
+        version = take(request, dataset)
     except UserError as error:
-        return refuse(request, error, "datasets/new.html", context)
+        return refuse(request, error, context)
+    return redirect("datasets:version", pk=version.pk)
 
 
 def dataset(request: HttpRequest, pk: str) -> HttpResponse:

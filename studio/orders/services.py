@@ -14,6 +14,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 
 from studio.errors import UserError
+from studio.orders import slots
 from studio.orders.kinds import KINDS
 from studio.orders.models import Event, Order
 from studio.workspaces.models import Client, Member
@@ -107,12 +108,13 @@ def finish(order: Order, *, status: str, result: dict[str, Any] | None, error: s
     return True
 
 
+def stale() -> Q:
+    return Q(heartbeat_at=None) | Q(heartbeat_at__lt=timezone.now() - LOST_AFTER)
+
+
 def reconcile() -> list[str]:
     """Finds orders that a dead worker left, and orders whose bell was never heard. Returns what it did, in words."""
-    did = []
-    stale = Order.objects.filter(status__in=Order.ACTIVE).filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=timezone.now() - LOST_AFTER))
-    for order in stale:
-        did.append(recover(order))
+    did = [recover(order, stale()) for order in Order.objects.filter(stale(), status__in=Order.ACTIVE)]
     for order in Order.objects.filter(status__in=(Order.Status.QUEUED, Order.Status.RECOVERING)):
         if not is_queued(order):
             ring(order)
@@ -120,10 +122,17 @@ def reconcile() -> list[str]:
     return [line for line in did if line]
 
 
-def recover(order: Order) -> str:
-    """A lost attempt becomes a new one, until there were too many."""
+def worker_lost(worker: str) -> list[str]:
+    """What a worker that is known to have ended held, taken up without waiting for its heartbeat to grow old."""
+    slots.forget(worker)
+    mine = Q(worker=worker)
+    return [line for order in Order.objects.filter(mine, status__in=Order.ACTIVE) if (line := recover(order, mine))]
+
+
+def recover(order: Order, lost: Q) -> str:
+    """A lost attempt becomes a new one, until there were too many. `lost` is asked again, since another may have done it."""
     with transaction.atomic():
-        mine = held(order).filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=timezone.now() - LOST_AFTER))
+        mine = held(order).filter(lost)
         if order.stop_requested_at or order.attempt >= Order.MAX_ATTEMPTS:
             status = Order.Status.STOPPED if order.stop_requested_at else Order.Status.FAILED
             error = "" if order.stop_requested_at else f"The worker was lost {order.attempt} times. Look at its log and memory, then start it again."

@@ -1,5 +1,6 @@
 """Home, a project, and runs from the form to the result."""
 
+import inspect
 from typing import Any
 
 from django.contrib import messages
@@ -213,7 +214,8 @@ def plugins(request: HttpRequest) -> HttpResponse:
 def plugin(request: HttpRequest, name: str) -> HttpResponse:
     loaded = find(name)
     fields = form_fields(loaded.plugin.Config) if loaded.plugin else []
-    return render(request, "runs/plugin.html", {"section": "plugins", "loaded": loaded, "fields": fields})
+    description = inspect.getdoc(type(loaded.plugin)) if loaded.plugin else ""
+    return render(request, "runs/plugin.html", {"section": "plugins", "loaded": loaded, "fields": fields, "description": description})
 
 
 def workers(request: HttpRequest) -> HttpResponse:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
+from django.http.multipartparser import MultiPartParserError
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
@@ -13,6 +15,10 @@ from studio.workspaces.models import ApiKey, Member
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN
 
 Get = Callable[[HttpRequest], HttpResponse]
+READ_IN_A_BROWSER = ("/api/v1/docs", "/api/v1/openapi.json")
+"""Addresses of the API that a session opens, too. They only describe it."""
+CONFLICTS = {"not_verified", "idempotency_conflict", "in_progress"}
+"""Codes of errors that answer 409: the request is right, but not now."""
 
 
 def wants_json(request: HttpRequest) -> bool:
@@ -22,6 +28,21 @@ def wants_json(request: HttpRequest) -> bool:
 def api_error(status: int, code: str, message: str, fields: dict[str, str] | None = None) -> JsonResponse:
     """The one shape that every refusal of the API has."""
     return JsonResponse({"error": {"code": code, "message": message, "fields": fields or {}}}, status=status)
+
+
+def api_failure(error: Exception) -> JsonResponse | None:
+    """What the API answers to an error that its caller can mend; None for a bug."""
+    match error:
+        case UserError():
+            status = 409 if error.code in CONFLICTS else 422 if error.fields else 400
+            return api_error(status, error.code, error.message, error.fields)
+        case Http404():
+            return api_error(404, "not_found", "There is no such thing here.")
+        case RequestDataTooBig():
+            return api_error(413, "too_large", "The request is too large. Send files as multipart form data.")
+        case SuspiciousOperation() | MultiPartParserError():
+            return api_error(400, "bad_request", "The request cannot be read. Send JSON, or multipart form data with one file.")
+    return None
 
 
 def member_by_key(request: HttpRequest) -> Member | None:
@@ -56,6 +77,8 @@ class MemberMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         member = member_by_key(request) if wants_json(request) else member_by_session(request)
+        if member is None and request.path in READ_IN_A_BROWSER:
+            member = member_by_session(request)
         if member is not None:
             member.ip = request.META.get("REMOTE_ADDR") or None
         request.member = member  # type: ignore[attr-defined]
@@ -89,10 +112,17 @@ class PolicyMiddleware:
                 return api_error(401, "unauthorized", "Send a valid API key as Authorization: Bearer <key>.")
             return redirect(f"/login/?next={request.path}" if request.method == "GET" else "/login/")
         if action is None:
-            return HttpResponseNotAllowed([*methods])
+            return self.refuse_method(request, [*methods])
         if action == SIGNED_IN or (member is not None and member.may(action)):
             return None
         return self.refuse(request)
+
+    def refuse_method(self, request: HttpRequest, allowed: list[str]) -> HttpResponse:
+        if not wants_json(request):
+            return HttpResponseNotAllowed(allowed)
+        answer = api_error(405, "method_not_allowed", f"{request.method} is not answered here, but {', '.join(allowed)}.")
+        answer["Allow"] = ", ".join(allowed)
+        return answer
 
     def refuse(self, request: HttpRequest) -> HttpResponse:
         if wants_json(request):
@@ -101,7 +131,7 @@ class PolicyMiddleware:
 
 
 class UserErrorMiddleware:
-    """What the reader can mend becomes a sentence; all else stays a bug."""
+    """What the reader can mend becomes a sentence, in the API as JSON; all else stays a bug."""
 
     def __init__(self, get_response: Get):
         self.get_response = get_response
@@ -110,10 +140,10 @@ class UserErrorMiddleware:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        if wants_json(request):
+            return api_failure(error)
         if not isinstance(error, UserError):
             return None
-        if wants_json(request):
-            return api_error(422 if error.fields else 400, error.code, error.message, error.fields)
         if request.headers.get("HX-Request"):
             return render(request, "components/notice.html", {"level": "error", "text": error.message}, status=422)
         return render(request, "refused.html", {"error": error}, status=400)

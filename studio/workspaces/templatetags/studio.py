@@ -1,5 +1,6 @@
 """Numbers, sizes and times as people read them, in every template."""
 
+import inspect
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -68,6 +69,12 @@ def ago(value: datetime | None) -> str:
     if value is None:
         return "–"
     return format_html('<time datetime="{}" data-relative title="{}">{}</time>', value.isoformat(), f"{value:%d %b %Y %H:%M} UTC", f"{value:%d %b %H:%M}")
+
+
+@register.filter
+def summary(thing: Any) -> str:
+    """The first paragraph of a plugin's docstring, as one line."""
+    return " ".join((inspect.getdoc(type(thing)) or "").split("\n\n")[0].split())
 
 
 @register.filter

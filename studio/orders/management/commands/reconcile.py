@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management import BaseCommand
 from django.db import close_old_connections
 
-from studio.orders.services import reconcile
+from studio.orders.services import reconcile, worker_lost
 
 
 class Command(BaseCommand):
@@ -15,8 +15,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--every", type=float, default=0, help="Seconds between looks; 0 looks once.")
+        parser.add_argument("--lost", metavar="WORKER", help="A worker that has just ended: what it held is taken up at once.")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["lost"]:
+            for line in worker_lost(options["lost"]):
+                self.stdout.write(line)
         while True:
             for line in reconcile():
                 self.stdout.write(line)
