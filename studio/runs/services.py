@@ -41,10 +41,10 @@ def training_host() -> HostFacts | None:
 
 
 def plugin_of(name: str) -> TrainingPlugin:
-    loaded = find(name)
-    if loaded.plugin is None:
-        raise UserError(f"{loaded.title} cannot be used: {loaded.reason}", fields={"plugin": loaded.reason})
-    return loaded.plugin
+    try:
+        return find(name)
+    except UserError as error:
+        raise UserError(error.message, fields={"plugin": error.message}) from error
 
 
 def parse_config(plugin: TrainingPlugin, config: dict[str, Any]) -> Any:

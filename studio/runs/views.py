@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from studio.artifacts.models import Artifact, Build
@@ -21,7 +21,7 @@ from studio.runs.models import Run
 from studio.runs.services import Forecast
 from studio.training import Estimate
 from studio.training.form import form_fields
-from studio.training.registry import find, load_plugins
+from studio.training.registry import load_plugins
 from studio.workspaces.models import Client, Project
 
 LOG_PIECE = 64 << 10
@@ -162,10 +162,8 @@ def shown_events(run: Run, *, upto: int) -> list[dict[str, Any]]:
 
 def changed_settings(run: Run) -> list[dict[str, Any]]:
     """The config as a table, what differs from the default first."""
-    loaded = find(run.plugin) if run.plugin in load_plugins() else None
-    known = {}
-    if loaded and loaded.plugin:
-        known = {field.name: field for field in form_fields(loaded.plugin.Config)}
+    loaded = load_plugins().get(run.plugin)
+    known = {field.name: field for field in form_fields(loaded.plugin.Config)} if loaded and loaded.plugin else {}
     rows = []
     for name, value in run.config.items():
         field = known.get(name)
@@ -212,7 +210,9 @@ def plugins(request: HttpRequest) -> HttpResponse:
 
 
 def plugin(request: HttpRequest, name: str) -> HttpResponse:
-    loaded = find(name)
+    loaded = load_plugins().get(name)
+    if loaded is None:
+        raise Http404
     fields = form_fields(loaded.plugin.Config) if loaded.plugin else []
     description = inspect.getdoc(type(loaded.plugin)) if loaded.plugin else ""
     return render(request, "runs/plugin.html", {"section": "plugins", "loaded": loaded, "fields": fields, "description": description})
