@@ -24,3 +24,10 @@ def record(member: Any, verb: str, thing: models.Model, *, change: dict[str, Any
         label=str(thing)[:200],
         change=change or {},
     )
+
+
+def history(member: Any) -> "models.QuerySet[AuditRecord]":
+    """The records that a workspaces.Member may read: their workspace's, or those of the clients that bound them."""
+    rows = AuditRecord.objects.filter(workspace=member.workspace).select_related("user", "client")
+    clients = member.client_ids()
+    return rows if clients is None else rows.filter(client__in=clients)

@@ -24,15 +24,37 @@ SPARE = 1 << 30
 
 
 def create_dataset(member: Member, *, project: Project, name: str) -> Dataset:
-    name = " ".join(name.split())[:80]
-    if not name:
-        raise UserError("Give the dataset a name.", fields={"name": "Give the dataset a name."})
+    name = plain_name(name)
     with transaction.atomic():
-        if Dataset.objects.filter(project=project, name=name).exists():
-            raise UserError("The name is taken.", fields={"name": "Another dataset of this project has this name. Add a version to it, or choose another."})
+        refuse_taken_name(project, name)
         dataset: Dataset = Dataset.objects.create(project=project, name=name)
         record(member, "dataset.create", dataset)
     return dataset
+
+
+def rename_dataset(member: Member, dataset: Dataset, *, name: str) -> None:
+    name = plain_name(name)
+    if name == dataset.name:
+        return
+    with transaction.atomic():
+        refuse_taken_name(dataset.project, name)
+        change = {"name": [dataset.name, name]}
+        dataset.name = name
+        dataset.save(update_fields=["name"])
+        record(member, "dataset.update", dataset, change=change)
+
+
+def plain_name(name: str) -> str:
+    name = " ".join(name.split())[:80]
+    if not name:
+        raise UserError("Give the dataset a name.", fields={"name": "Give the dataset a name."})
+    return name
+
+
+def refuse_taken_name(project: Project, name: str) -> None:
+    if Dataset.objects.filter(project=project, name=name).exists():
+        text = "Another dataset of this project has this name. Add a version to it, or choose another."
+        raise UserError("The name is taken.", fields={"name": text})
 
 
 def store_upload(chunks: Iterable[bytes], *, size: int) -> tuple[str, str]:

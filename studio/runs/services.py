@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import transaction
-from pydantic import ValidationError
 
 from studio.audit.services import record
 from studio.basemodels.models import BaseModel
@@ -14,8 +13,8 @@ from studio.orders.models import Slot
 from studio.orders.services import place, request_stop
 from studio.runs.models import Run
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
-from studio.training.form import explain
-from studio.training.registry import find
+from studio.training.form import check_config
+from studio.training.registry import Loaded, find, missing_packages
 from studio.workspaces.models import Member, Project
 
 PROMPTS = ["Introduce yourself in one sentence.", "What is the capital of France?", "Give three tips for staying healthy."]
@@ -48,10 +47,10 @@ def plugin_of(name: str) -> TrainingPlugin:
 
 
 def parse_config(plugin: TrainingPlugin, config: dict[str, Any]) -> Any:
-    try:
-        return plugin.Config.model_validate(config)
-    except ValidationError as error:
-        raise UserError("Some settings cannot be used.", fields=explain(error), code="invalid_config") from error
+    parsed, errors = check_config(plugin.Config, config)
+    if parsed is None:
+        raise UserError("Some settings cannot be used.", fields=errors, code="invalid_config")
+    return parsed
 
 
 def forecast(plugin: TrainingPlugin, config: Any, *, base: BaseModel, version: DatasetVersion) -> Forecast:
@@ -70,6 +69,26 @@ def shape_issues(plugin: TrainingPlugin, version: DatasetVersion) -> list[Issue]
     return [Issue(level="error", field="dataset_version", message=f"{plugin.title} learns from {' or '.join(plugin.reads)} rows; this dataset has {shape} rows.")]
 
 
+def ask(plugin_name: str, config: dict[str, Any], *, base: BaseModel, version: DatasetVersion) -> tuple[Any, Forecast]:
+    """The settings, judged, and what a run with them would take. Raises UserError where that cannot even be asked."""
+    if not base.is_ready:
+        raise UserError("The base model is not here yet.", fields={"base_model": "Wait until it is ready, or choose another."})
+    if not version.is_ready:
+        raise UserError("The dataset is not ready.", fields={"dataset_version": "Wait until its rows have been read, or choose another version."})
+    plugin = plugin_of(plugin_name)
+    parsed = parse_config(plugin, config)
+    return parsed, forecast(plugin, parsed, base=base, version=version)
+
+
+def unavailable(loaded: Loaded) -> str:
+    """Why no run can be started with a plugin: it is broken, or the worker lacks a package. Empty where one can."""
+    host = training_host()
+    if loaded.plugin is None or host is None:
+        return loaded.reason
+    missing = missing_packages(loaded.plugin, host.packages)
+    return f"The worker does not have {', '.join(missing)}." if missing else ""
+
+
 def create_run(
     member: Member,
     *,
@@ -84,13 +103,7 @@ def create_run(
     """A queued run, in one transaction with its audit record; refused with a sentence beside each field."""
     if version.dataset.project_id != project.pk:
         raise UserError("This dataset is another project's.", fields={"dataset_version": "Choose a dataset of this project."})
-    if not base.is_ready:
-        raise UserError("The base model is not here yet.", fields={"base_model": "Wait until it is ready, or choose another."})
-    if not version.is_ready:
-        raise UserError("The dataset is not ready.", fields={"dataset_version": "Wait until its rows have been read, or choose another version."})
-    plugin = plugin_of(plugin_name)
-    parsed = parse_config(plugin, config)
-    outlook = forecast(plugin, parsed, base=base, version=version)
+    parsed, outlook = ask(plugin_name, config, base=base, version=version)
     if outlook.errors:
         fields = {issue.field or "plugin": issue.message for issue in outlook.errors}
         raise UserError(outlook.errors[0].message, fields=fields, code="invalid_config")

@@ -84,6 +84,16 @@ def free_slug(taken: set[str], name: str) -> str:
     return next(f"{slug}-{number}" for number in range(2, len(taken) + 3) if f"{slug}-{number}" not in taken)
 
 
+def chosen_slug(taken: set[str], slug: str, *, owner: str) -> str:
+    """The short name as it is stored; empty where none was chosen. Raises UserError where another one has it."""
+    own = slugify(slug)[:60]
+    if slug.strip() and not own:
+        raise UserError("The short name cannot be used.", fields={"slug": "Use letters, digits and dashes."})
+    if own in taken:
+        raise UserError("The short name is taken.", fields={"slug": f"Another {owner} has this short name."})
+    return own
+
+
 def plain_name(name: str) -> str:
     name = " ".join(name.split())
     if not name:
@@ -97,24 +107,57 @@ def create_client(member: Member, *, name: str, slug: str = "") -> Client:
     name = plain_name(name)
     with transaction.atomic():
         taken = set(Client.objects.filter(workspace=member.workspace).values_list("slug", flat=True))
-        if slug and slug in taken:
-            raise UserError("The short name is taken.", fields={"slug": "Another client has this short name."})
-        client: Client = Client.objects.create(
-            workspace=member.workspace, name=name, slug=slugify(slug)[:60] or free_slug(taken, name), colour=len(taken) % 8 + 1
-        )
+        own = chosen_slug(taken, slug, owner="client") or free_slug(taken, name)
+        client: Client = Client.objects.create(workspace=member.workspace, name=name, slug=own, colour=len(taken) % 8 + 1)
         record(member, "client.create", client)
     return client
 
 
 def create_project(member: Member, *, client: Client, name: str, slug: str = "") -> Project:
     name = plain_name(name)
+    if client.archived_at is not None:
+        raise UserError("This client is archived.", fields={"client": "This client is archived. Choose another."})
     with transaction.atomic():
         taken = set(Project.objects.filter(client=client).values_list("slug", flat=True))
-        if slug and slug in taken:
-            raise UserError("The short name is taken.", fields={"slug": "Another project of this client has this short name."})
-        project: Project = Project.objects.create(client=client, name=name, slug=slugify(slug)[:60] or free_slug(taken, name))
+        own = chosen_slug(taken, slug, owner="project of this client") or free_slug(taken, name)
+        project: Project = Project.objects.create(client=client, name=name, slug=own)
         record(member, "project.create", project)
     return project
+
+
+def update_client(member: Member, client: Client, *, name: str | None = None, slug: str | None = None) -> None:
+    taken = set(Client.objects.filter(workspace=client.workspace_id).exclude(pk=client.pk).values_list("slug", flat=True))
+    rename(member, client, taken, name=name, slug=slug, owner="client")
+
+
+def update_project(member: Member, project: Project, *, name: str | None = None, slug: str | None = None) -> None:
+    taken = set(Project.objects.filter(client=project.client_id).exclude(pk=project.pk).values_list("slug", flat=True))
+    rename(member, project, taken, name=name, slug=slug, owner="project of this client")
+
+
+def rename(member: Member, thing: Client | Project, taken: set[str], *, name: str | None, slug: str | None, owner: str) -> None:
+    """Changes what is given and leaves the rest; the record says what it was before."""
+    wanted = {"name": plain_name(name) if name is not None else thing.name, "slug": chosen_slug(taken, slug or "", owner=owner) or thing.slug}
+    change = {field: [getattr(thing, field), value] for field, value in wanted.items() if getattr(thing, field) != value}
+    if not change:
+        return
+    with transaction.atomic():
+        for field, value in wanted.items():
+            setattr(thing, field, value)
+        thing.save(update_fields=[*change])
+        record(member, f"{thing._meta.model_name}.update", thing, change=change)
+
+
+def archive_client(member: Member, client: Client) -> None:
+    """Takes a client out of the lists. What was made for it stays readable."""
+    if client.archived_at is not None:
+        return
+    with transaction.atomic():
+        if not Client.objects.filter(workspace=client.workspace_id, archived_at=None).exclude(pk=client.pk).exists():
+            raise UserError("The last client cannot be archived. Make another one first.")
+        client.archived_at = timezone.now()
+        client.save(update_fields=["archived_at"])
+        record(member, "client.archive", client)
 
 
 def create_api_key(member: Member, *, name: str, scopes: list[str]) -> tuple[ApiKey, str]:
