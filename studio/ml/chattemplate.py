@@ -72,7 +72,9 @@ class ChatTemplate:
             texts, marks = render_jinja_template([messages], chat_template=self.source, **options, **self.tokens)
         except TEMPLATE_ERRORS as error:
             roles = ", ".join(message["role"] for message in messages[:6])
-            raise UserError(f"The model's chat template refuses a row with the roles {roles}: {error}. Change the row or choose another model.") from error
+            raise UserError(
+                f"The model's chat template refuses a row with the roles {roles}: {error}. Change the row or choose another model."
+            ) from error
         return texts[0], marks[0] if marks else []
 
     def _spans_by_layout(self, messages: Messages, text: str) -> list[Span] | None:
@@ -110,7 +112,7 @@ class ChatTemplate:
         return Layout(start=befores[0], parts=parts)
 
     def _lead(self, before: Messages, piece: str) -> int:
-        """Characters that the template writes between the generation prompt and an answer (an empty <think> block): these are learnt too."""
+        """Characters between the generation prompt and an answer, such as an empty <think> block: these are learnt too."""
         if not before:
             return 0
         without, prompted = self.render(before), self.render(before, prompt=True)

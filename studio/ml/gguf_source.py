@@ -1,15 +1,15 @@
-"""Turns a GGUF file into a base model folder: weights by transformers, tokenizer rebuilt from the file's own entries. For trusted files only.
+"""Turns a trusted GGUF file into a base model folder: weights by transformers, the tokenizer rebuilt from the file's own entries.
 
 What transformers 5 makes of a GGUF's tokenizer is damaged (it loses the digit splitting and mistakes the end of turn), so that half is
 done here and proved against llama.cpp by `tokenizer_proof`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from studio.errors import UserError
 from studio.ml.gguf.header import Header, read_header
+from studio.ml.modelconfig import write_json
 from studio.training import Job
 
 CONTROL, USER_DEFINED = 3, 4
@@ -44,16 +44,18 @@ def write_tokenizer(header: Header, folder: Path) -> None:
     if isinstance(template, str):
         settings["chat_template"] = template
         (folder / "chat_template.jinja").write_text(template)
-    _write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "tokenizer_config.json", settings)
     verbatim = {key: entry.value for key, entry in header.entries.items() if key.startswith("tokenizer.")}
-    _write_json(folder / "gguf_tokenizer.json", verbatim)
+    write_json(folder / "gguf_tokenizer.json", verbatim)
 
 
 def _refuse_unknown(header: Header) -> None:
     # Each name in tokenizer.ggml.pre is a rule of its own in llama.cpp; only the one below is rebuilt here.
     kind = header.get("tokenizer.ggml.model"), header.get("tokenizer.ggml.pre")
     if kind != ("gpt2", "smollm"):
-        raise UserError(f"This GGUF file splits text in a way that cannot be rebuilt yet ({kind[0]}, {kind[1]}). Register the model's safetensors.")
+        raise UserError(
+            f"This GGUF file splits text in a way that cannot be rebuilt ({kind[0]}, {kind[1]}). Register the model's safetensors instead."
+        )
 
 
 def _tokenizer(header: Header) -> Any:
@@ -102,12 +104,11 @@ def _write_model(gguf: Path, folder: Path, *, header: Header) -> None:
     halves = {name: weight.to(torch.float16).contiguous() for name, weight in weights.items()}
     save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
 
-    ids = {f"{name}_token_id": header.get(f"tokenizer.ggml.{key}_token_id") for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}
+    ids = {
+        f"{name}_token_id": header.get(f"tokenizer.ggml.{key}_token_id")
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+    }
     # Where the weights came from is left out: a loader would look for that file and dequantise again.
-    config = {key: value for key, value in model.config.to_dict().items() if key not in ("quantization_config", "_model_name_or_path", "_name_or_path")}
-    _write_json(folder / "config.json", {**config, **ids, "architectures": [type(model).__name__], "dtype": "float16"})
-    _write_json(folder / "generation_config.json", ids)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    config = {key: value for key, value in model.config.to_diff_dict().items() if key != "quantization_config" and key[0] != "_"}
+    write_json(folder / "config.json", {**config, **ids, "architectures": [type(model).__name__], "dtype": "float16"})
+    write_json(folder / "generation_config.json", ids)

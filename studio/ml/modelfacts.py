@@ -28,6 +28,7 @@ INDEX = "model.safetensors.index.json"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Formats that can be trained from, as torch calls them."""
+FLOATS = "Register the model in float32, float16 or bfloat16."
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,512}")
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.(?:.*\.)?([A-Za-z0-9_]+)\.weight$")
 """The weight of a module inside a numbered layer; the group is the module's own name."""
@@ -53,7 +54,8 @@ def read_model_facts(folder: Path, name: str = "", *, license: str = "") -> Mode
     tensors = read_tensors(folder)
     family, architecture = str(config.get("model_type", "")), causal_architecture(config)
     heads, hidden = _number(config, "num_attention_heads", "n_head"), _number(config, "hidden_size", "n_embd")
-    tied = not any(tensor.endswith(("lm_head.weight", "embed_out.weight")) for tensor in tensors) or bool(config.get("tie_word_embeddings", False))
+    has_output = any(tensor.endswith(("lm_head.weight", "embed_out.weight")) for tensor in tensors)
+    tied = not has_output or bool(config.get("tie_word_embeddings", False))
     return ModelFacts(
         name=name or folder.name,
         architecture=architecture,
@@ -77,7 +79,7 @@ def read_model_facts(folder: Path, name: str = "", *, license: str = "") -> Mode
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    return _json(folder / "config.json", largest=LARGEST_CONFIG)
+    return read_json(folder / "config.json", largest=LARGEST_CONFIG)
 
 
 def causal_architecture(config: dict[str, Any]) -> str:
@@ -94,7 +96,7 @@ def weight_files(folder: Path) -> list[Path]:
     """model.safetensors, or the shards that its index names."""
     if not (folder / INDEX).is_file():
         return [folder / WEIGHTS]
-    weight_map = _json(folder / INDEX, largest=LARGEST_HEADER).get("weight_map")
+    weight_map = read_json(folder / INDEX, largest=LARGEST_HEADER).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{INDEX} names no weights. Fetch the model again.")
     names = sorted({str(name) for name in weight_map.values()})
@@ -157,15 +159,19 @@ def _tensor(file: Path, name: str, entry: dict[str, Any]) -> Tensor:
     dtype, shape = entry.get("dtype"), entry.get("shape")
     if not TENSOR_NAME.fullmatch(name) or ".." in name:
         raise _damaged(file, f"{name[:80]!r} is no name for a tensor")
-    if not (isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(type(n) is int and 0 <= n <= LARGEST_DIMENSION for n in shape)):
+    if not (isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(_sane(length) for length in shape)):
         raise _damaged(file, f"{name} has an impossible shape")
     if dtype not in BYTES:
-        raise UserError(f"{name} is stored as {str(dtype)[:20]}, which cannot be trained from. Register the model in float32, float16 or bfloat16.")
+        raise UserError(f"{name} is stored as {str(dtype)[:20]}, which cannot be trained from. {FLOATS}")
     start, stop = entry["data_offsets"]
     tensor = Tensor(dtype=dtype, shape=tuple(shape), size=math.prod(shape) * BYTES[dtype])
     if tensor.size != stop - start:
         raise _damaged(file, f"{name} takes {stop - start} bytes, its shape needs {tensor.size}")
     return tensor
+
+
+def _sane(length: Any) -> bool:
+    return type(length) is int and 0 <= length <= LARGEST_DIMENSION
 
 
 def _damaged(file: Path, reason: str) -> UserError:
@@ -185,7 +191,7 @@ def _dtype(tensors: dict[str, Tensor]) -> str:
         sizes[tensor.dtype] += tensor.size
     most = sizes.most_common(1)[0][0]
     if most not in NAMES:
-        raise UserError(f"The weights are quantised ({most}), which cannot be trained from. Register the model in float32, float16 or bfloat16.")
+        raise UserError(f"The weights are quantised ({most}), which cannot be trained from. {FLOATS}")
     return NAMES[most]
 
 
@@ -215,10 +221,10 @@ def _has_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file():
         return True
     settings = folder / "tokenizer_config.json"
-    return settings.is_file() and bool(_json(settings, largest=LARGEST_HEADER).get("chat_template"))
+    return settings.is_file() and bool(read_json(settings, largest=LARGEST_HEADER).get("chat_template"))
 
 
-def _json(file: Path, *, largest: int) -> dict[str, Any]:
+def read_json(file: Path, *, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{file.name} is missing. Choose the folder that holds the whole model.")
     if file.stat().st_size > largest:

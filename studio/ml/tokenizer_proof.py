@@ -1,10 +1,9 @@
 """Does our tokenizer.json give the ids that llama.cpp gives? Asked of both, text by text, before a base model is accepted."""
 
-import tempfile
 from pathlib import Path
-from typing import Any
 
 from studio.errors import UserError
+from studio.ml.llamacpp import Model
 
 TEXTS = [
     "Hello, world!",
@@ -80,7 +79,8 @@ def prove(tokenizer_file: Path, gguf: Path) -> dict[str, int]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    theirs = llama_cpp_ids(gguf, TEXTS)
+    with Model(gguf) as model:
+        theirs = [model.tokenize(text) for text in TEXTS]
     for text, expected in zip(TEXTS, theirs, strict=True):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         if ids != expected:
@@ -89,38 +89,3 @@ def prove(tokenizer_file: Path, gguf: Path) -> dict[str, int]:
                 "Register the model's safetensors folder instead."
             )
     return {"texts": len(TEXTS), "equal": len(TEXTS)}
-
-
-def llama_cpp_ids(gguf: Path, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text as llama.cpp gives them, control tokens read as such and nothing added."""
-    import httpx
-    import xllamacpp
-
-    with tempfile.TemporaryDirectory(prefix="tokens-") as folder:  # a socket's path must be shorter than most work folders are
-        socket = Path(folder, "llama.sock")
-        server: Any = xllamacpp.Server(_parameters(xllamacpp.CommonParams(), gguf=gguf, socket=socket))
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://llama", timeout=60) as client:
-            ids = [_ask(client, text) for text in texts]
-        del server  # ends its threads and lets go of the socket
-    return ids
-
-
-def _parameters(parameters: Any, *, gguf: Path, socket: Path) -> Any:
-    parameters.model.path = str(gguf)
-    parameters.hostnames = [str(socket)]
-    parameters.port = 0
-    parameters.n_ctx = 256
-    parameters.n_parallel = 1
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    parameters.cache_ram_mib = 0
-    parameters.warmup = False
-    parameters.ui = False
-    parameters.verbosity = 0
-    return parameters
-
-
-def _ask(client: Any, text: str) -> list[int]:
-    answer = client.post("/tokenize", json={"content": text, "add_special": False, "parse_special": True})
-    answer.raise_for_status()
-    ids: list[int] = answer.json()["tokens"]
-    return ids

@@ -202,8 +202,10 @@ class _Speaker:
         """Tried on the same text with the marked tokens taken out: whole and in pieces it must give the same ids."""
         marked = _pattern(tuple(token[0] + MARK + token[1:] for token in self.control))
         clean = marked.sub("", text)
-        pieces = [[self.backend.token_to_id(piece)] if self.pattern.fullmatch(piece) else self._as_text([piece])[0].ids for _, piece in self._pieces(clean)]
-        return bool(self.backend.encode(clean, add_special_tokens=False).ids == [number for ids in pieces for number in ids])
+        ids: list[int] = []
+        for _, piece in self._pieces(clean):
+            ids += [self.backend.token_to_id(piece)] if self.pattern.fullmatch(piece) else self._as_text([piece])[0].ids
+        return bool(self.backend.encode(clean, add_special_tokens=False).ids == ids)
 
 
 def _places_without(text: str, mark: str) -> list[int]:
