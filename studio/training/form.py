@@ -72,9 +72,9 @@ class FormField:
         if self.ge is not None and self.le is not None and self.gt is None and self.lt is None:
             return f" from {figure(self.ge)} to {figure(self.le)}"
         words = " and ".join(part for part in (low, high) if part)
-        if not words:
-            return ""
-        return f", {words}" if whole else f" {words}"
+        if whole and words.startswith("at "):
+            words = f"of {words}"
+        return f" {words}" if words else ""
 
 
 def figure(value: float | None) -> str:

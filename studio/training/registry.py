@@ -84,7 +84,7 @@ def from_file(stem: str) -> Iterator[Loaded]:
     origin = f"training_plugins/{stem}.py"
     try:
         module = importlib.import_module(f"training_plugins.{stem}")
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a stranger's file: whatever it does, the others stay
+    except (Exception, SystemExit) as error:  # a stranger's file: whatever it does, the others stay
         yield broken(stem, origin, failure(error))
         return
     classes = [item for item in vars(module).values() if is_plugin_class(item) and item.__module__ == module.__name__]
@@ -99,7 +99,7 @@ def from_packages() -> Iterator[Loaded]:
         origin = distribution_of(entry)
         try:
             plugin_class = entry.load()
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a stranger's package: whatever it does, the others stay
+        except (Exception, SystemExit) as error:  # a stranger's package: whatever it does, the others stay
             yield broken(entry.name, origin, failure(error))
             continue
         yield judged(plugin_class, fallback=entry.name, origin=origin)
@@ -115,7 +115,7 @@ def judged(plugin_class: Any, *, fallback: str, origin: str) -> Loaded:
         if reason := refusal(plugin_class):
             return broken(fallback, origin, reason)
         return Loaded(plugin_class.name, plugin_class.title, plugin_class(), "", origin)
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    except (Exception, SystemExit) as error:
         return broken(fallback, origin, failure(error))
 
 

@@ -29,7 +29,7 @@ def run_order(path: Path, *, pipe: int, stop: StopFlag) -> bool:
         kind = order.kind
         reporter = Reporter(folder=Path(order.folder), pipe=pipe, attempt=order.attempt, first_seq=order.first_seq)
         outcome = do(order, reporter, stop)
-    except BaseException as error:  # noqa: BLE001  plugins are strangers' code: SystemExit, too, must not pass for success
+    except BaseException as error:  # plugins are strangers' code: SystemExit, too, must not pass for success
         caught = error
         outcome = failure(error, kind)
     (reporter or nameless(path, pipe)).end(**outcome)
