@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from studio.training import DatasetFacts, Estimate, HostFacts, Issue, Job, LoraConfig, ModelFacts, TrainingPlugin
 from studio.training.memory import (
@@ -43,7 +43,7 @@ class PeftLora(TrainingPlugin):
     method = "lora"
     reads = ("chat", "text")
     requires = ("torch", "transformers", "peft", "safetensors")
-    presets = {
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
         "Quick try": {"epochs": 1.0, "max_steps": 30, "rank": 8, "alpha": 16.0},
         "Balanced": {"epochs": 3.0, "max_steps": 0, "rank": 16, "alpha": 32.0},
         "Thorough": {"epochs": 5.0, "max_steps": 0, "rank": 32, "alpha": 64.0, "learning_rate": 1e-4},
@@ -102,7 +102,7 @@ class PeftLora(TrainingPlugin):
             base,
             Adapter(
                 r=config.rank,
-                lora_alpha=config.alpha,
+                lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides it, so a fraction is as good
                 lora_dropout=config.dropout,
                 target_modules=ALL_LINEAR if ALL_LINEAR in config.targets else list(config.targets),
                 use_rslora=config.variant == "rslora",
@@ -184,12 +184,16 @@ def _row_issues(config: LoraConfig, base: ModelFacts, data: DatasetFacts) -> lis
     if data.shape == "preference":
         issues.append(_error("", "These rows are preferences (chosen and rejected answers). This plugin learns from chat and text rows."))
     if data.train < FEWEST_ROWS:
-        issues.append(_error("", f"There are only {data.train} training rows. At least {FEWEST_ROWS} are needed, and 100 to see an effect."))
+        issues.append(
+            _error("", f"There are only {data.train} training rows. At least {FEWEST_ROWS} are needed, and 100 to see an effect.")
+        )
     if config.max_length > base.context_length:
         issues.append(_error("max_length", f"{_spaced(config.max_length)} is more than this model's {_spaced(base.context_length)}."))
     elif data.tokens and data.tokens.p95 > config.max_length:
         longest = _spaced(data.tokens.longest)
-        issues.append(_warning("max_length", f"More than one row in twenty is longer than this and will be cut. The longest has {longest} tokens."))
+        issues.append(
+            _warning("max_length", f"More than one row in twenty is longer than this and will be cut. The longest has {longest} tokens.")
+        )
     if data.validation == 0:
         issues.append(Issue(level="note", message="There are no validation rows, so nothing will show when it starts to learn by heart."))
     return issues
@@ -199,10 +203,14 @@ def _step_issues(config: LoraConfig, data: DatasetFacts) -> list[Issue]:
     issues = []
     at_once = config.batch_size * config.gradient_accumulation
     if at_once > data.train >= FEWEST_ROWS:
-        issues.append(_warning("batch_size", f"One step would read {at_once} rows, and there are only {data.train}. Choose a smaller batch."))
+        issues.append(
+            _warning("batch_size", f"One step would read {at_once} rows, and there are only {data.train}. Choose a smaller batch.")
+        )
     steps = planned_steps(config, rows=data.train)
     if steps < 10 <= data.train:
-        issues.append(_warning("epochs", f"That is only {steps} {'step' if steps == 1 else 'steps'}. More epochs or a smaller batch learn more."))
+        issues.append(
+            _warning("epochs", f"That is only {steps} {'step' if steps == 1 else 'steps'}. More epochs or a smaller batch learn more.")
+        )
     elif math.ceil(config.warmup * steps) * 2 > steps:
         issues.append(_warning("warmup", "More than half of the run would be warm-up. 0.05 suits most runs."))
     return issues
