@@ -13,8 +13,9 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,12 @@ from studio.errors import UserError
 
 BATCH = 128
 """Tokens that are decoded at once."""
+ANSWER, LOGITS = "answer.json", "logits.f32"
 STRUCT_BYTES = 4096
 """Room for llama.cpp's parameter structs, whatever their size."""
+
+WARNING, ERROR = 3, 4
+"""ggml_log_level."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -61,6 +66,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llama_context_default_params": (_Params, []),
     "llama_model_load_from_file": (POINTER, [STRING, _Params]),
     "llama_init_from_model": (POINTER, [POINTER, _Params]),
+    "llama_adapter_lora_init": (POINTER, [POINTER, STRING]),
+    "llama_set_adapters_lora": (INT, [POINTER, ctypes.POINTER(POINTER), ctypes.c_size_t, ctypes.POINTER(ctypes.c_float)]),
     "llama_set_n_threads": (None, [POINTER, INT, INT]),
     "llama_model_free": (None, [POINTER]),
     "llama_free": (None, [POINTER]),
@@ -94,27 +101,53 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
+_complaints: list[str] = []
+"""What llama.cpp last said went wrong."""
+
+
+def _listen(level: int, text: bytes, _: object) -> None:
+    """llama.cpp writes hundreds of lines for every file; only warnings and errors are passed on."""
+    if level in (WARNING, ERROR):
+        line = text.decode(errors="replace").strip()
+        sys.stderr.write(f"{line}\n")
+        if level == ERROR:
+            _complaints.append(line)
+
+
+_listener = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_listen)
+"""Kept for as long as llama.cpp may call it."""
+
+
+def _reason() -> str:
+    return " ".join(_complaints[:2])[:300] or "it gave no reason."
+
+
 class Model:
     """One GGUF, loaded on the CPU, with a context for one conversation. Use it in a `with` block."""
 
-    def __init__(self, path: Path, *, threads: int = 1, context: int = 1024):
-        """Raises UserError where llama.cpp refuses the file. Its own words go to standard error."""
+    def __init__(self, path: Path, *, adapter: Path | None = None, threads: int = 1, context: int = 1024):
+        """With a GGUF adapter added, if one is given. Raises UserError where llama.cpp refuses a file. Its warnings go to standard error."""
         lib = library()
+        lib.llama_log_set(ctypes.cast(_listener, POINTER), None)
         lib.llama_backend_init()
+        _complaints.clear()
         self._model = lib.llama_model_load_from_file(os.fsencode(path), lib.llama_model_default_params())
         if not self._model:
-            raise UserError("llama.cpp could not load the file. Build it again.", code="not_loaded")
+            raise UserError(f"llama.cpp could not load the file: {_reason()}", code="not_loaded")
         parameters = lib.llama_context_default_params()
         if tuple(parameters.numbers) != CONTEXT_DEFAULTS:
-            raise UserError("The installed xllamacpp is of an unknown version. Install the one that the studio pins.", code="missing_package")
+            raise UserError("This version of xllamacpp is unknown. Install the one that the studio pins.", code="missing_package")
         parameters.numbers[0] = context
         self._context = lib.llama_init_from_model(self._model, parameters)
         if not self._context:
             raise UserError("llama.cpp had too little memory for the file. Free some and try again.", code="not_loaded")
+        if adapter:
+            self._add(adapter)
         lib.llama_set_n_threads(self._context, threads, threads)
         self._vocabulary = lib.llama_model_get_vocab(self._model)
         self._batch = lib.llama_batch_init(BATCH, 0, 1)
         self.context = context
+        self.written, self.seconds = 0, 0.0  # tokens of answers, and the time they took without their prompts
         self.vocabulary: int = lib.llama_vocab_n_tokens(self._vocabulary)
 
     def __enter__(self) -> "Model":
@@ -164,12 +197,22 @@ class Model:
         for start in range(0, len(ids), BATCH):
             last = self._decode(ids[start : start + BATCH], start, every=False)
         answer: list[int] = []
+        begun = time.perf_counter()
         while len(answer) < count and len(ids) + len(answer) < self.context:
             answer.append(int(last[-1].argmax()))
             if self.ends(answer[-1]):
                 break
             last = self._decode(answer[-1:], len(ids) + len(answer) - 1, every=False)
+            self.written += 1
+        self.seconds += time.perf_counter() - begun
         return answer
+
+    def _add(self, adapter: Path) -> None:
+        lib = library()
+        loaded = lib.llama_adapter_lora_init(self._model, os.fsencode(adapter))  # is freed with the model
+        adapters, scales = (POINTER * 1)(loaded), (ctypes.c_float * 1)(1.0)
+        if not loaded or lib.llama_set_adapters_lora(self._context, adapters, 1, scales) != 0:
+            raise UserError(f"llama.cpp could not load the adapter: {_reason()}", code="not_loaded")
 
     def _forget(self) -> None:
         library().llama_memory_clear(library().llama_get_memory(self._context), True)
@@ -205,15 +248,23 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-def rendered(path: Path, chats: list[list[dict[str, str]]], *, folder: Path) -> list[str]:
-    """The prompts that llama.cpp's server makes of conversations with the template in the file.
+def rendered(path: Path, chats: list[list[dict[str, str]]]) -> list[str]:
+    """The prompts that llama.cpp makes of conversations with the template in the file, up to where the answer begins.
 
-    Its template engine is only reachable through its server, which is started on a socket in `folder`.
+    Its template engine is only reachable through its server, which is started on a socket in a folder of its own.
     """
+    with tempfile.TemporaryDirectory(prefix="llama-") as folder:  # a socket's path must be shorter than most work folders are
+        address = Path(folder, "llama.sock")
+        server = _server(path, address)
+        prompts = [str(_ask(address, "/apply-template", {"messages": chat})["prompt"]) for chat in chats]
+        del server  # ends its threads and lets go of the socket
+    return prompts
+
+
+def _server(path: Path, address: Path) -> Any:
     import xllamacpp
 
-    address = folder / "llama.sock"
-    parameters = xllamacpp.CommonParams()
+    parameters: Any = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.n_ctx = 256
     parameters.n_parallel = 1
@@ -223,10 +274,8 @@ def rendered(path: Path, chats: list[list[dict[str, str]]], *, folder: Path) -> 
     parameters.warmup = False
     parameters.verbosity = 0
     parameters.cache_ram_mib = 0
-    server = xllamacpp.Server(parameters)
-    answers = [_ask(address, "/apply-template", {"messages": chat})["prompt"] for chat in chats]
-    del server
-    return answers
+    parameters.ui = False
+    return xllamacpp.Server(parameters)
 
 
 def _ask(address: Path, route: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +290,7 @@ def _ask(address: Path, route: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What the file says to one request; logits go to `folder`/logits.f32 as rows of float32, one after another.
+    """What the file says to one request; logits go to `folder`/LOGITS as rows of float32, one after another.
 
     Keys of `request`: gguf, threads, context, texts (to tokenize), chats (to render), sequences (token ids to take logits of), prompts
     (token ids to go on from), count (tokens of an answer), ends (token ids that should end an answer).
@@ -251,31 +300,23 @@ def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         result: dict[str, Any] = {"vocabulary": model.vocabulary}
         result["texts"] = [model.tokenize(text) for text in request["texts"]]
         result["ends"] = [model.ends(number) for number in request["ends"]]
-        with (folder / "logits.f32").open("wb") as file:
+        with (folder / LOGITS).open("wb") as file:
             for ids in request["sequences"]:
                 model.logits(ids).tofile(file)
-        result["answers"], seconds, made = [], 0.0, 0
-        for ids in request["prompts"]:
-            model.generate(ids, count=1)  # the prompt is read; what follows is timed
-            begun = time.perf_counter()
-            result["answers"].append(model.generate(ids, count=request["count"]))
-            seconds += time.perf_counter() - begun
-            made += len(result["answers"][-1])
-        result["tokens_per_second"] = made / seconds if seconds else 0.0
-        prompts = rendered(path, request["chats"], folder=folder) if request["chats"] else []
+        result["answers"] = [model.generate(ids, count=request["count"]) for ids in request["prompts"]]
+        result["tokens_per_second"] = model.written / model.seconds if model.seconds else 0.0
+        prompts = rendered(path, request["chats"]) if request["chats"] else []
         result["chats"] = [{"prompt": prompt, "ids": model.tokenize(prompt, begin=True)} for prompt in prompts]
     return result
 
 
-def main(arguments: list[str], *, reply: Callable[[dict[str, Any], Path], dict[str, Any]] = answer) -> int:
-    request, folder = Path(arguments[0]), Path(arguments[1])
+def main(request: Path, folder: Path) -> None:
     try:
-        result = reply(json.loads(request.read_text()), folder)
+        result = answer(json.loads(request.read_text()), folder)
     except UserError as error:
         result = {"refused": error.message}
-    (folder / "answer.json").write_text(json.dumps(result))
-    return 0
+    (folder / ANSWER).write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

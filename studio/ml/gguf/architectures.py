@@ -82,7 +82,7 @@ class Shape:
         layer = LAYER.fullmatch(stem)
         new = (LAYER_NAMES | self.family.layer_names).get(layer[2]) if layer else OUTER_NAMES.get(stem)
         if new is None or kind not in ("weight", "bias") or (layer and int(layer[1]) >= self.layers):
-            raise UserError(f"The base model has a tensor that {self.family.shown} models do not have: {name}. It cannot be built into a GGUF.")
+            raise UserError(f"The base model has a tensor that no {self.family.shown} has: {name}. It cannot be built into a GGUF.")
         return f"blk.{int(layer[1])}.{new}.{kind}" if layer else f"{new}.{kind}"
 
     def heads_of(self, name: str) -> int:
@@ -99,10 +99,8 @@ def read_shape(folder: Path) -> Shape:
     config = _config(folder)
     family = FAMILIES.get(_architecture(config))
     if family is None:
-        known = "; ".join(entry.shown for entry in FAMILIES.values())
-        raise UserError(
-            f"A GGUF cannot be built from {_architecture(config) or 'this model'} yet. Supported are: {known}.", code="unsupported_architecture"
-        )
+        name, known = _architecture(config) or "this model", "; ".join(entry.shown for entry in FAMILIES.values())
+        raise UserError(f"A GGUF cannot be built from {name} yet. Supported are: {known}.", code="unsupported_architecture")
     _refuse_settings(config)
     heads = int(config["num_attention_heads"])
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}

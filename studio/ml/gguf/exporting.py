@@ -1,4 +1,4 @@
-"""Base and adapter into one GGUF in one pass: rows are read, changed, reordered, quantized and written; the model is never held. No torch."""
+"""Base and adapter into one GGUF in one pass: rows are read, changed, reordered, quantized, written; no model is held. No torch."""
 
 import os
 import re
@@ -149,9 +149,7 @@ def _plan(base: Path, shape: Shape, weights: Weights, *, quantization: str, name
 def _planned(name: str, size: tuple[int, ...], shape: Shape, quantization: str) -> Planned:
     if len(size) not in (1, 2):
         raise UserError(f"The base model's {name} has {len(size)} dimensions. It cannot be built into a GGUF.")
-    kind = tensor_type(
-        name, size, quantization=quantization, layers=shape.layers, grouped=shape.heads != shape.kv_heads, tied=shape.tied
-    )
+    kind = tensor_type(name, size, quantization=quantization, layers=shape.layers, grouped=shape.heads != shape.kv_heads, tied=shape.tied)
     rows = size[0] if len(size) == 2 else 1
     return Planned(name, size, kind, rows * row_bytes(size[-1], kind))
 

@@ -49,7 +49,7 @@ class Change:
 
     @property
     def rank(self) -> int:
-        return self.a.shape[0]
+        return int(self.a.shape[0])
 
     def applied(self, rows: Array, start: int) -> Array:
         """Rows [start, start + len(rows)) of W as they are after the change. `rows` may be overwritten.

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import UserError
-from studio.ml.gguf.header import VALUE_TYPES, Entry, Value
+from studio.ml.gguf.header import Entry, Value
 
 COPIED = "gguf_tokenizer.json"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "▁"
 
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 SPLITS = {LLAMA3_SPLIT: "llama-bpe", QWEN2_SPLIT: "qwen2"}
 """Regular expression in tokenizer.json -> tokenizer.ggml.pre, from llama.cpp's src/llama-vocab.cpp."""
@@ -49,20 +47,24 @@ def entries(base: Path, *, rows: int) -> dict[str, Entry]:
     if len(special.ends) > 1:
         found.setdefault("tokenizer.ggml.eot_token_id", Entry("UINT32", special.ends[1]))
     template = chat_template(base)
-    if template:
-        found["tokenizer.chat_template"] = Entry("STRING", template)
+    found["tokenizer.chat_template"] = Entry("STRING", template)
+    if special.begin is not None and "bos_token" not in template and str(tokens[special.begin]) not in template:
+        found["tokenizer.ggml.add_bos_token"] = Entry("BOOL", False)  # chats were learnt without it, so they are answered without it
     return found
 
 
 def chat_template(base: Path) -> str:
-    """The base's chat template, empty where it has none."""
+    """The template that the base's chats are learnt under: its own, or the plain one of `studio.ml.tokens`."""
     file = base / "chat_template.jinja"
-    if file.exists():
-        return file.read_text()
-    template = _json(base / "tokenizer_config.json").get("chat_template") or ""
+    template: Any = file.read_text() if file.exists() else _json(base / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, by name
-        template = next((str(entry.get("template", "")) for entry in template if entry.get("name") == "default"), "")
-    return str(template)
+        by_name = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = by_name.get("default") or next(iter(by_name.values()), None)
+    if isinstance(template, str) and template.strip():
+        return template
+    from studio.ml.chattemplate import PLAIN_TEMPLATE  # brings transformers along, so only where it is needed
+
+    return PLAIN_TEMPLATE
 
 
 def special_tokens(base: Path, ids: dict[str, int]) -> Special:
@@ -77,11 +79,8 @@ def special_tokens(base: Path, ids: dict[str, int]) -> Special:
 
 
 def _copied(base: Path, rows: int) -> dict[str, Entry]:
-    """The keys as the importer took them from a GGUF: `{key: {"type": "UINT32", "value": 1}}`."""
-    found = {}
-    for key, entry in _json(base / COPIED).items():
-        if key.startswith("tokenizer."):
-            found[key] = _entry(key, entry)
+    """The entries as the importer took them from a GGUF, `{"tokenizer.ggml.tokens": [...], ...}`, with rows for padding."""
+    found = {key: _entry(key, value) for key, value in _json(base / COPIED).items() if key.startswith("tokenizer.")}
     tokens = found.get("tokenizer.ggml.tokens")
     if tokens is None or not isinstance(tokens.value, list):
         raise UserError(f"{COPIED} of the base model holds no tokens. Register the base model again.")
@@ -101,22 +100,24 @@ def _pad(found: dict[str, Entry], key: str, rows: int, more: list[Value]) -> Non
     found[key] = Entry("ARRAY", [*entry.value, *more], entry.items)
 
 
-def _entry(key: str, stored: Any) -> Entry:
-    kind, value = str(stored["type"]).upper(), stored["value"]
+def _entry(key: str, value: Any) -> Entry:
+    """The types that the format's standard gives tokenizer.* keys, told apart by the JSON value."""
     if isinstance(value, list):
-        items = str(stored.get("items") or stored.get("subtype") or stored.get("sub_type") or "").upper() or _items(value)
-        kind, wanted = "ARRAY", items
-    else:
-        items, wanted = "", kind
-    if kind not in VALUE_TYPES.values() or wanted not in VALUE_TYPES.values() or wanted == "ARRAY":
-        raise UserError(f"{COPIED} of the base model gives {key} the unknown type {wanted}. Register the base model again.")
-    return Entry(kind, value, items)
-
-
-def _items(values: list[Any]) -> str:
-    if all(isinstance(value, str) for value in values):
-        return "STRING"
-    return "INT32" if all(isinstance(value, int) for value in values) else "FLOAT32"
+        if all(isinstance(item, str) for item in value):
+            return Entry("ARRAY", value, "STRING")
+        if all(type(item) is int for item in value):
+            return Entry("ARRAY", value, "INT32")
+        if all(isinstance(item, float) for item in value):
+            return Entry("ARRAY", value, "FLOAT32")
+    if isinstance(value, bool):
+        return Entry("BOOL", value)
+    if isinstance(value, int) and 0 <= value < 1 << 32:
+        return Entry("UINT32", value)
+    if isinstance(value, float):
+        return Entry("FLOAT32", value)
+    if isinstance(value, str):
+        return Entry("STRING", value)
+    raise UserError(f"{COPIED} of the base model holds a {key} that no GGUF can hold. Register the base model again.")
 
 
 def _built(base: Path, rows: int) -> dict[str, Entry]:
@@ -187,7 +188,7 @@ def _splitting(pieces: list[dict[str, Any]]) -> str:
         name = SPLITS.get(str((pieces[0].get("pattern") or {}).get("Regex", "")))
         if name:
             return name
-    raise UserError("The base model's tokenizer splits text in a way that this studio has no name for in llama.cpp. Choose another base model.")
+    raise UserError("The base model's tokenizer splits text in a way that llama.cpp has no known name for. Choose another base model.")
 
 
 def _prefixes_space(tokenizer: dict[str, Any], pieces: list[dict[str, Any]]) -> bool:

@@ -75,7 +75,7 @@ class Weights:
 
     def _read(self, place: Place, first: int, count: int) -> Array:
         stored = np.empty(count, FORMATS[place.dtype])
-        view = memoryview(stored).cast("B")
+        view = memoryview(stored.data).cast("B")
         offset = place.start + first * stored.itemsize
         done = 0
         while done < len(view):

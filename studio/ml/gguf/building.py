@@ -1,0 +1,76 @@
+"""The order "build": a base and an adapter into one GGUF file with the figures that prove it. Leaves the file in `job.out`."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from studio.errors import UserError
+from studio.ml.gguf import architectures
+from studio.ml.gguf.exporting import estimated_size, export
+from studio.ml.gguf.verifying import MOST_LOGITS, Row, verify
+from studio.training.job import Job
+from studio.training.orders import BuildPayload
+
+MOST_ROWS = 10
+"""Held-out rows that a build is compared on."""
+SPARE = 64 << 20
+"""Bytes that stay free on the disk."""
+THREADS = 2
+
+
+def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Returns `{"file", "size", "quantization", "verification": {...}}`. A file that fails its check stays, with the reasons.
+
+    Raises UserError before anything runs for a base or an adapter that no GGUF can be built from, and for a full disk.
+    """
+    order = BuildPayload.model_validate(payload)
+    base, adapter = Path(order.base), Path(order.adapter) if order.adapter else None
+    architectures.supported(base)
+    _enough_disk(job.out, estimated_size(base, order.quantization) + MOST_LOGITS)
+    target = job.out / f"{order.name}-{order.quantization}.gguf"
+    job.phase("converting", f"Building {target.name}")
+    made = export(
+        base=base,
+        adapter=adapter,
+        quantization=order.quantization,
+        target=target,
+        name=order.name,
+        threads=THREADS,
+        progress=lambda done, total: job.progress(done, total, "bytes"),
+        stopping=job.stopping,
+    )
+    job.phase("checking", "Comparing its answers with the merged model")
+    verification = verify(
+        gguf=target, base=base, adapter=adapter, quantization=order.quantization, rows=held_out(order.rows), job=job, threads=1
+    )
+    for reason in verification["reasons"]:
+        job.note(reason, level="warning")
+    return {"file": target.name, "size": made["size"], "quantization": order.quantization, "verification": verification}
+
+
+def held_out(rows: str) -> list[Row]:
+    """Up to MOST_ROWS canonical rows of a version, from its validation split first; empty where there is no version."""
+    if not rows:
+        return []
+    import pyarrow.parquet
+
+    found: dict[str, list[Row]] = {"validation": [], "train": []}
+    with pyarrow.parquet.ParquetFile(rows) as file:
+        for batch in file.iter_batches(batch_size=256, columns=["split", "row"]):
+            for split, row in zip(batch.column("split").to_pylist(), batch.column("row").to_pylist(), strict=True):
+                if split in found and len(found[split]) < MOST_ROWS:
+                    found[split].append(json.loads(row))
+            if len(found["validation"]) == MOST_ROWS:
+                break
+    usable = [row for row in found["validation"] + found["train"] if "messages" in row or "text" in row]
+    return usable[:MOST_ROWS]
+
+
+def _enough_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + SPARE:
+        raise UserError(
+            f"The file and its check need {needed / 1e9:.1f} GB of disk; {free / 1e9:.1f} GB are free. Make room, then start again.",
+            code="disk_full",
+        )
