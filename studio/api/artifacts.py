@@ -1,0 +1,147 @@
+"""The API's part about what training and building leave behind, and the files to take home."""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404
+from ninja import Query, Router, Schema
+
+from studio.api.fields import Input, Line, named
+from studio.api.paging import Page, Paging, page
+from studio.artifacts import downloads, services
+from studio.artifacts.models import Artifact, Build
+from studio.orders.models import Order
+
+router = Router(tags=["Artifacts"])
+
+
+class File(Schema):
+    name: str
+    size: int
+    sha256: str
+
+
+class ArtifactOut(Schema):
+    id: UUID
+    kind: str
+    name: str
+    project: UUID
+    run: UUID | None
+    """The training that it comes from, also through a build."""
+    base_model: UUID | None
+    dataset_version: UUID | None
+    parents: list[UUID]
+    sha256: str
+    size: int
+    files: list[File]
+    lineage: dict[str, Any]
+    created_at: datetime
+
+
+class ArtifactFilters(Paging):
+    project: UUID | None = None
+    run: UUID | None = None
+    kind: Line | None = None
+
+
+def artifact_out(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "id": artifact.pk,
+        "kind": artifact.kind,
+        "name": artifact.name,
+        "project": artifact.project_id,  # type: ignore[attr-defined]
+        "run": artifact.lineage.get("run", {}).get("id"),
+        "base_model": artifact.base_model_id,  # type: ignore[attr-defined]
+        "dataset_version": artifact.dataset_version_id,  # type: ignore[attr-defined]
+        "parents": [parent.pk for parent in artifact.parents.all()],
+        "sha256": artifact.sha256,
+        "size": artifact.size,
+        "files": [{"name": name, **facts} for name, facts in artifact.files.items()],
+        "lineage": artifact.lineage,
+        "created_at": artifact.created_at,
+    }
+
+
+@router.get("/artifacts", response=Page[ArtifactOut], url_name="artifacts")
+def list_artifacts(request: HttpRequest, filters: Query[ArtifactFilters]) -> dict[str, Any]:
+    visible = Artifact.objects.for_action(request, "artifact.view").prefetch_related("parents")
+    run = str(filters.run) if filters.run else None
+    return page(request, visible, filters, show=artifact_out, project=filters.project, kind=filters.kind, lineage__run__id=run)
+
+
+@router.get("/artifacts/{uuid:pk}", response=ArtifactOut, url_name="artifact")
+def get_artifact(request: HttpRequest, pk: UUID) -> dict[str, Any]:
+    return artifact_out(get_object_or_404(Artifact.objects.for_action(request, "artifact.view"), pk=pk))
+
+
+def downloadable(request: HttpRequest) -> "QuerySet[Artifact]":
+    return Artifact.objects.for_action(request, "artifact.download").select_related("order__build", "project__client")
+
+
+@router.api_operation(["GET", "HEAD"], "/artifacts/{uuid:pk}/download", response={200: None}, url_name="artifact_download")
+def download_artifact(request: HttpRequest, pk: UUID) -> HttpResponseBase:
+    """The one file of a GGUF, with ranges; of everything else a zip. A GGUF that has not been verified answers 409."""
+    return downloads.artifact_response(request, get_object_or_404(downloadable(request), pk=pk))
+
+
+@router.api_operation(["GET", "HEAD"], "/artifacts/{uuid:pk}/files/{path:name}", response={200: None}, url_name="artifact_file")
+def download_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponseBase:
+    """One file by its name, with ranges."""
+    return downloads.artifact_file_response(request, get_object_or_404(downloadable(request), pk=pk), name)
+
+
+class BuildOut(Schema):
+    id: UUID
+    source: UUID
+    """The adapter that is built from."""
+    kind: str
+    quantization: str
+    status: str
+    progress: float
+    """0 to 1."""
+    phase: str
+    artifact: UUID | None
+    """The file, once it is there."""
+    verification: dict[str, Any] | None
+    error: str
+    created_at: datetime
+
+
+class BuildIn(Input):
+    artifact: UUID
+    quantization: Line
+    kind: Literal["gguf"] = "gguf"
+
+
+def build_out(build: Build) -> dict[str, Any]:
+    order = build.order
+    return {
+        "id": build.pk,
+        "source": build.source_id,  # type: ignore[attr-defined]
+        "kind": "gguf",
+        "quantization": build.quantization,
+        "status": order.status,
+        "progress": 1.0 if order.status == Order.Status.SUCCEEDED else order.share,
+        "phase": order.phase_text or order.phase,
+        "artifact": build.artifact.pk if build.artifact else None,
+        "verification": build.verification,
+        "error": order.error,
+        "created_at": build.created_at,
+    }
+
+
+@router.post("/builds", response={201: BuildOut}, url_name="builds")
+def request_build(request: HttpRequest, payload: BuildIn) -> dict[str, Any]:
+    """Begins to build one GGUF file from an adapter. One that is there or on its way answers instead of another."""
+    sources = Artifact.objects.for_action(request, "build.create").select_related("project__client")
+    source = named(sources, payload.artifact, field="artifact")
+    return build_out(services.request_build(request.member, artifact=source, quantization=payload.quantization))  # type: ignore[attr-defined]
+
+
+@router.get("/builds/{uuid:pk}", response=BuildOut, url_name="build")
+def get_build(request: HttpRequest, pk: UUID) -> dict[str, Any]:
+    return build_out(get_object_or_404(Build.objects.for_action(request, "build.view").select_related("order__artifact"), pk=pk))

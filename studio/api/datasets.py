@@ -1,0 +1,217 @@
+"""The API's part about what a run reads: datasets, their versions, rows and refused lines."""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
+from ninja import File, Form, Query, Router, Schema
+from ninja.files import UploadedFile
+from pydantic import Field, Json
+
+from studio.api.fields import Input, Line, named
+from studio.api.paging import Page, Paging, cut, page
+from studio.datasets import rows, services
+from studio.datasets.models import Dataset, DatasetVersion
+from studio.workspaces.models import Project
+
+router = Router(tags=["Datasets"])
+
+
+class DatasetOut(Schema):
+    id: UUID
+    project: UUID = Field(validation_alias="project_id")
+    name: str
+    created_at: datetime
+
+
+class DatasetIn(Input):
+    project: UUID
+    name: Line
+
+
+class DatasetChanges(Input):
+    name: Line
+
+
+class DatasetFilters(Paging):
+    project: UUID | None = None
+
+
+def dataset_out(dataset: Dataset) -> Dataset:
+    return dataset
+
+
+@router.get("/datasets", response=Page[DatasetOut], url_name="datasets")
+def list_datasets(request: HttpRequest, filters: Query[DatasetFilters]) -> dict[str, Any]:
+    return page(request, Dataset.objects.for_action(request, "dataset.view"), filters, show=dataset_out, project=filters.project)
+
+
+@router.post("/datasets", response={201: DatasetOut}, url_name="datasets")
+def create_dataset(request: HttpRequest, payload: DatasetIn) -> Dataset:
+    project = named(Project.objects.for_action(request, "dataset.create").select_related("client"), payload.project, field="project")
+    return services.create_dataset(request.member, project=project, name=payload.name)  # type: ignore[attr-defined]
+
+
+@router.get("/datasets/{uuid:pk}", response=DatasetOut, url_name="dataset")
+def get_dataset(request: HttpRequest, pk: UUID) -> Dataset:
+    return get_object_or_404(Dataset.objects.for_action(request, "dataset.view"), pk=pk)
+
+
+@router.patch("/datasets/{uuid:pk}", response=DatasetOut, url_name="dataset")
+def update_dataset(request: HttpRequest, pk: UUID, payload: DatasetChanges) -> Dataset:
+    dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
+    services.rename_dataset(request.member, dataset, name=payload.name)  # type: ignore[attr-defined]
+    return dataset
+
+
+class Tokens(Schema):
+    """Lengths of the rows under one base model's tokenizer."""
+
+    p50: int
+    p95: int
+    p99: int
+    longest: int
+    total: int
+    supervised: int
+    base_model: UUID
+
+
+class VersionOut(Schema):
+    id: UUID
+    dataset: UUID
+    number: int
+    filename: str
+    status: Literal["importing", "ready", "refused"]
+    progress: float
+    """0 to 1, while it is importing."""
+    shape: str | None
+    rows: int | None
+    refused: int | None
+    """Lines that could not become rows."""
+    duplicates: int | None
+    sha256: str
+    """Of the canonical rows."""
+    file_sha256: str
+    split: dict[str, int] | None
+    tokens: Tokens | None
+    """Under the newest base model; null until they have been counted."""
+    issues: list[dict[str, Any]]
+    mapping: dict[str, str]
+    validation_percent: float
+    seed: int
+    created_at: datetime
+
+
+def version_out(version: DatasetVersion) -> dict[str, Any]:
+    facts = version.facts or {}
+    return {
+        "id": version.pk,
+        "dataset": version.dataset_id,  # type: ignore[attr-defined]
+        "number": version.number,
+        "filename": version.filename,
+        "status": version.status,
+        "progress": version.order.share if version.status == "importing" else 1.0,
+        "shape": facts.get("shape"),
+        "rows": facts.get("rows"),
+        "refused": facts.get("refused"),
+        "duplicates": facts.get("duplicates"),
+        "sha256": version.sha256,
+        "file_sha256": version.upload_sha256,
+        "split": facts.get("split"),
+        "tokens": tokens_out(version),
+        "issues": issues_of(version),
+        "mapping": version.mapping,
+        "validation_percent": version.validation_percent,
+        "seed": version.seed,
+        "created_at": version.created_at,
+    }
+
+
+def tokens_out(version: DatasetVersion) -> dict[str, Any] | None:
+    base = services.newest_base(version.order.workspace_id)
+    facts = version.token_facts(base)
+    return {**facts.model_dump(exclude={"histogram"}), "base_model": base.pk} if facts and base else None
+
+
+def issues_of(version: DatasetVersion) -> list[dict[str, Any]]:
+    """What the import noticed, the worst first; where it failed, why."""
+    facts = version.facts or {}
+    found = [("error", version.order.error)] if version.order.error and not version.is_ready else []
+    found += [("warning", text) for text in facts.get("warnings", [])] + [("note", text) for text in facts.get("notices", [])]
+    return [{"level": level, "message": text} for level, text in found]
+
+
+def visible(request: HttpRequest) -> "QuerySet[DatasetVersion]":
+    return DatasetVersion.objects.for_action(request, "dataset.view").select_related("order")
+
+
+@router.get("/datasets/{uuid:pk}/versions", response=Page[VersionOut], url_name="dataset_versions")
+def list_versions(request: HttpRequest, pk: UUID, filters: Query[Paging]) -> dict[str, Any]:
+    dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.view"), pk=pk)
+    return page(request, visible(request), filters, show=version_out, dataset=dataset)
+
+
+class VersionIn(Input):
+    mapping: Json[dict[str, str]] | None = None
+    """Canonical field -> column, as JSON, where the columns are not to be recognised: `{"prompt": "question"}`."""
+    validation_percent: float | None = None
+    seed: int | None = None
+
+
+@router.post("/datasets/{uuid:pk}/versions", response={202: VersionOut}, url_name="dataset_versions")
+def add_version(request: HttpRequest, pk: UUID, details: Form[VersionIn], file: UploadedFile = File(...)) -> dict[str, Any]:  # noqa: B008
+    """Uploads a file as a new version. Its rows are read afterwards: ask for the version until its status is ready or refused."""
+    dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
+    version = services.add_version(
+        request.member,  # type: ignore[attr-defined]
+        dataset=dataset,
+        filename=file.name or "upload",
+        chunks=file.chunks(),
+        size=file.size or 0,
+        **details.model_dump(exclude_none=True),
+    )
+    return version_out(version)
+
+
+@router.get("/dataset-versions/{uuid:pk}", response=VersionOut, url_name="dataset_version")
+def get_version(request: HttpRequest, pk: UUID) -> dict[str, Any]:
+    return version_out(get_object_or_404(visible(request), pk=pk))
+
+
+class RowFilters(Input):
+    split: Literal["train", "validation"] | None = None
+    after: int = Field(-1, ge=-1, le=2**62)
+    """Index of the last row that the caller has."""
+    limit: int = Field(50, ge=1, le=500)
+
+
+@router.get("/dataset-versions/{uuid:pk}/rows", response=Page[dict[str, Any]], url_name="dataset_rows")
+def list_rows(request: HttpRequest, pk: UUID, filters: Query[RowFilters]) -> dict[str, Any]:
+    """The canonical rows in the order of the file; none while the version is importing."""
+    version = get_object_or_404(visible(request), pk=pk)
+    if not version.is_ready:
+        return {"items": [], "next": None}
+    items = rows.page(version.rows_path, split=filters.split, after=filters.after, limit=filters.limit + 1)
+    return cut(request, items, limit=filters.limit, after=lambda: items[filters.limit - 1]["index"])
+
+
+class RefusalFilters(Input):
+    after: int = Field(0, ge=0, le=1_000_000)
+    """How many the caller has."""
+    limit: int = Field(100, ge=1, le=1000)
+
+
+@router.get("/dataset-versions/{uuid:pk}/refusals", response=Page[dict[str, Any]], url_name="dataset_refusals")
+def list_refusals(request: HttpRequest, pk: UUID, filters: Query[RefusalFilters]) -> dict[str, Any]:
+    """The lines that could not become rows: line, column, reason, excerpt."""
+    version = get_object_or_404(visible(request), pk=pk)
+    if not version.is_ready:
+        return {"items": [], "next": None}
+    end = filters.after + filters.limit
+    items = rows.refusals(version.folder / "refusals.jsonl", limit=end + 1)[filters.after :]
+    return cut(request, items, limit=filters.limit, after=lambda: end)
+
+

@@ -1,0 +1,48 @@
+"""What requests may hold: only known fields, plain text, ids that the caller can reach."""
+
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import orjson
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from ninja import Schema
+from ninja.errors import HttpError
+from ninja.parser import Parser
+from pydantic import ConfigDict, StringConstraints
+
+from studio.errors import UserError
+
+Line = Annotated[str, StringConstraints(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""One line of text, without control characters."""
+
+
+M = TypeVar("M", bound=Model)
+
+
+class Input(Schema):
+    """What a caller sends. A field that is not known is refused, for it was meant to do something."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class StrictParser(Parser):
+    """JSON as its standard has it: no NaN, no endless nesting; and no NUL, which PostgreSQL cannot store."""
+
+    def parse_body(self, request: HttpRequest) -> Any:
+        body = request.body
+        if b"\\u0000" in body:
+            raise HttpError(400, "The body holds the character NUL. Leave it out.")
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise HttpError(400, f"The body is not valid JSON: {error}.") from error
+
+
+def named(rows: "QuerySet[M]", pk: UUID, *, field: str) -> M:
+    """The row that a body names, among those that the caller may use. A foreign id and one that never was are the same refusal."""
+    row = rows.filter(pk=pk).first()
+    if row is None:
+        text = "There is no such thing here. Look at the id."
+        raise UserError("Something that the request names is not here.", fields={field: text}, code="unknown_id")
+    return row

@@ -1,0 +1,52 @@
+"""Lists in pages, newest first: each page goes on after the last item of the one before, so nothing is skipped or repeated."""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from django.db.models import Q
+from django.http import HttpRequest
+from ninja import Schema
+from pydantic import Field
+
+from studio.api.fields import Input
+from studio.errors import UserError
+from studio.workspaces.models import ScopedQuerySet
+
+T = TypeVar("T")
+
+
+class Page(Schema, Generic[T]):
+    items: list[T]
+    next: str | None
+    """Address of the following page; null on the last."""
+
+
+class Paging(Input):
+    after: UUID | None = None
+    """Id of the last item that the caller has."""
+    limit: int = Field(50, ge=1, le=200)
+
+
+def page(request: HttpRequest, visible: ScopedQuerySet, paging: Paging, *, show: Callable[[Any], Any], **where: Any) -> dict[str, Any]:
+    """A page of those rows of `visible` that fit `where`; a condition that is None is left out."""
+    rows = visible.filter(**{name: value for name, value in where.items() if value is not None}).order_by("-created_at", "-pk")
+    if paging.after is not None:
+        last = visible.filter(pk=paging.after).values_list("created_at", flat=True).first()
+        if last is None:
+            raise UserError("The list cannot go on from there.", fields={"after": "There is no such item in this list."})
+        rows = rows.filter(Q(created_at__lt=last) | Q(created_at=last, pk__lt=paging.after))
+    found = list(rows[: paging.limit + 1])
+    return cut(request, [show(row) for row in found], limit=paging.limit, after=lambda: found[paging.limit - 1].pk)
+
+
+def cut(request: HttpRequest, items: list[Any], *, limit: int, after: Callable[[], Any]) -> dict[str, Any]:
+    """The answer to a list of which one item more than `limit` was fetched; `after` names the last one shown."""
+    following = next_url(request, after=after()) if len(items) > limit else None
+    return {"items": items[:limit], "next": following}
+
+
+def next_url(request: HttpRequest, *, after: Any) -> str:
+    query = request.GET.copy()
+    query["after"] = str(after)
+    return request.build_absolute_uri(f"{request.path}?{query.urlencode()}")

@@ -1,0 +1,194 @@
+"""The API's part about trainings: start one, follow it, stop it, start another like it."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
+from ninja import Query, Router, Schema
+from pydantic import ConfigDict, Field, StringConstraints
+
+from studio.api.fields import Input, Line, named
+from studio.api.paging import Page, Paging, cut, page
+from studio.basemodels.models import BaseModel
+from studio.datasets.models import DatasetVersion
+from studio.orders.models import Event
+from studio.runs import services
+from studio.runs.models import Run
+from studio.workspaces.models import Project
+
+router = Router(tags=["Runs"])
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+Prompts = Annotated[list[Prompt], Field(max_length=8)]
+
+
+class RunOut(Schema):
+    id: UUID
+    project: UUID
+    name: str
+    plugin: str
+    config: dict[str, Any]
+    base_model: UUID
+    dataset_version: UUID
+    prompts: list[str]
+    status: str
+    phase: str
+    attempt: int
+    step: int
+    total_steps: int
+    metrics: dict[str, Any]
+    """The last value of each."""
+    estimate: dict[str, Any] | None
+    """What was predicted before it started."""
+    usage: dict[str, Any]
+    """seconds, peak_memory (bytes), tokens, tokens_per_second, energy (joules; null where it was not measured)."""
+    artifact: UUID | None
+    error: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class RunIn(Input):
+    project: UUID
+    name: Line = ""
+    plugin: Line
+    config: dict[str, Any] = {}
+    base_model: UUID
+    dataset_version: UUID
+    prompts: Prompts = []
+    """Asked at every evaluation; a few general ones where none are named."""
+
+
+class RunFilters(Paging):
+    project: UUID | None = None
+    status: Line | None = None
+
+
+def run_out(run: Run) -> dict[str, Any]:
+    order, estimate = run.order, run.estimate or {}
+    return {
+        "id": run.pk,
+        "project": run.project_id,  # type: ignore[attr-defined]
+        "name": run.name,
+        "plugin": run.plugin,
+        "config": run.config,
+        "base_model": run.base_model_id,  # type: ignore[attr-defined]
+        "dataset_version": run.dataset_version_id,  # type: ignore[attr-defined]
+        "prompts": run.prompts,
+        "status": run.status,
+        "phase": order.phase_text or order.phase,
+        "attempt": order.attempt,
+        "step": order.latest.get("step", 0),
+        "total_steps": order.latest.get("total") or estimate.get("steps") or 0,
+        "metrics": order.latest,
+        "estimate": run.estimate,
+        "usage": {"energy": order.latest.get("energy")} | run.usage,
+        "artifact": run.artifact.pk if run.artifact else None,
+        "error": order.error,
+        "created_at": run.created_at,
+        "started_at": order.started_at,
+        "ended_at": order.ended_at,
+    }
+
+
+def visible(request: HttpRequest, action: str = "run.view") -> "QuerySet[Run]":
+    return Run.objects.for_action(request, action).select_related("order__artifact")
+
+
+@router.get("/runs", response=Page[RunOut], url_name="runs")
+def list_runs(request: HttpRequest, filters: Query[RunFilters]) -> dict[str, Any]:
+    return page(request, visible(request), filters, show=run_out, project=filters.project, order__status=filters.status)
+
+
+@router.post("/runs", response={201: RunOut}, url_name="runs")
+def create_run(request: HttpRequest, payload: RunIn) -> dict[str, Any]:
+    run = services.create_run(
+        request.member,  # type: ignore[attr-defined]
+        project=named(Project.objects.for_action(request, "run.create"), payload.project, field="project"),
+        name=payload.name,
+        plugin_name=payload.plugin,
+        config=payload.config,
+        base=base_named(request, payload.base_model),
+        version=version_named(request, payload.dataset_version),
+        prompts=payload.prompts,
+    )
+    return run_out(run)
+
+
+def base_named(request: HttpRequest, pk: UUID) -> BaseModel:
+    return named(BaseModel.objects.for_action(request, "run.create"), pk, field="base_model")
+
+
+def version_named(request: HttpRequest, pk: UUID) -> DatasetVersion:
+    return named(DatasetVersion.objects.for_action(request, "run.create").select_related("dataset"), pk, field="dataset_version")
+
+
+@router.get("/runs/{uuid:pk}", response=RunOut, url_name="run")
+def get_run(request: HttpRequest, pk: UUID) -> dict[str, Any]:
+    return run_out(get_object_or_404(visible(request), pk=pk))
+
+
+class EventFilters(Input):
+    after: int = Field(0, ge=0, le=2**31 - 1)
+    """Number of the last event that the caller has."""
+    limit: int = Field(500, ge=1, le=2000)
+
+
+@router.get("/runs/{uuid:pk}/events", response=Page[dict[str, Any]], url_name="run_events")
+def list_events(request: HttpRequest, pk: UUID, filters: Query[EventFilters]) -> dict[str, Any]:
+    """What the worker reported, in order and without gaps: seq, attempt, at, type, and what belongs to the type."""
+    run = get_object_or_404(Run.objects.for_action(request, "run.view"), pk=pk)
+    events = Event.objects.filter(order=run.order_id, seq__gt=filters.after)[: filters.limit + 1]  # type: ignore[attr-defined]
+    items = [event.wire() for event in events]
+    return cut(request, items, limit=filters.limit, after=lambda: items[filters.limit - 1]["seq"])
+
+
+class StopIn(Input):
+    discard: bool = False
+    """Throw away what was learnt."""
+
+
+@router.post("/runs/{uuid:pk}/stop", response={202: RunOut}, url_name="run_stop")
+def stop_run(request: HttpRequest, pk: UUID, payload: StopIn | None = None) -> dict[str, Any]:
+    """Asks the run to end. What was learnt is kept, unless it is to be discarded."""
+    run = get_object_or_404(Run.objects.for_action(request, "run.stop").select_related("order"), pk=pk)
+    services.stop_run(request.member, run, discard=payload.discard if payload else False)  # type: ignore[attr-defined]
+    return run_out(visible(request, "run.stop").get(pk=pk))
+
+
+class RunChanges(Input):
+    """What differs from the run that is cloned: these, and any setting of its plugin by its name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Line = ""
+    base_model: UUID | None = None
+    dataset_version: UUID | None = None
+    prompts: Prompts = []
+
+
+class CloneIn(Input):
+    changes: RunChanges = RunChanges()
+
+
+@router.post("/runs/{uuid:pk}/clone", response={201: RunOut}, url_name="run_clone")
+def clone_run(request: HttpRequest, pk: UUID, payload: CloneIn | None = None) -> dict[str, Any]:
+    """Starts another run like this one, with `{"changes": {"rank": 32}}`."""
+    runs = Run.objects.for_action(request, "run.create").select_related("project", "base_model", "dataset_version__dataset")
+    run = get_object_or_404(runs, pk=pk)
+    changes = payload.changes if payload else RunChanges()
+    copy = services.clone_run(
+        request.member,  # type: ignore[attr-defined]
+        run,
+        settings=changes.model_extra or {},
+        name=changes.name,
+        base=base_named(request, changes.base_model) if changes.base_model else None,
+        version=version_named(request, changes.dataset_version) if changes.dataset_version else None,
+        prompts=changes.prompts,
+    )
+    return run_out(copy)
+
+

@@ -1,0 +1,57 @@
+"""The REST API's addresses. It is drawn from the same services as the pages; the policy table says who may call what."""
+
+from typing import Any, NoReturn
+
+from django.http import Http404, HttpRequest
+from django.urls import path, re_path
+from django.views.decorators.csrf import csrf_exempt
+from ninja import NinjaAPI
+from ninja.operation import Operation
+
+from studio.api import artifacts, basemodels, datasets, errors, plugins, runs, workspaces
+from studio.api.fields import StrictParser
+from studio.api.idempotency import answer_once
+
+DESCRIPTION = """Everything that the pages do, for scripts. Send an API key (Settings) as `Authorization: Bearer <key>`.
+
+Errors are `{"error": {"code", "message", "fields"}}`, lists `{"items", "next"}`, times ISO 8601 in UTC, sizes bytes.
+Every POST takes an `Idempotency-Key`: a repeat of the same request with the same key answers with the first result.
+"""
+SECURITY = {
+    "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    "security": [{"key": []}],
+}
+
+
+class StudioAPI(NinjaAPI):
+    def get_openapi_operation_id(self, operation: Operation) -> str:
+        """The name that generated clients give the call."""
+        return operation.view_func.__name__
+
+
+def build_api() -> StudioAPI:
+    api = StudioAPI(
+        title="Adapter Studio",
+        version="1",
+        description=DESCRIPTION,
+        urls_namespace="api",
+        parser=StrictParser(),
+        openapi_extra=SECURITY,
+    )
+    errors.install(api)
+    api.add_decorator(answer_once, mode="view")
+    for part in (workspaces, basemodels, datasets, plugins, runs, artifacts):
+        api.default_router.add_router("", part.router)
+    return api
+
+
+@csrf_exempt
+def nowhere(request: HttpRequest, **kwargs: Any) -> NoReturn:
+    """An unknown address below /api/ answers in JSON, as everything there."""
+    raise Http404
+
+
+urlpatterns = [
+    path("api/v1/", build_api().urls),
+    re_path(r"^api(/.*)?$", nowhere, name="api_nowhere"),
+]
