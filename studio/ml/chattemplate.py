@@ -12,6 +12,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from studio.errors import UserError
 
+_render: Any = render_jinja_template  # its annotation promises a text; it returns texts and marks
+
 Messages = list[dict[str, Any]]
 Span = tuple[int, int]
 
@@ -64,12 +66,12 @@ class ChatTemplate:
             text = self.render(messages)
             found = self._spans_by_layout(messages, text)
             spans = self._spans_by_growth(messages, text) if found is None else found
-        spans = [(start, self._end_of_turn(text, end)) for start, end in spans]
+        spans = [(_with_spaces_before(text, start), self._end_of_turn(text, end)) for start, end in spans]
         return self._closed(text, spans) if messages[-1]["role"] == "assistant" else (text, spans)
 
     def _write(self, messages: Messages, **options: Any) -> tuple[str, list[Any]]:
         try:
-            texts, marks = render_jinja_template([messages], chat_template=self.source, **options, **self.tokens)
+            texts, marks = _render([messages], chat_template=self.source, **options, **self.tokens)
         except TEMPLATE_ERRORS as error:
             roles = ", ".join(message["role"] for message in messages[:6])
             raise UserError(
@@ -155,6 +157,11 @@ class ChatTemplate:
     def _closing(self) -> tuple[str, ...]:
         opening = self.tokens.get("bos_token") if self.tokens.get("bos_token") != self.tokens.get("eos_token") else None
         return tuple(token for token in self.control if token != opening)
+
+
+def _with_spaces_before(text: str, start: int) -> int:
+    """After `Assistant: ` a tokenizer reads the space and the first word as one token: that token is learnt."""
+    return len(text[:start].rstrip(" "))
 
 
 @lru_cache(maxsize=8)

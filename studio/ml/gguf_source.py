@@ -43,7 +43,7 @@ def write_tokenizer(header: Header, folder: Path) -> None:
     template = header.get("tokenizer.chat_template")
     if isinstance(template, str):
         settings["chat_template"] = template
-        (folder / "chat_template.jinja").write_text(template)
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     write_json(folder / "tokenizer_config.json", settings)
     verbatim = {key: entry.value for key, entry in header.entries.items() if key.startswith("tokenizer.")}
     write_json(folder / "gguf_tokenizer.json", verbatim)
@@ -104,10 +104,8 @@ def _write_model(gguf: Path, folder: Path, *, header: Header) -> None:
     halves = {name: weight.to(torch.float16).contiguous() for name, weight in weights.items()}
     save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
 
-    ids = {
-        f"{name}_token_id": header.get(f"tokenizer.ggml.{key}_token_id")
-        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-    }
+    roles = {"bos": "bos", "eos": "eos", "pad": "padding"}
+    ids = {f"{role}_token_id": header.get(f"tokenizer.ggml.{key}_token_id") for role, key in roles.items()}
     # Where the weights came from is left out: a loader would look for that file and dequantise again.
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "quantization_config" and key[0] != "_"}
     write_json(folder / "config.json", {**config, **ids, "architectures": [type(model).__name__], "dtype": "float16"})

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from tqdm.std import tqdm
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
 from studio.errors import UserError
 from studio.ml.modelfiles import enough_room, small_files, weights_among
@@ -75,11 +76,8 @@ class _Hub:
         for name in names:
             self.job.raise_if_stopped()
             meter = _meter(self.job, before=before, total=total)
-            self._patiently(
-                lambda name=name, meter=meter: hf_hub_download(
-                    self.repository, name, revision=revision, local_dir=folder, endpoint=self.endpoint, tqdm_class=meter
-                )
-            )
+            place: dict[str, Any] = {"revision": revision, "local_dir": folder, "endpoint": self.endpoint, "tqdm_class": meter}
+            self._patiently(partial(hf_hub_download, self.repository, name, **place))
             before += sizes[name]
             self.job.progress(before, total, "bytes")
 
@@ -132,9 +130,9 @@ class _Hub:
 def _meter(job: Job, *, before: int, total: int) -> type[tqdm]:
     """The library reports to a progress bar; this one reports to the job, and heeds a stop at every piece."""
 
-    class Meter(tqdm):  # type: ignore[type-arg]
+    class Meter(tqdm):
         def __init__(self, *args: Any, initial: int = 0, **options: Any):
-            super().__init__(disable=True)
+            super().__init__(disable=True)  # type: ignore[no-untyped-call]
             self.done = before + initial
 
         def update(self, n: float | None = 1) -> bool | None:

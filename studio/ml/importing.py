@@ -98,7 +98,7 @@ def _check(folder: Path, fetched: Fetched, *, job: Job) -> dict[str, Any]:
     highest = max(tokenizer.get_vocab().values())
     if highest >= model.vocabulary:
         raise UserError(
-            f"The tokenizer has the token {highest}, the model knows only {model.vocabulary}. They do not belong together; fetch both again."
+            f"The tokenizer has the token {highest}, but the model knows only {model.vocabulary} tokens. Choose files that belong together."
         )
     _end_answers(folder, tokenizer, job=job)
     if not has_own_template(tokenizer):
@@ -117,7 +117,7 @@ def _refuse_gaps(folder: Path) -> None:
     """Where weights are missing or of another shape, the library would invent them. Asked without reading a weight."""
     from transformers import AutoModelForCausalLM
 
-    _, found = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         device_map="meta",
         output_loading_info=True,
@@ -126,6 +126,7 @@ def _refuse_gaps(folder: Path) -> None:
         trust_remote_code=False,
         use_safetensors=True,
     )
+    found: dict[str, Any] = loaded[1]
     if found["mismatched_keys"]:
         name, stored, expected = sorted(found["mismatched_keys"], key=str)[0]
         raise UserError(f"{name} has the shape {list(stored)}, config.json asks for {list(expected)}. Fetch the model again.")

@@ -11,15 +11,7 @@ from typing import Any
 from studio.errors import UserError
 from studio.ml.modelfacts import causal_architecture
 
-CODE_KEYS = {
-    "auto_map",
-    "custom_pipelines",
-    "trust_remote_code",
-    "attn_implementation",
-    "experts_implementation",
-    "quantization_config",
-    "use_kernels",
-}
+CODE_KEYS = {"auto_map", "custom_pipelines", "trust_remote_code", "attn_implementation", "quantization_config"}
 GENERATION_KEYS = ("bos_token_id", "pad_token_id", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty")
 TOKENIZER_KEYS = ("model_max_length", "add_bos_token", "add_eos_token", "chat_template")
 TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -74,16 +66,15 @@ def clean_tokenizer_config(given: dict[str, Any], *, named: dict[str, Any], eos:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _without_code(value: Any, *, depth: int) -> Any:
     if depth > DEEPEST:
         raise UserError("config.json is nested too deeply. Fetch the model again.")
     if isinstance(value, dict):
-        return {
-            key: _without_code(inner, depth=depth + 1) for key, inner in value.items() if key not in CODE_KEYS and not key.startswith("_")
-        }
+        kept = (key for key in value if key not in CODE_KEYS and not key.startswith("_"))
+        return {key: _without_code(value[key], depth=depth + 1) for key in kept}
     if isinstance(value, list):
         return [_without_code(inner, depth=depth + 1) for inner in value]
     return value

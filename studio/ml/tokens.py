@@ -63,7 +63,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise UserError("The tokenizer names no end-of-text token (eos_token). Name it in tokenizer_config.json.")
     named.setdefault("pad_token", named["eos_token"])
     length = settings.get("model_max_length")
-    tokenizer = PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast
+    tokenizer = fast(
         tokenizer_object=backend,
         model_max_length=length if isinstance(length, int) and 0 < length < 1 << 40 else None,
         clean_up_tokenization_spaces=False,
@@ -77,7 +78,9 @@ def load_tokenizer(folder: Path) -> Any:
 def own_template(folder: Path) -> str | None:
     """The chat template that a folder brings: chat_template.jinja, else the one in tokenizer_config.json."""
     file = folder / "chat_template.jinja"
-    found: Any = file.read_text() if file.is_file() and file.stat().st_size <= LARGEST_TEMPLATE else _settings(folder).get("chat_template")
+    found: Any = _settings(folder).get("chat_template")
+    if file.is_file() and file.stat().st_size <= LARGEST_TEMPLATE:
+        found = file.read_text(encoding="utf-8", errors="replace")
     if isinstance(found, list):  # several, by name
         by_name = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
         found = by_name.get("default") or next(iter(by_name.values()), None)
@@ -241,7 +244,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     if file.stat().st_size > LARGEST_SETTINGS:
         raise UserError("tokenizer_config.json is larger than 64 MB. Fetch the model again.")
     try:
-        settings = json.loads(file.read_text())
+        settings = json.loads(file.read_bytes())
     except ValueError as error:
         raise UserError("tokenizer_config.json is not JSON. Fetch the model again.") from error
     if not isinstance(settings, dict):
