@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.storage import read_manifest, sha256_file
-from studio.training.facts import DatasetFacts, HostFacts, ModelFacts
+from studio.training.facts import DatasetFacts, HostFacts, Linear, ModelFacts
 from studio.training.orders import Order, TrainPayload
 from studio.training.plugin import TrainingPlugin
 from studio.training.registry import refusal
@@ -47,9 +47,18 @@ TINY_MODEL = ModelFacts(
     tied=True,
     dtype="float32",
     size=400_000,
-    linears=[],
+    linears=[
+        Linear(name="q_proj", inputs=64, outputs=64, count=2),
+        Linear(name="k_proj", inputs=64, outputs=32, count=2),
+        Linear(name="v_proj", inputs=64, outputs=32, count=2),
+        Linear(name="o_proj", inputs=64, outputs=64, count=2),
+        Linear(name="gate_proj", inputs=64, outputs=128, count=2),
+        Linear(name="up_proj", inputs=64, outputs=128, count=2),
+        Linear(name="down_proj", inputs=128, outputs=64, count=2),
+    ],
     chat_template=True,
 )
+"""A Llama of two layers, for plugins that load none; one that does is given the facts of its own base."""
 
 
 def chat_rows(count: int = 20) -> list[dict[str, Any]]:
