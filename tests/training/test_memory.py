@@ -100,8 +100,8 @@ def test_a_seven_billion_model_needs_what_the_trade_reports():
 
 
 def test_longer_rows_larger_batches_and_higher_precision_take_more():
-    def activations(**settings: object) -> int:
-        return lora_estimate(Config(**settings), SMALL, LONG, PC).memory.activations
+    def activations(**changed: object) -> int:
+        return lora_estimate(Config(**changed), SMALL, LONG, PC).memory.activations
 
     assert activations(max_length=256) < activations(max_length=512) < activations(max_length=512, batch_size=16)
     assert activations(gradient_checkpointing="on") < activations()
@@ -193,7 +193,7 @@ def test_too_few_rows_and_preference_rows_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("settings", "field"),
+    ("changed", "field"),
     [
         ({"precision": "bf16"}, "precision"),
         ({"learning_rate": 0.01}, "learning_rate"),
@@ -204,6 +204,6 @@ def test_too_few_rows_and_preference_rows_are_refused():
         ({"batch_size": 256, "max_length": 64}, "batch_size"),
     ],
 )
-def test_what_is_unwise_is_a_warning_beside_its_field(settings, field):
+def test_what_is_unwise_is_a_warning_beside_its_field(changed, field):
     slow = PC.model_copy(update={"bf16": False, "memory": 256 * GB})
-    assert any(issue.level == "warning" and issue.field == field for issue in issues(Config(**settings), host=slow))
+    assert any(issue.level == "warning" and issue.field == field for issue in issues(Config(**changed), host=slow))
