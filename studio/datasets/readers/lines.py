@@ -1,0 +1,87 @@
+"""The words that all readers share: a line, a refused line, and the file being read."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+LIMIT = 4 * 1024 * 1024
+"""Bytes of the longest line, record or JSON element that is read."""
+DEPTH = 64
+COLUMNS = 200
+NAME = 200
+"""Characters of the longest column name."""
+EXCERPT = 160
+
+# Controls, bidirectional overrides and zero-width characters: shown as escapes, so that nothing hides or reorders a message.
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One record of the file: its line (row, in Parquet), counted from 1, and its columns."""
+
+    number: int
+    columns: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one record is not a row. `reason` is the whole sentence; `column` is a column's name or a character position."""
+
+    line: int
+    column: str
+    reason: str
+    excerpt: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"line": self.line, "column": self.column, "reason": self.reason, "excerpt": self.excerpt}
+
+
+@dataclass
+class Reading:
+    """A file that is being read. `position` and `blank` follow the iteration of `lines`."""
+
+    path: Path
+    format: str
+    """JSONL, JSON, CSV, Parquet or text."""
+    encoding: str
+    size: int
+    unit: str = "Line"
+    """What `Line.number` counts: Line, or Row in Parquet."""
+    delimiter: str = ","
+    position: int = 0
+    """Bytes read so far."""
+    blank: int = 0
+    """Blank lines skipped so far."""
+    notices: list[str] = field(default_factory=list)
+    lines: Iterator[Line | Refusal] = field(default_factory=lambda: iter(()))
+
+    def note(self, text: str) -> None:
+        if text not in self.notices:
+            self.notices.append(text)
+
+
+def visible(text: str) -> str:
+    """`text` with everything that hides or reorders written as an escape, such as \\u202E."""
+    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04X}", text)
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a refused record, safe to show on one line."""
+    shown = visible(text[: EXCERPT + 1].replace("\n", "⏎").replace("\t", " "))
+    return shown if len(text) <= EXCERPT else shown[:EXCERPT] + "…"
+
+
+def pointed(text: str, at: int) -> str:
+    """The surroundings of one character and, on a second line, a caret under it."""
+    first = max(0, at - 60)
+    before, after = visible(text[first:at].replace("\n", " ").replace("\t", " ")), visible(text[at : at + 40].replace("\n", " "))
+    lead = "…" if first else ""
+    return f"{lead}{before}{after}\n{' ' * (len(lead) + len(before))}^"
+
+
+def refuse(reading: Reading, number: int, text: str, *, shown: str = "", column: str = "") -> Refusal:
+    """A refusal whose sentence begins with its place: "Line 7: ..."."""
+    return Refusal(number, column, f"{reading.unit} {number}: {text}", shown)
