@@ -1,33 +1,38 @@
-"""Fetches a model from a Hugging Face hub: one revision, safetensors only, going on where it stopped. Nothing is opened here."""
+"""Fetches a model from a Hugging Face hub: one revision, safetensors only, going on where it stopped. Nothing is opened here.
+
+The library asks the hub what there is. The bytes are fetched here, because since huggingface_hub 1.3x it begins every file anew.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
-from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
 from studio.errors import UserError
 from studio.ml.modelfiles import enough_room, small_files, weights_among
 from studio.storage import sha256_file
 from studio.training import Job
 
-TRIES = 3
+TRIES = 4
+"""Failures in a row, with not one byte between them, before a download is given up."""
 WAIT = 2.0
-"""Seconds before the second try; twice that before the third."""
-BROKEN = (httpx.HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError)
+"""Seconds before the second try; as many more before each further one."""
+PIECE = 1 << 20
+
+
+class _TooShort(Exception):
+    """The connection ended before the file did."""
+
+
+BROKEN = (httpx.TransportError, HfHubHTTPError, _TooShort)
 
 
 @dataclass(frozen=True)
@@ -44,26 +49,28 @@ def fetch(repository: str, *, revision: str, endpoint: str, cache: Path, job: Jo
     if constants.HF_HUB_OFFLINE:
         raise UserError("This worker works offline (HF_HUB_OFFLINE is set). Register the model from a folder instead.")
     job.phase("downloading", repository)
-    hub = _Hub(repository, endpoint=endpoint or None, job=job)
+    hub = _Hub(repository, endpoint=endpoint or constants.ENDPOINT, job=job)
     found = hub.look(revision)
     folder = cache / found.sha
-    sizes = {file.rfilename: file.size or 0 for file in found.siblings or [] if "/" not in file.rfilename}
-    small = small_files(sizes)
-    if not any(name.endswith(".safetensors") for name in sizes):
-        weights_among(sizes, folder)  # says what there is instead, before anything is downloaded
-    hub.get(small, folder=folder, revision=found.sha, sizes=sizes)
-    weights = weights_among(sizes, folder)
-    enough_room(sum(sizes[name] for name in weights), folder=folder)
-    hub.get(weights, folder=folder, revision=found.sha, sizes=sizes)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {file.rfilename: file for file in found.siblings or [] if "/" not in file.rfilename}
+    small = small_files(files)
+    if not any(name.endswith(".safetensors") for name in files):
+        weights_among(files, folder)  # says what there is instead, before anything is downloaded
+    hub.get({name: files[name].size for name in small}, folder=folder, revision=found.sha)
+    weights = weights_among(files, folder)
+    enough_room(sum(files[name].size for name in weights), folder=folder)
+    hub.get({name: files[name].size for name in weights}, folder=folder, revision=found.sha)
     job.phase("checking", "Comparing with the hub's checksums")
-    _compare(folder, {file.rfilename: file.lfs.sha256 for file in found.siblings or [] if file.lfs and file.rfilename in weights}, job=job)
-    return Snapshot(folder=folder, names=[*small, *weights], revision=found.sha, license=_license(found))
+    _compare(folder, {name: files[name].lfs.sha256 for name in weights if files[name].lfs}, job=job)
+    named = next((tag.removeprefix("license:") for tag in found.tags or [] if tag.startswith("license:")), "")
+    return Snapshot(folder=folder, names=[*small, *weights], revision=found.sha, license=named[:60])
 
 
 class _Hub:
-    """One repository of one hub. Every error of the network becomes a sentence."""
+    """One repository of one hub. What goes wrong on the way becomes a sentence, or is tried again."""
 
-    def __init__(self, repository: str, *, endpoint: str | None, job: Job):
+    def __init__(self, repository: str, *, endpoint: str, job: Job):
         self.repository, self.endpoint, self.job = repository, endpoint, job
 
     def look(self, revision: str) -> Any:
@@ -71,77 +78,104 @@ class _Hub:
         api = HfApi(endpoint=self.endpoint)
         return self._patiently(lambda: api.model_info(self.repository, revision=revision or None, files_metadata=True, timeout=30))
 
-    def get(self, names: list[str], *, folder: Path, revision: str, sizes: dict[str, int]) -> None:
-        total, before = sum(sizes[name] for name in names), 0
-        for name in names:
-            self.job.raise_if_stopped()
-            meter = _meter(self.job, before=before, total=total)
-            place: dict[str, Any] = {"revision": revision, "local_dir": folder, "endpoint": self.endpoint, "tqdm_class": meter}
-            self._patiently(partial(hf_hub_download, self.repository, name, **place))
-            before += sizes[name]
+    def get(self, sizes: dict[str, int], *, folder: Path, revision: str) -> None:
+        """Fetches the files named in `sizes` (bytes), each under its own name once it is whole."""
+        total, before = sum(sizes.values()), 0
+        for name, size in sizes.items():
+            target, part = folder / name, folder / f"{name}.part"
+            url = hf_hub_url(self.repository, name, revision=revision, endpoint=self.endpoint)
+            if not target.exists():
+                fetch_rest = _Rest(url, part, size=size, report=_reporter(self.job, before=before, total=total))
+                self._patiently(fetch_rest, got=partial(_size, part))
+                part.rename(target)
+            before += size
             self.job.progress(before, total, "bytes")
 
-    def _patiently(self, ask: Callable[[], Any]) -> Any:
-        for tried in range(1, TRIES + 1):
+    def _patiently(self, ask: Callable[[], Any], *, got: Callable[[], int] = lambda: 0) -> Any:
+        """Asks again after a failure, until there were TRIES in a row without `got()` growing."""
+        failures, had = 0, 0
+        while True:
             try:
-                return ask()
-            except GatedRepoError as error:
-                raise UserError(
-                    f"{self.repository} is gated. Accept its licence on the hub with your account, then set HF_TOKEN for the worker."
-                ) from error
-            except RevisionNotFoundError as error:
-                raise UserError(f"{self.repository} has no such revision. Name a branch, a tag or a commit of it.") from error
-            except RepositoryNotFoundError as error:
-                raise UserError(
-                    f"The hub has no {self.repository}, or it is private. Check the name; for a private one set HF_TOKEN for the worker."
-                ) from error
-            except EntryNotFoundError as error:
-                # Also raised, as LocalEntryNotFoundError, where the hub could not be reached at all.
-                if not isinstance(error, LocalEntryNotFoundError):
-                    raise UserError(f"{self.repository} changed while it was downloaded. Try again.") from error
-                self._give_up_or_wait(tried, error)
-            except HfHubHTTPError as error:
-                if error.response.status_code < 500 and error.response.status_code != 429:
-                    status = error.response.status_code
-                    raise UserError(f"The hub refused {self.repository} ({status}). Check the name and HF_TOKEN.") from error
-                self._give_up_or_wait(tried, error)
+                with self._in_words():
+                    return ask()
             except BROKEN as error:
-                self._give_up_or_wait(tried, error)
-            except OSError as error:  # the library's word for a file that came out too short or too long
-                if "Consistency check" not in str(error):
-                    raise
-                self._give_up_or_wait(tried, error)
-        raise AssertionError("unreachable")
+                failures = failures + 1 if got() <= had else 1
+                had = got()
+                if failures == TRIES:
+                    raise UserError(
+                        f"The hub at {self.endpoint} could not be reached, or the connection broke ({type(error).__name__}). "
+                        "Check the worker's network, then try again: what was downloaded is kept."
+                    ) from error
+                self._wait(WAIT * failures, error)
 
-    def _give_up_or_wait(self, tried: int, error: Exception) -> None:
-        if tried == TRIES:
-            address = self.endpoint or constants.ENDPOINT
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except GatedRepoError as error:
             raise UserError(
-                f"The hub at {address} could not be reached, or the connection broke ({type(error).__name__}). "
-                "Check the worker's network, then try again: what was downloaded is kept."
+                f"{self.repository} is gated. Accept its licence on the hub with your account, then set HF_TOKEN for the worker."
             ) from error
+        except RevisionNotFoundError as error:
+            raise UserError(f"{self.repository} has no such revision. Name a branch, a tag or a commit of it.") from error
+        except RepositoryNotFoundError as error:
+            raise UserError(
+                f"The hub has no {self.repository}, or it is private. Check the name; for a private one set HF_TOKEN for the worker."
+            ) from error
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            if status >= 500 or status in (408, 429):
+                raise
+            raise UserError(f"The hub refused {self.repository} ({status}). Check the name and HF_TOKEN.") from error
+
+    def _wait(self, seconds: float, error: Exception) -> None:
         self.job.note(f"The connection to the hub broke ({type(error).__name__}); trying again.", level="warning")
-        until = time.monotonic() + WAIT * tried
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.job.raise_if_stopped()
             time.sleep(0.1)
 
 
-def _meter(job: Job, *, before: int, total: int) -> type[tqdm]:
-    """The library reports to a progress bar; this one reports to the job, and heeds a stop at every piece."""
+class _Rest:
+    """Called, it fetches what is still missing of a file."""
 
-    class Meter(tqdm):
-        def __init__(self, *args: Any, initial: int = 0, **options: Any):
-            super().__init__(disable=True)  # type: ignore[no-untyped-call]
-            self.done = before + initial
+    def __init__(self, url: str, part: Path, *, size: int, report: Callable[[int], None]):
+        self.url, self.part, self.size, self.report = url, part, size, report
 
-        def update(self, n: float | None = 1) -> bool | None:
-            job.raise_if_stopped()
-            self.done += int(n or 0)
-            job.progress(self.done, total, "bytes")
-            return None
+    def __call__(self) -> None:
+        start = _size(self.part)
+        if start > self.size:
+            self.part.unlink()
+            start = 0
+        if start < self.size or not self.part.exists():
+            self._stream(start)
+        if self.part.stat().st_size != self.size:
+            raise _TooShort
 
-    return Meter
+    def _stream(self, start: int) -> None:
+        # Signs in at the hub; httpx leaves the sign-in out where the hub sends it on to a storage server.
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={start}-"}
+        with get_session().stream("GET", self.url, headers=headers, follow_redirects=True, timeout=30) as response:
+            hf_raise_for_status(response)
+            goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
+            with self.part.open("ab" if goes_on else "wb") as file:
+                for piece in response.iter_bytes(PIECE):
+                    if file.tell() + len(piece) > self.size:
+                        raise _TooShort
+                    file.write(piece)
+                    self.report(file.tell())
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _reporter(job: Job, *, before: int, total: int) -> Callable[[int], None]:
+    def report(done: int) -> None:
+        job.raise_if_stopped()
+        job.progress(before + done, total, "bytes")
+
+    return report
 
 
 def _compare(folder: Path, expected: dict[str, str], *, job: Job) -> None:
@@ -150,8 +184,3 @@ def _compare(folder: Path, expected: dict[str, str], *, job: Job) -> None:
         if sha256_file(folder / name) != sha256:
             (folder / name).unlink()
             raise UserError(f"{name} is not what the hub says it is. It was thrown away; try again.")
-
-
-def _license(found: Any) -> str:
-    named = next((tag.removeprefix("license:") for tag in found.tags or [] if tag.startswith("license:")), "")
-    return str(named)[:60]
