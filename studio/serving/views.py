@@ -27,7 +27,15 @@ def playground(request: HttpRequest) -> HttpResponse:
     if base is None:
         chosen = adapters[0] if adapters else None
         base = chosen.base_model if chosen else models.first()
-    context = {"section": "playground", "adapters": adapters, "models": models, "chosen": chosen, "base": base}
+    context = {
+        "section": "playground",
+        "adapters": adapters,
+        "models": models,
+        "chosen": chosen,
+        "chosen_id": str(chosen.pk) if chosen else "",
+        "base": base,
+        "base_id": str(base.pk) if base else "",
+    }
     return render(request, "serving/playground.html", context)
 
 
