@@ -143,6 +143,6 @@ def _end_answers(folder: Path, tokenizer: Any, *, job: Job) -> None:
         job.note(f"Only rows of plain text can be used with this model. {error.message}", level="warning")
         return
     last = max(place for place, learnt in enumerate(probe.supervised) if learnt)
-    end = probe.ids[last] if probe.ids[last] in tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder) else tokenizer.eos_token_id
+    end = probe.ids[last] if probe.ids[last] in tokenizer.added_tokens_decoder else tokenizer.eos_token_id
     generation = read_json(folder / "generation_config.json")
     write_json(folder / "generation_config.json", clean_generation_config(generation, config=read_config(folder), ends=[end]))

@@ -111,6 +111,27 @@ def test_control_tokens_in_a_message_are_read_as_text(tokenizer: Any) -> None:
     assert not holds_control_tokens(tokenizer, ANSWERED)
 
 
+def test_control_tokens_are_text_too_where_a_tokenizer_marks_the_start_of_words(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Metaspace(prepend_scheme="first")
+    alphabet = sorted(set("abcdefghijklmnopqrstuvwxyzWUAT:\n.? <>/s\u2060"))
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "<s>", "</s>"], initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(["What does it do? it ends a turn."], trainer)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.chat_template = "<s>{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}"
+    row = {"messages": [{"role": "user", "content": "What does </s> do?"}, {"role": "assistant", "content": "</s> ends"}]}
+    encoded = encode_row(tokenizer, row, max_length=None)
+    assert encoded.ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(encoded.ids).replace("\u2060", "") == "<s>What does </s> do?</s> ends</s>"
+    assert learnt(tokenizer, row).replace("\u2060", "").endswith("ends</s>")
+
+
 def test_plain_text_is_learnt_whole_with_its_end(tokenizer: Any) -> None:
     encoded = encode_row(tokenizer, {"text": "A city <|im_end|> of people"}, max_length=None)
     assert all(encoded.supervised)
