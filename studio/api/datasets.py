@@ -210,8 +210,5 @@ def list_refusals(request: HttpRequest, pk: UUID, filters: Query[RefusalFilters]
     version = get_object_or_404(visible(request), pk=pk)
     if not version.is_ready:
         return {"items": [], "next": None}
-    end = filters.after + filters.limit
-    items = rows.refusals(version.folder / "refusals.jsonl", limit=end + 1)[filters.after :]
-    return cut(request, items, limit=filters.limit, after=lambda: end)
-
-
+    items = rows.refusals(version.folder / "refusals.jsonl", filters.limit + 1, after=filters.after)
+    return cut(request, items, limit=filters.limit, after=lambda: filters.after + filters.limit)

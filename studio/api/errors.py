@@ -38,7 +38,10 @@ def refuse_values(request: HttpRequest, error: Any) -> NoReturn:
 
 
 def refuse_request(request: HttpRequest, error: Any) -> NoReturn:
-    raise UserError(error.message, code="bad_request") from error
+    # ninja hides what the parser said behind a sentence of its own.
+    if isinstance(error.__cause__, UserError):
+        raise error.__cause__
+    raise UserError(f"{error.message.rstrip('.')}.", code="bad_request") from error
 
 
 def field_name(place: tuple[Any, ...]) -> str:

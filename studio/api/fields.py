@@ -6,10 +6,8 @@ from uuid import UUID
 import orjson
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from ninja import Schema
-from ninja.errors import HttpError
 from ninja.parser import Parser
-from pydantic import ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from studio.errors import UserError
 
@@ -20,8 +18,11 @@ Line = Annotated[str, StringConstraints(max_length=300, pattern=r"^[^\x00-\x1f\x
 M = TypeVar("M", bound=Model)
 
 
-class Input(Schema):
-    """What a caller sends. A field that is not known is refused, for it was meant to do something."""
+class Input(BaseModel):
+    """What a caller sends. A field that is not known is refused, for it was meant to do something.
+
+    Not a ninja Schema: that one reads attributes, so it sees no field that it does not know.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,11 +33,11 @@ class StrictParser(Parser):
     def parse_body(self, request: HttpRequest) -> Any:
         body = request.body
         if b"\\u0000" in body:
-            raise HttpError(400, "The body holds the character NUL. Leave it out.")
+            raise UserError("The body holds the character NUL. Leave it out.", code="bad_request")
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            raise HttpError(400, f"The body is not valid JSON: {error}.") from error
+            raise UserError(f"The body is not valid JSON: {error}.", code="bad_request") from error
 
 
 def named(rows: "QuerySet[M]", pk: UUID, *, field: str) -> M:

@@ -190,5 +190,3 @@ def clone_run(request: HttpRequest, pk: UUID, payload: CloneIn | None = None) ->
         prompts=changes.prompts,
     )
     return run_out(copy)
-
-

@@ -1,6 +1,6 @@
 """The REST API's addresses. It is drawn from the same services as the pages; the policy table says who may call what."""
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from django.http import Http404, HttpRequest
 from django.urls import path, re_path
@@ -46,12 +46,12 @@ def build_api() -> StudioAPI:
 
 
 @csrf_exempt
-def nowhere(request: HttpRequest, **kwargs: Any) -> NoReturn:
+def nowhere(request: HttpRequest) -> NoReturn:
     """An unknown address below /api/ answers in JSON, as everything there."""
     raise Http404
 
 
 urlpatterns = [
     path("api/v1/", build_api().urls),
-    re_path(r"^api(/.*)?$", nowhere, name="api_nowhere"),
+    re_path(r"^api(?:/.*)?$", nowhere, name="api_nowhere"),
 ]

@@ -125,6 +125,29 @@ def create_run(
     return run
 
 
+def clone_run(
+    member: Member,
+    run: Run,
+    *,
+    settings: dict[str, Any],
+    name: str = "",
+    base: BaseModel | None = None,
+    version: DatasetVersion | None = None,
+    prompts: list[str] | None = None,
+) -> Run:
+    """A new run that differs from `run` in what is given and in nothing else."""
+    return create_run(
+        member,
+        project=run.project,
+        name=name or f"{run.name} (copy)",
+        plugin_name=run.plugin,
+        config=run.config | settings,
+        base=base or run.base_model,
+        version=version or run.dataset_version,
+        prompts=prompts or run.prompts,
+    )
+
+
 def stop_run(member: Member, run: Run, *, discard: bool = False) -> None:
     """Ends a run early; what was learnt is kept unless `discard`."""
     with transaction.atomic():

@@ -1,0 +1,139 @@
+"""What belongs to another workspace or client answers exactly as what does not exist, in every address and every body."""
+
+import re
+import uuid
+
+import pytest
+from django.urls import get_resolver
+from django.urls.resolvers import URLPattern, URLResolver
+
+from studio.workspaces.policy import ROUTES
+from tests.fixtures import Api, make_key, make_member
+
+PATHS = [
+    ("get", "clients/{client}"),
+    ("patch", "clients/{client}"),
+    ("delete", "clients/{client}"),
+    ("get", "projects/{project}"),
+    ("patch", "projects/{project}"),
+    ("get", "base-models/{base}"),
+    ("get", "datasets/{dataset}"),
+    ("patch", "datasets/{dataset}"),
+    ("get", "datasets/{dataset}/versions"),
+    ("post", "datasets/{dataset}/versions"),
+    ("get", "dataset-versions/{version}"),
+    ("get", "dataset-versions/{version}/rows"),
+    ("get", "dataset-versions/{version}/refusals"),
+    ("get", "runs/{run}"),
+    ("get", "runs/{run}/events"),
+    ("post", "runs/{run}/stop"),
+    ("post", "runs/{run}/clone"),
+    ("get", "artifacts/{artifact}"),
+    ("get", "artifacts/{artifact}/download"),
+    ("get", "artifacts/{artifact}/files/adapter_config.json"),
+    ("get", "builds/{build}"),
+]
+
+
+def ids(world):
+    return {
+        "client": world.client.pk,
+        "project": world.project.pk,
+        "base": world.base.pk,
+        "dataset": world.version.dataset_id,
+        "version": world.version.pk,
+        "run": world.run.pk,
+        "artifact": world.artifact.pk,
+        "build": world.build.pk,
+    }
+
+
+def call(api, method, path):
+    if path.endswith("/versions") and method == "post":
+        return api.upload(path, b'{"text": "x"}')
+    return getattr(api, method)(path, **({"body": {"name": "Taken over"}} if method == "patch" else {}))
+
+
+@pytest.mark.parametrize(("method", "path"), PATHS)
+def test_an_address_of_another_workspace_is_an_address_of_nothing(acme, rival, method, path):
+    foreign = call(acme.api, method, path.format(**ids(rival)))
+    missing = call(acme.api, method, path.format(**dict.fromkeys(ids(rival), uuid.uuid4())))
+    assert foreign.status_code == missing.status_code == 404
+    assert foreign.content == missing.content
+    assert call(rival.api, method, path.format(**ids(rival))).status_code < 404
+
+
+@pytest.mark.parametrize(("method", "path"), PATHS)
+def test_a_member_of_one_client_meets_nothing_of_another(acme, method, path):
+    other = acme.api.post("clients", {"name": "Globex"}).json()
+    client = acme.workspace.clients.get(pk=other["id"])
+    narrow = Api(make_key(make_member(acme.workspace, role="admin", email="max@example.com", clients=[client])))
+    expected = 200 if path == "base-models/{base}" else 404  # a base model belongs to no client
+    assert call(narrow, method, path.format(**ids(acme))).status_code == expected
+
+
+@pytest.mark.parametrize(("method", "path"), PATHS)
+def test_a_guest_without_a_client_meets_nothing(acme, method, path):
+    guest = Api(make_key(make_member(acme.workspace, role="guest", email="gus@example.com")))
+    assert call(guest, method, path.format(**ids(acme))).status_code == 404
+
+
+def bodies(world, acme):
+    """(path, body, field) of every id that a body takes; the rest of each body is acme's own."""
+    run = {"project": acme.project.pk, "plugin": "rehearsal", "base_model": acme.base.pk, "dataset_version": acme.version.pk}
+    estimate = {"plugin": "rehearsal", "base_model": acme.base.pk, "dataset_version": acme.version.pk}
+    clone = f"runs/{acme.run.pk}/clone"
+    return [
+        ("projects", {"client": world["client"], "name": "x"}, "client"),
+        ("datasets", {"project": world["project"], "name": "x"}, "project"),
+        ("estimates", estimate | {"base_model": world["base"]}, "base_model"),
+        ("estimates", estimate | {"dataset_version": world["version"]}, "dataset_version"),
+        ("runs", run | {"project": world["project"]}, "project"),
+        ("runs", run | {"base_model": world["base"]}, "base_model"),
+        ("runs", run | {"dataset_version": world["version"]}, "dataset_version"),
+        (clone, {"changes": {"base_model": world["base"]}}, "base_model"),
+        (clone, {"changes": {"dataset_version": world["version"]}}, "dataset_version"),
+        ("builds", {"artifact": world["artifact"], "quantization": "q8_0"}, "artifact"),
+    ]
+
+
+def plain(value):
+    return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else str(value)
+
+
+def test_an_id_of_another_workspace_in_a_body_is_an_id_of_nothing(acme, rival, slot):
+    nothing = dict.fromkeys(ids(rival), uuid.uuid4())
+    for (path, foreign, field), (_, missing, _) in zip(bodies(ids(rival), acme), bodies(nothing, acme), strict=True):
+        refused, unknown = acme.api.post(path, plain(foreign)), acme.api.post(path, plain(missing))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unknown_id"), path
+        assert list(refused.json()["error"]["fields"]) == [field]
+        assert refused.content == unknown.content
+
+
+def test_filters_by_another_workspace_find_nothing(acme, rival):
+    for path in ("projects?client={client}", "datasets?project={project}", "runs?project={project}", "artifacts?run={run}"):
+        assert acme.api.get(path.format(**ids(rival))).json() == {"items": [], "next": None}
+
+
+def test_no_list_names_anything_of_another_workspace(acme, rival):
+    strange = [str(value) for value in ids(rival).values()]
+    for path in ("clients", "projects", "datasets", "base-models", "runs", "artifacts", "audit"):
+        text = acme.api.get(path).content.decode()
+        assert not [value for value in strange if value in text], path
+
+
+def patterns(resolver=None, namespaces=()):
+    for entry in (resolver or get_resolver("studio.api.urls")).url_patterns:
+        if isinstance(entry, URLResolver):
+            yield from patterns(entry, (*namespaces, entry.namespace) if entry.namespace else namespaces)
+        elif isinstance(entry, URLPattern):
+            yield ":".join((*namespaces, entry.name or "?")), entry
+
+
+def test_every_address_of_the_api_stands_in_the_policy_table_and_in_these_tests():
+    routes = dict(patterns())
+    assert set(routes) <= set(ROUTES)
+    assert {name for name in ROUTES if name.startswith("api")} == set(routes)
+    tested = {re.sub(r"\{\w+\}", "*", path).replace("adapter_config.json", "*") for _, path in PATHS}
+    addresses = {re.sub(r"<[\w:]+>", "*", str(route.pattern)) for route in routes.values() if "pk" in route.pattern.converters}
+    assert addresses == tested

@@ -1,0 +1,293 @@
+"""What many tests stand on: workspaces with people and keys, things in them, orders that are really worked off, and a queue.
+
+Plain functions, so that a test can make as many as it needs. Nothing here replaces a part of the studio.
+"""
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client as Browser
+from django.utils import timezone
+
+from studio.artifacts.models import Artifact, Build
+from studio.basemodels.models import BaseModel
+from studio.datasets import rows
+from studio.datasets.models import Dataset, DatasetVersion
+from studio.orders.models import Order, Slot
+from studio.orders.services import claim
+from studio.orders.supervising import Supervisor
+from studio.runs.models import Run
+from studio.storage import commit_folder
+from studio.supervisor.redis_server import find_server
+from studio.workspaces.models import Client, Member, Project, User, Workspace
+from studio.workspaces.services import create_api_key, create_workspace
+
+ALL_SCOPES = ["read", "write", "train", "deploy", "inference", "admin"]
+MODEL_FACTS: dict[str, Any] = {
+    "name": "Tiny",
+    "architecture": "LlamaForCausalLM",
+    "family": "llama",
+    "parameters": 100_000,
+    "hidden_size": 64,
+    "layers": 2,
+    "intermediate_size": 128,
+    "vocabulary": 500,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_size": 16,
+    "context_length": 512,
+    "tied": True,
+    "dtype": "float32",
+    "size": 400_000,
+    "linears": [{"name": "q_proj", "inputs": 64, "outputs": 64, "count": 2}],
+    "chat_template": True,
+}
+HOST_FACTS: dict[str, Any] = {"name": "test", "cpus": 2, "memory": 8 << 30}
+
+
+def make_owner(email: str = "ana@example.com", workspace: str = "Acme") -> Member:
+    """The owner of a new workspace, with its client In-house and a first project."""
+    return create_workspace(user=User.objects.create_user(email), name=workspace)
+
+
+def make_member(workspace: Workspace, *, role: str, email: str, clients: list[Client] | None = None) -> Member:
+    member = Member.objects.create(user=User.objects.create_user(email), workspace=workspace, role=role)
+    member.clients.set(clients or [])
+    return member
+
+
+def make_key(member: Member, *, scopes: list[str] | None = None, clients: list[Client] | None = None) -> str:
+    """The secret of a new API key."""
+    key, secret = create_api_key(member, name="test", scopes=scopes or ALL_SCOPES)
+    key.clients.set(clients or [])
+    member.key = None  # the member object itself goes on acting as a person
+    return secret
+
+
+class Api:
+    """Calls the API as a script does: `Api(secret).post("runs", {...})`."""
+
+    def __init__(self, secret: str | None):
+        self.browser = Browser()
+        self.headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        address = path if path.startswith(("/", "http")) else f"/api/v1/{path}"
+        data = json.dumps(body) if body is not None else ""
+        sent = self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.browser.generic(method, address, data, content_type="application/json", headers=sent)
+
+    def get(self, path: str, **headers: str) -> Any:
+        return self.call("GET", path, **headers)
+
+    def post(self, path: str, body: Any = None, **headers: str) -> Any:
+        return self.call("POST", path, {} if body is None else body, **headers)
+
+    def patch(self, path: str, body: Any) -> Any:
+        return self.call("PATCH", path, body)
+
+    def delete(self, path: str) -> Any:
+        return self.call("DELETE", path)
+
+    def upload(self, path: str, content: bytes, *, name: str = "rows.jsonl", headers: dict[str, str] | None = None, **fields: Any) -> Any:
+        form = {"file": SimpleUploadedFile(name, content), **fields}
+        return self.browser.post(f"/api/v1/{path}", form, headers=self.headers | (headers or {}))
+
+
+def make_order(member: Member, *, kind: str, client: Client | None, status: str = Order.Status.SUCCEEDED) -> Order:
+    """An order that has ended, or stands where `status` says, without having been worked off."""
+    now = timezone.now()
+    return Order.objects.create(
+        workspace=member.workspace,
+        client=client,
+        kind=kind,
+        queue="files",
+        status=status,
+        created_by=member.user,
+        started_at=now,
+        ended_at=now,
+    )
+
+
+def make_base_model(member: Member, *, name: str = "Tiny") -> BaseModel:
+    """A base model that is ready as far as the database knows; its folder is empty, for a rehearsal reads nothing from it."""
+    order = make_order(member, kind="base_model", client=None)
+    return BaseModel.objects.create(
+        workspace=member.workspace, name=name, source=f"path:/models/{name}", facts=MODEL_FACTS, sha256="0" * 64, order=order
+    )
+
+
+def make_version(member: Member, project: Project, *, name: str = "Replies", count: int = 12) -> DatasetVersion:
+    """A version that is ready, with its rows in a file as the import writes them."""
+    order = make_order(member, kind="dataset", client=project.client)
+    validation = count // 6
+    facts = {
+        "shape": "chat",
+        "rows": count,
+        "refused": 0,
+        "duplicates": 0,
+        "split": {"train": count - validation, "validation": validation},
+        "notices": [],
+        "warnings": [],
+    }
+    version = DatasetVersion.objects.create(
+        dataset=Dataset.objects.create(project=project, name=name),
+        number=1,
+        filename="replies.jsonl",
+        upload="none",
+        upload_sha256="1" * 64,
+        sha256="2" * 64,
+        facts=facts,
+        order=order,
+    )
+    write_rows(version.folder, count=count, validation=validation)
+    return version
+
+
+def write_rows(folder: Path, *, count: int, validation: int) -> None:
+    folder.mkdir(parents=True)
+    with rows.RowWriter(folder / "draft.parquet") as writer:
+        for number in range(count):
+            chat = [{"role": "user", "content": f"Question {number}?"}, {"role": "assistant", "content": f"Answer {number}."}]
+            writer.add(line=number + 1, row=json.dumps({"messages": chat}))
+    split = np.arange(count) < validation
+    rows.finish(folder / "draft.parquet", folder / "rows.parquet", validation=split, duplicate=np.zeros(count, dtype=bool))
+    (folder / "refusals.jsonl").touch()
+
+
+def make_run(member: Member, project: Project, base: BaseModel, version: DatasetVersion, *, status: str = Order.Status.SUCCEEDED) -> Run:
+    order = make_order(member, kind="train", client=project.client, status=status)
+    return Run.objects.create(
+        project=project, name="Try", plugin="rehearsal", config={"max_steps": 3}, base_model=base, dataset_version=version, order=order
+    )
+
+
+def make_artifact(
+    order: Order, project: Project, files: dict[str, bytes], *, kind: str = Artifact.Kind.ADAPTER, **columns: Any
+) -> Artifact:
+    """A sealed folder with these files, and its row."""
+    name = f"{order.pk}-{order.attempt}"
+    temp, target = Path(settings.DATA_DIR, "temp", name), Path(settings.DATA_DIR, "artifacts", name)
+    temp.mkdir(parents=True)
+    for file, content in files.items():
+        (temp / file).parent.mkdir(parents=True, exist_ok=True)
+        (temp / file).write_bytes(content)
+    manifest = commit_folder(temp, target)
+    columns = {
+        "name": "Try",
+        "folder_name": name,
+        "files": manifest["files"],
+        "sha256": manifest["sha256"],
+        "size": manifest["size"],
+        **columns,
+    }
+    return Artifact.objects.create(order=order, project=project, kind=kind, **columns)
+
+
+def make_build(member: Member, source: Artifact, *, quantization: str = "q8_0", passed: bool = True, content: bytes = b"GGUF") -> Build:
+    """A build that has ended, with its file."""
+    order = make_order(member, kind="build", client=source.project.client)
+    build = Build.objects.create(
+        project=source.project, source=source, quantization=quantization, order=order, verification={"passed": passed, "mean_kl": 0.001}
+    )
+    lineage = {"lineage": source.lineage, "base_model": source.base_model}
+    files = {f"{source.file_stem}-{quantization}.gguf": content, "report.json": b"{}"}
+    artifact = make_artifact(order, source.project, files, kind=Artifact.Kind.GGUF, **lineage)
+    artifact.parents.add(source)
+    return build
+
+
+@dataclass
+class World:
+    """A workspace with one of everything, and a key that may do all of it."""
+
+    owner: Member
+    api: Api
+    client: Client
+    project: Project
+    base: BaseModel
+    version: DatasetVersion
+    run: Run
+    artifact: Artifact
+    build: Build
+
+    @property
+    def workspace(self) -> Workspace:
+        return self.owner.workspace
+
+
+def make_world(email: str = "ana@example.com", workspace: str = "Acme") -> World:
+    owner = make_owner(email, workspace)
+    project = Project.objects.select_related("client").get(client__workspace=owner.workspace)
+    base = make_base_model(owner)
+    version = make_version(owner, project)
+    run = make_run(owner, project, base, version)
+    lineage = {"run": {"id": str(run.pk), "name": run.name}}
+    files = {"adapter_model.safetensors": bytes(range(256)) * 16, "adapter_config.json": b'{"r": 16}'}
+    artifact = make_artifact(run.order, project, files, base_model=base, dataset_version=version, lineage=lineage)
+    return World(owner, Api(make_key(owner)), project.client, project, base, version, run, artifact, make_build(owner, artifact))
+
+
+def make_slot() -> Slot:
+    """A worker that has just said what machine it runs on, so that runs can be forecast and started."""
+    return Slot.objects.create(name="test", queue="train", facts=HOST_FACTS, seen_at=timezone.now())
+
+
+def work_off(order: Order) -> Order:
+    """Does an order as a worker does, in a process of its own, and returns the row as it then stands."""
+    claimed = claim(str(order.pk), attempt=order.attempt, worker="test")
+    assert claimed is not None, f"{order} was {order.status}"
+    Supervisor(claimed).run()
+    order.refresh_from_db()
+    return order
+
+
+@contextmanager
+def redis_on_a_socket() -> Iterator[str]:
+    """The embedded Redis on a temporary unix socket; yields its address. Nothing is left behind."""
+    folder = Path(tempfile.mkdtemp(prefix="studio-test-"))
+    address = f"unix://{folder}/redis.sock"
+    command = [
+        find_server(),
+        "--port",
+        "0",
+        "--unixsocket",
+        f"{folder}/redis.sock",
+        "--dir",
+        str(folder),
+        "--save",
+        "",
+        "--loglevel",
+        "warning",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_for_redis(address)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+        shutil.rmtree(folder)
+
+
+def wait_for_redis(address: str) -> None:
+    with redis.Redis.from_url(address) as client:
+        for _ in range(200):
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                time.sleep(0.05)
+    raise TimeoutError("Redis did not start within ten seconds.")
