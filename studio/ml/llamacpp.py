@@ -126,7 +126,7 @@ class Model:
     """One GGUF, loaded on the CPU, with a context for one conversation. Use it in a `with` block."""
 
     def __init__(self, path: Path, *, adapter: Path | None = None, threads: int = 1, context: int = 1024):
-        """With a GGUF adapter added, if one is given. Raises UserError where llama.cpp refuses a file. Its warnings go to standard error."""
+        """With a GGUF adapter added, if one is given. Raises UserError where llama.cpp refuses a file; its warnings go to stderr."""
         lib = library()
         lib.llama_log_set(ctypes.cast(_listener, POINTER), None)
         lib.llama_backend_init()
