@@ -60,7 +60,8 @@ class BuildJob(Job):
 
 FACTS = ModelFacts(
     name="tiny", architecture="LlamaForCausalLM", family="llama", parameters=1, hidden_size=64, layers=2, intermediate_size=128,
-    vocabulary=500, heads=4, kv_heads=2, head_size=16, context_length=512, tied=True, dtype="float32", size=1, linears=[], chat_template=True,
+    vocabulary=500, heads=4, kv_heads=2, head_size=16, context_length=512, tied=True, dtype="float32", size=1, linears=[],
+    chat_template=True,
 )  # fmt: skip
 
 

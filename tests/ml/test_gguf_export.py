@@ -270,7 +270,7 @@ def test_a_family_that_is_not_known_is_refused_with_the_list(tiny_model_maker: M
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("changes", "sentence"),
     [
         ({"modules_to_save": ["lm_head"]}, "whole layers"),
         ({"bias": "all"}, "trained biases"),
@@ -282,11 +282,11 @@ def test_a_family_that_is_not_known_is_refused_with_the_list(tiny_model_maker: M
     ],
 )
 def test_an_adapter_that_cannot_be_added_to_weights_is_refused(
-    tiny_model: Path, adapter_of: AdapterMaker, tmp_path: Path, settings: dict[str, Any], sentence: str
+    tiny_model: Path, adapter_of: AdapterMaker, tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     adapter = adapter_of(tiny_model)
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | settings))
+    (adapter / "adapter_config.json").write_text(json.dumps(config | changes))
     with pytest.raises(UserError, match=sentence):
         built(tiny_model, tmp_path / "out", adapter=adapter)
     assert not list((tmp_path / "out").glob("*"))
