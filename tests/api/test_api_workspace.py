@@ -85,7 +85,7 @@ def test_pages_go_on_where_the_last_one_ended(acme):
 
 
 def test_a_limit_is_a_limit(acme, rival):
-    for query, field in [("limit=0", "limit"), ("limit=1000000", "limit"), ("limit=x", "limit"), ("after=x", "after")]:
+    for query, field in [("limit=0", "limit"), ("limit=1000000", "limit"), ("limit=x", "limit"), ("after=x", "after"), ("page=2", "page")]:
         answer = acme.api.get(f"clients?{query}")
         assert (answer.status_code, list(answer.json()["error"]["fields"])) == (422, [field])
     foreign, unknown = acme.api.get(f"clients?after={rival.client.pk}"), acme.api.get("clients?after=12345678-1234-4234-8234-123456789012")
