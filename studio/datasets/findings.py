@@ -22,8 +22,23 @@ SECRETS = re.compile(
     rb"\bsk-[A-Za-z0-9_-]{20,}|\bhf_[A-Za-z0-9]{30,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{40,}|\bAKIA[0-9A-Z]{16}\b"
     rb"|\bAIza[0-9A-Za-z_-]{35}|\bxox[abprs]-[0-9A-Za-z-]{10,}|\bglpat-[\w-]{20,}|-----BEGIN [A-Z ]{0,20}PRIVATE KEY"
 )
-SECRET_SIGNS = (b"sk-", b"hf_", b"gh", b"AKIA", b"AIza", b"xox", b"glpat-", b"PRIVATE KEY")
-EMAIL = re.compile(rb"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.[A-Za-z]{2,10}\b")
+SECRET_SIGNS = (
+    b"sk-",
+    b"hf_",
+    b"ghp_",
+    b"gho_",
+    b"ghu_",
+    b"ghs_",
+    b"ghr_",
+    b"github_pat_",
+    b"AKIA",
+    b"AIza",
+    b"xox",
+    b"glpat-",
+    b"PRIVATE KEY",
+)
+# Begins with its rarest character, which is found fast.
+EMAIL = re.compile(rb"@(?<=[A-Za-z0-9_%+-]@)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.[A-Za-z]{2,10}\b")
 
 
 class Findings:

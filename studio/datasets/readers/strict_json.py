@@ -6,6 +6,7 @@ suspicious value is parsed a second time by the standard library, which can say 
 
 import json
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 import orjson
@@ -13,7 +14,8 @@ import orjson
 from studio.datasets.readers.lines import COLUMNS, DEPTH, NAME, Line, Reading, Refusal, excerpt, pointed, refuse
 
 KEY = re.compile(rb'"\s*:')
-BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+# A text without end is matched as well: searching on behind its opening quote would take quadratic time.
+BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 SURROGATE = re.compile("[\ud800-\udfff]")
 LARGEST = 2**63
 KINDS = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
@@ -124,8 +126,8 @@ def _depth(text: str) -> int:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        names = Counter(name for name, _ in pairs)
+        twice = next(name for name, number in names.items() if number > 1)
         raise Unfit(f'"{twice[:NAME]}" appears twice.')
     return found
 
@@ -172,7 +174,7 @@ def _syntax(text: str, error: json.JSONDecodeError) -> str:
     if error.msg.startswith("Invalid control character"):
         return f"a raw control character (0x{ord(found):02x}) inside text. Write it as an escape, such as \\n or \\t."
     if error.msg.startswith("Invalid \\"):
-        return "a broken escape. After a backslash JSON knows \" \\ / b f n r t and u with four digits."
+        return 'a broken escape. After a backslash JSON knows " \\ / b f n r t and u with four digits.'
     if error.msg.startswith("Unterminated string"):
         return "the text that opens here never closes."
     if error.msg.startswith("Extra data"):

@@ -1,0 +1,108 @@
+"""Bad files and the exact sentence that each is answered with: (what it tries, file name, content, sentence)."""
+
+import io
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+GOOD = b'{"text": "a row that is fine"}\n'
+LIMIT = 4 * 1024 * 1024
+
+
+def table(**columns: Any) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+def chat(*messages: dict[str, Any]) -> bytes:
+    return orjson.dumps({"messages": messages})
+
+
+ASKED = {"role": "user", "content": "2 + 2?"}
+EXPORT = "Export the rows as JSONL, JSON, CSV, Parquet or plain text."
+
+# The whole file is refused.
+FILES: list[tuple[str, str, bytes, str]] = [
+    ("nothing at all", "a.jsonl", b"", "The file is empty."),
+    ("only white space", "a.jsonl", b" \n\r\n\t\n", "The file is empty."),
+    ("only a byte order mark", "a.csv", b"\xef\xbb\xbf", "The file is empty."),
+    ("an empty array", "a.json", b"[]", "The file is empty."),
+    ("a header alone", "a.csv", b"question,answer\n", "The file has a header, but no rows."),
+    ("UTF-16 without mark", "a.jsonl", GOOD.decode().encode("utf-16-le"), "Not UTF-8 (looks like UTF-16). Save it as UTF-8."),
+    ("UTF-16 that ends in half a letter", "a.txt", b"\xff\xfea\x00b", "The UTF-16-LE text is damaged before byte 5. Save the file as UTF-8."),
+    ("a ZIP", "a.jsonl", b"PK\x03\x04\x14\x00", "This is a ZIP file, not JSONL. Unpack it and upload the file inside."),
+    ("a PDF", "a.csv", b"%PDF-1.7\n%\xe2", f"This is a PDF file, not CSV. {EXPORT}"),
+    ("a PNG", "a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", f"This is a PNG image, not text. {EXPORT}"),
+    ("a pickle", "a.jsonl", b"\x80\x04\x95\x10\x00\x00", f"This is a pickle file, not JSONL. {EXPORT}"),
+    ("a gzip", "rows", b"\x1f\x8b\x08\x00", "This is a gzip file, not a dataset. Unpack it and upload the file inside."),
+    ("Excel 97", "a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "This is an Excel 97 file, not CSV. Save it as CSV."),
+    ("an xlsx named .csv", "a.csv", b"PK\x03\x04....[Content_Types].xml", "This is an Excel workbook, not CSV. Save it as CSV."),
+    ("noise", "a.jsonl", bytes(range(32)) * 40 + b"\xff" * 99, f"This is a binary file, not JSONL. {EXPORT}"),
+    (
+        "pretty-printed objects one after the other",
+        "a.jsonl",
+        b'{\n "a": 1,\n "b": 2,\n "c": 3,\n "d": 4,\n "e": 5,\n "f": 6,\n "g": 7\n}\n{\n "a": 1\n}\n',
+        "One object per line, or one array, please (object starts on line 1, ends on line 9).",
+    ),
+    ("no usable column", "a.jsonl", b'{"a": "x", "b": "y"}\n', "Found: a, b. Need messages, or prompt + completion, or text."),
+    ("a table without training text", "a.csv", b"id,first_name,city\n1,Ana,Rome\n", "Found: id, first_name, city. Need messages, or prompt + completion, or text."),
+    ("prompts only", "a.jsonl", b'{"turns": ["a", "b"]}\n', "Found: turns. Need messages, or prompt + completion, or text."),
+    ("an unclosed quote", "a.csv", b'text,id\n"begins, 1\nb,2\nc,3\n', "The quote opened on line 2 never closes. Write a quote inside a value twice."),
+    ("a quote that swallows all", "a.csv", b'text,id\n"fine",1\n"begins, 1\n' + b"b,2\n" * 1_500_000, "The quote opened on line 3 never closes. Write a quote inside a value twice."),
+    ("two columns of one name", "a.csv", b"text,text\na,b\n", 'Column name "text" appears twice. Rename one of them in the first line.'),
+    ("a header without end", "a.csv", b",".join(b"c%d" % n for n in range(300)) + b"\n1\n", "The header has more than 200 columns."),
+    ("an object that swallows the rest", "a.json", b'[\n{"text": "a"},\n{"text": ' + b'["b"],\n' * 1_000_000, "The object that starts on line 3 is longer than 4 MB. Is a quote or a bracket missing in it?"),
+    ("a Parquet without its end", "a.parquet", table(text=["a"])[:-10], "The Parquet file is damaged (footer). Was the upload or export interrupted?"),
+    ("a Parquet of four bytes", "a.parquet", b"PAR1", "The Parquet file is damaged (footer). Was the upload or export interrupted?"),
+    ("an encrypted Parquet", "a.parquet", b"PARE" + b"\x00" * 40 + b"PARE", "The Parquet file is encrypted. Export it without encryption."),
+    ("a Parquet without rows", "a.parquet", table(text=pa.array([], pa.string())), "The file is empty."),
+    ("text named .parquet", "a.parquet", GOOD, "The Parquet file is damaged (its first bytes are not PAR1). Export it again."),
+    ("a Parquet map", "a.parquet", table(x=pa.array([[("k", "v")]], pa.map_(pa.string(), pa.string()))), "Column x has type map, not supported."),
+    ("a Parquet of bytes", "a.parquet", table(x=pa.array([b"v"])), "Column x has type binary, not supported."),
+]  # fmt: skip
+
+# Line 1 is refused; the good row after it is taken.
+LINES: list[tuple[str, str, bytes, str]] = [
+    ("Windows-1252", "a.jsonl", b'{"text": "it\x92s"}\n', "Line 1, byte 13: 0x92 is not UTF-8. Convert from Windows-1252?"),
+    ("a line of more than 4 MB", "a.jsonl", b'{"text": "' + b"a" * (LIMIT + 10) + b'"}\n', "Line 1 is longer than 4 MB."),
+    ("NaN", "a.jsonl", b'{"text": "a", "n": NaN}\n', "Line 1: NaN is not valid JSON."),
+    ("minus infinity", "a.jsonl", b'{"text": "a", "n": -Infinity}\n', "Line 1: -Infinity is not valid JSON."),
+    ("a number without bounds", "a.jsonl", b'{"text": "a", "n": 1e400}\n', "Line 1: 1e400 is not valid JSON."),
+    ("a key twice", "a.jsonl", b'{"text": "a", "text" : "b"}\n', 'Line 1: "text" appears twice.'),
+    ("a key twice, hidden by a text", "a.jsonl", b'{"text": "\\":", "text" : "b"}\n', 'Line 1: "text" appears twice.'),
+    ("a key twice, further in", "a.jsonl", b'{"text": "a", "m": [{"x": 1, "x": 2}]}\n', 'Line 1: "x" appears twice.'),
+    ("depth of 100,000", "a.jsonl", b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "Line 1: nested deeper than 64."),
+    ("depth of 70", "a.jsonl", b'{"text": ' + b"[" * 70 + b"]" * 70 + b"}\n", "Line 1: nested deeper than 64."),
+    ("5,000 digits", "a.jsonl", b'{"text": "a", "n": ' + b"1" * 5000 + b"}\n", "Line 1: number too long."),
+    ("2^63", "a.jsonl", b'{"text": "a", "n": 9223372036854775808}\n', "Line 1: number too large."),
+    ("2^64", "a.jsonl", b'{"text": "a", "n": 18446744073709551616}\n', "Line 1: number too large."),
+    ("half an escape", "a.jsonl", b'{"text": "\\ud800"}\n', "Line 1: broken Unicode escape."),
+    ("NUL", "a.jsonl", b'{"text": "a\\u0000b"}\n', "Line 1: contains a NUL character."),
+    ("a comment", "a.jsonl", b'{"text": "a", // why\n', "Line 1, column 15: comments are not JSON. Remove it."),
+    ("single quotes", "a.jsonl", b"{'text': 'a'}\n", "Line 1, column 2: single quotes are not JSON. Use double quotes."),
+    ("a trailing comma", "a.jsonl", b'{"text": "a",}\n', "Line 1, column 14: a comma before the closing bracket is not JSON. Remove it."),
+    ("a raw control character", "a.jsonl", b'{"text": "a\x01"}\n', "Line 1, column 12: a raw control character (0x01) inside text. Write it as an escape, such as \\n or \\t."),
+    ("two objects on a line", "a.jsonl", b'{"text": "a"} {"text": "b"}\n', "Line 1, column 15: the object ends before this. One object per line, please."),
+    ("a list", "a.jsonl", b"[1]\n", "Line 1 must be an object {…}, found a list."),
+    ("a text", "a.jsonl", b'"hello"\n', "Line 1 must be an object {…}, found text."),
+    ("a number", "a.jsonl", b"5\n", "Line 1 must be an object {…}, found a number."),
+    ("null", "a.jsonl", b"null\n", "Line 1 must be an object {…}, found null."),
+    ("10,000 keys", "a.jsonl", orjson.dumps({f"k{n}": 1 for n in range(10_000)}) + b"\n", "Line 1: more than 200 columns."),
+    ("a name of 1 MB", "a.jsonl", orjson.dumps({"k" * 1_000_000: 1}) + b"\n", "Line 1: column name longer than 200 characters."),
+    ("text that is a number", "a.jsonl", b'{"text": 5}\n', "Line 1: text must be text, found number."),
+    ("text that is blank", "a.jsonl", b'{"text": "  "}\n', "Line 1: text is empty, there is nothing to learn."),
+    ("an element that is a list", "a.json", b'[["a"],\n' + GOOD + b"]", "Line 1 must be an object {…}, found a list."),
+    ("a broken element", "a.json", b'[{"text": nope},\n' + GOOD + b"]", "Line 1, column 10: expecting value, found 'n'."),
+    ("ragged", "a.csv", b"text,id\na,1,2\nb,2\n", "Line 2: 3 values, expected 2."),
+    ("NUL in a cell", "a.csv", b"text,id\na\x00b,1\nb,2\n", "Line 2: contains a NUL character."),
+    ("text behind a closing quote", "a.csv", b'text,id\n"a"b,1\nb,2\n', "Line 2: text follows a closing quote. Write a quote inside a value twice."),
+    ("Windows-1252 in a table", "a.csv", b"text,id\nit\x92s,1\nb,2\n", "Line 2, byte 3: 0x92 is not UTF-8. Convert from Windows-1252?"),
+    ("Windows-1252 in a text", "a.txt", b"it\x92s\nfine\n", "Line 1, byte 3: 0x92 is not UTF-8. Convert from Windows-1252?"),
+    ("an empty cell", "a.csv", b"question,answer\n2 + 2?,\n1 + 1?,2\n", "Line 2: answer is empty, there is nothing to learn."),
+    ("an empty value in Parquet", "a.parquet", table(text=[None, "b"]), "Row 1: text is missing, there is nothing to learn."),
+    ("an unknown role", "a.jsonl", chat(ASKED, {"role": "bot", "content": "4"}) + b"\n" + chat(ASKED, {"role": "assistant", "content": "4"}), 'Line 1, message 2: role "bot" is unknown. Use system, user, assistant or tool.'),
+    ("a question without answer", "a.jsonl", chat(ASKED) + b"\n" + chat(ASKED, {"role": "assistant", "content": "4"}), "Line 1 ends with a question. Every chat must end with an answer."),
+]  # fmt: skip
