@@ -18,3 +18,5 @@ urlpatterns = [
     path("playground/", include("studio.serving.urls")),
     path("", include("studio.api.urls")),
 ]
+
+handler500 = "studio.api.errors.bug"

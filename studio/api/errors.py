@@ -2,11 +2,13 @@
 
 from typing import Any, NoReturn
 
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
+from django.views.defaults import server_error
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from studio.errors import UserError
+from studio.workspaces.middleware import api_error, wants_json
 
 WRAPPERS = ("payload", "details", "filters")
 """Names of the views' own arguments: no part of what the caller wrote."""
@@ -28,6 +30,13 @@ def install(api: NinjaAPI) -> None:
 
 def fly(request: HttpRequest, error: Any) -> NoReturn:
     raise error
+
+
+def bug(request: HttpRequest) -> HttpResponse:
+    """The answer to a mistake of the studio, in the form that the caller expects. The log has the mistake itself."""
+    if wants_json(request):
+        return api_error(500, "bug", "The studio made a mistake. The server's log has it.")
+    return server_error(request)
 
 
 def refuse_values(request: HttpRequest, error: Any) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import zipfile
 
 import pytest
@@ -153,3 +154,11 @@ def test_only_what_can_be_built_is_built(acme):
     assert list(refused["fields"]) == ["quantization"]
     gguf = acme.api.post("builds", {"artifact": str(acme.build.artifact.pk), "quantization": "q8_0"})
     assert (gguf.status_code, "built from an adapter" in gguf.json()["error"]["message"]) == (400, True)
+
+
+def test_a_mistake_of_the_studio_answers_in_json_and_tells_nothing(acme):
+    shutil.rmtree(acme.artifact.folder)
+    acme.api.browser.raise_request_exception = False
+    answer = acme.api.get(f"artifacts/{acme.artifact.pk}/{FILE}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "bug")
+    assert str(acme.artifact.folder) not in answer.content.decode()
