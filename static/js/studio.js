@@ -4,6 +4,7 @@ import { dialogs, menus, tooltips } from "./floats.js";
 import { keys } from "./keys.js";
 import { palette } from "./palette.js";
 import { drawer, fold, theme } from "./rail.js";
+import { drawSparks } from "./sparks.js";
 import { tabs } from "./tabs.js";
 import { tellTimes } from "./times.js";
 import { toasts } from "./toasts.js";
@@ -14,6 +15,7 @@ for (const start of [theme, fold, drawer, dialogs, menus, tooltips, tabs, toasts
 
 function draw() {
   setWidths(document);
+  drawSparks(document);
   tellTimes();
 }
 draw();

@@ -1,4 +1,6 @@
 // Sends <form data-upload> with a progress bar, goes where the server leads, and puts its refusal beside the field.
+import { bytes } from "./format.js";
+
 export function uploads() {
   document.addEventListener("change", (event) => {
     if (event.target.matches?.('[data-drop] input[type="file"]')) showFile(event.target);
@@ -14,18 +16,11 @@ export function uploads() {
   });
 }
 
-export function size(bytes) {
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  const step = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
-  const value = bytes / 1000 ** step;
-  return `${step && value < 10 ? value.toFixed(1) : Math.round(value)} ${units[step]}`;
-}
-
 function showFile(input) {
   const file = input.files[0];
   const title = input.closest("[data-drop]").querySelector("[data-drop-title]");
   title.dataset.before ??= title.textContent;
-  title.textContent = file ? `${file.name} · ${size(file.size)}` : title.dataset.before;
+  title.textContent = file ? `${file.name} · ${bytes(file.size)}` : title.dataset.before;
   fail(input.form, "");
 }
 
@@ -43,7 +38,7 @@ function send(form, submitter) {
   fail(form, "");
   request.upload.addEventListener("progress", ({ loaded, total }) => {
     bar.value = loaded / total;
-    words.textContent = loaded < total ? `${size(loaded)} of ${size(total)}` : "Sent. The server reads it.";
+    words.textContent = loaded < total ? `${bytes(loaded)} of ${bytes(total)}` : "Sent. The server reads it.";
   });
   request.addEventListener("load", () => {
     busy(false);

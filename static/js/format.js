@@ -1,0 +1,22 @@
+// Figures as people read them: 1.48, 2.0e-4, 98 MB, 1,200, 11 min. The exact value stays in titles and tables.
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+export const count = (value) => (value == null ? "–" : whole.format(value));
+
+export function figure(value) {
+  if (value == null || !Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  if (size >= 1000) return whole.format(value);
+  if (size >= 100) return value.toFixed(0);
+  if (size >= 10) return value.toFixed(1);
+  if (size >= 0.01 || size === 0) return value.toFixed(size < 1 ? 3 : 2);
+  return value.toExponential(1);
+}
+
+export function bytes(value) {
+  if (value == null) return "–";
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const step = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, value)) / 3));
+  const scaled = value / 1000 ** step;
+  return `${step && scaled < 10 ? scaled.toFixed(1) : Math.round(scaled)} ${units[step]}`;
+}

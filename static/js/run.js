@@ -1,0 +1,242 @@
+// A run page while it lives: takes the stored events from #run-events, then each new one from the socket, once and in order.
+// <div data-run data-run-id data-after data-live data-started>; parts that the page has are filled, others are passed over.
+import { mountCharts } from "./charts.js";
+import { bytes, count, figure } from "./format.js";
+import { followLog } from "./log.js";
+import { Samples } from "./samples.js";
+import { span } from "./times.js";
+
+const LIVE = ["queued", "starting", "running", "finishing", "recovering"];
+const PHASES = {
+  preparing: "Preparing", reading: "Reading the rows", loading: "Loading the model", tokenizing: "Counting tokens", training: "Training",
+  evaluating: "Looking at the validation rows", saving: "Saving", downloading: "Downloading", converting: "Converting", checking: "Checking",
+};
+const WINDOW = 30; // reports over which the speed is taken
+
+class RunPage {
+  constructor(root) {
+    this.root = root;
+    this.seq = Number(root.dataset.after || 0);
+    this.live = root.dataset.live === "true";
+    this.latest = {};
+    this.pace = [];
+    const charts = root.querySelector("[data-charts]");
+    this.samples = new Samples(root.querySelector("[data-run-samples]"), (step) => this.charts?.showStep(step));
+    this.charts = charts && mountCharts(charts, { onCursor: (step) => this.samples.peek(step) });
+  }
+
+  start() {
+    const stored = document.getElementById("run-events");
+    this.take(stored ? JSON.parse(stored.textContent) : []);
+    followLog(this.root.querySelector("[data-log]"), () => this.live);
+    if (!this.live) return;
+    this.listen();
+    setInterval(() => this.tick(), 1000);
+  }
+
+  /** Through htmx's socket extension; a frame is an event, never markup, so htmx is kept from swapping it. */
+  listen() {
+    const { root } = this;
+    window.__latency = [];
+    const opened = Date.now();
+    root.addEventListener("htmx:ws:before:message:incoming", (event) => {
+      event.preventDefault();
+      const { connection, message } = event.detail;
+      const told = JSON.parse(message.data);
+      if (told.seq <= this.seq) return;
+      const at = Date.parse(told.at);
+      if (at > opened) window.__latency.push(Date.now() - at);
+      this.seq = told.seq;
+      const url = new URL(connection.url);
+      url.searchParams.set("after", told.seq); // where a new connection goes on
+      connection.url = url.href;
+      this.take([told]);
+      if (told.type === "end") connection.config.reconnect = false;
+    });
+    root.addEventListener("htmx:ws:close", () => this.showLink(false));
+    root.addEventListener("htmx:ws:after:connection", () => this.showLink(true));
+    root.setAttribute("hx-ws:connect", `/ws/runs/${root.dataset.runId}/?after=${this.seq}`);
+    window.htmx.process(root);
+  }
+
+  take(events) {
+    for (const event of events) this[event.type]?.(event);
+    this.samples.append(events);
+    this.charts?.append(events);
+    this.show();
+  }
+
+  phase({ name, text }) {
+    this.now = { name, text };
+    this.share = null;
+    this.refresh();
+  }
+
+  progress({ done, total, unit }) {
+    this.share = total ? done / total : null;
+    this.done = { done, total, unit };
+  }
+
+  metric(event) {
+    const { step, total, at, attempt } = event;
+    if (this.pace.length && this.pace[0].attempt !== attempt) this.pace = [];
+    this.pace.push({ step, at: Date.parse(at), attempt });
+    if (this.pace.length > WINDOW) this.pace.shift();
+    for (const [name, value] of Object.entries(event)) if (Number.isFinite(value)) this.latest[name] = value;
+    this.peak = Math.max(this.peak ?? 0, event.memory ?? 0);
+    this.steps = { step, total };
+    if (Number.isFinite(event.validation_loss)) this.mark("evaluation", step, total);
+  }
+
+  checkpoint({ step }) {
+    this.mark("checkpoint", step, this.steps?.total);
+  }
+
+  note({ text, level, at }) {
+    const list = this.root.querySelector("[data-run-notes]");
+    if (!list) return;
+    const item = document.createElement("li");
+    item.className = level === "warning" ? "warning" : "info";
+    const words = document.createElement("span");
+    words.textContent = text;
+    const time = document.createElement("time");
+    time.dateTime = at;
+    time.textContent = new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    item.append(icon(level === "warning" ? "warning" : "info"), words, time);
+    list.append(item);
+    list.closest("[data-run-notes-box]")?.removeAttribute("hidden");
+  }
+
+  end({ status, at }) {
+    this.live = false;
+    this.ended = { status, at: Date.parse(at) };
+    this.refreshUntilSettled();
+  }
+
+  /** Lets the server draw what it alone knows: the status, the buttons, what to do next. */
+  refresh() {
+    if (!this.live) return;
+    clearTimeout(this.refreshing);
+    this.refreshing = setTimeout(() => window.htmx?.trigger("#live", "refresh"), 200);
+  }
+
+  refreshUntilSettled() {
+    const shown = document.querySelector("#live .status");
+    if (!shown || !LIVE.some((status) => shown.classList.contains(`status-${status}`))) return;
+    window.htmx?.trigger("#live", "refresh");
+    setTimeout(() => this.refreshUntilSettled(), 1000);
+  }
+
+  tick() {
+    if (!this.live) return;
+    this.show();
+    this.ticks = (this.ticks ?? 0) + 1;
+    if (!this.now && this.ticks % 5 === 0) window.htmx?.trigger("#live", "refresh"); // its place in the queue moves
+  }
+
+  /** Seconds left by the pace of the last reports, counted down between them. */
+  get left() {
+    const [first] = this.pace;
+    const last = this.pace.at(-1);
+    if (!last || last.step === first.step || !this.steps?.total) return null;
+    const each = (last.at - first.at) / (last.step - first.step);
+    return Math.max(0, (each * (this.steps.total - last.step) - (Date.now() - last.at)) / 1000);
+  }
+
+  show() {
+    this.write("[data-run-sentence]", this.sentence());
+    this.showProgress();
+    const { latest } = this;
+    const stats = {
+      step: this.steps && `${count(this.steps.step)} / ${count(this.steps.total)}`, loss: figure(latest.loss), validation_loss: figure(latest.validation_loss),
+      learning_rate: figure(latest.learning_rate), grad_norm: figure(latest.grad_norm), tokens_per_second: count(latest.tokens_per_second),
+      tokens: count(latest.tokens), epoch: figure(latest.epoch), memory: bytes(this.peak || null),
+      left: this.live ? (this.left === null ? "–" : span(this.left)) : "–",
+    };
+    for (const place of this.root.querySelectorAll("[data-run-stat]")) {
+      const text = stats[place.dataset.runStat] ?? "–";
+      if (place.textContent !== text) place.textContent = text;
+      if (latest[place.dataset.runStat] != null) place.title = latest[place.dataset.runStat];
+    }
+    this.showMemory();
+  }
+
+  sentence() {
+    const { latest, steps, now } = this;
+    const loss = latest.loss == null ? "" : `loss ${figure(latest.loss)}`;
+    if (this.ended) {
+      const where = steps ? `step ${count(steps.step)} of ${count(steps.total)}` : "";
+      const took = this.root.dataset.started ? ` in ${span((this.ended.at - Date.parse(this.root.dataset.started)) / 1000)}` : "";
+      const validation = latest.validation_loss == null ? "" : `validation loss ${figure(latest.validation_loss)}`;
+      if (this.ended.status === "succeeded") return join(`Done${took}`, steps && `${count(steps.step)} steps`, loss, validation);
+      return this.ended.status === "stopped" ? join("Stopped", where && `at ${where}`, loss, validation) : join("Failed", where && `at ${where}`);
+    }
+    if (!now) return null;
+    const part = this.share === null || this.share === undefined ? "" : `${Math.round(this.share * 100)} %`;
+    if (!steps || (now.name !== "training" && now.name !== "evaluating")) return join(now.text || PHASES[now.name], part);
+    const trend = this.charts?.series.trend();
+    const left = this.left === null ? "" : `${span(this.left)} left`;
+    return join(`Step ${count(steps.step)} of ${count(steps.total)}`, now.name === "evaluating" ? "looking at the validation rows" : left, trend ? `${loss}, ${trend}` : loss);
+  }
+
+  get bar() {
+    return this.root.querySelector("[data-run-progress] .progress-track, .run-head .progress-track");
+  }
+
+  showProgress() {
+    const bar = this.bar?.querySelector("progress");
+    if (!bar) return;
+    const share = this.ended?.status === "succeeded" ? 1 : this.steps ? this.steps.step / this.steps.total : this.share;
+    if (share == null) {
+      if (this.live && this.now) bar.removeAttribute("value");
+    } else bar.value = share;
+    const tone = { succeeded: "success", failed: "danger", stopped: "muted" }[this.ended?.status];
+    if (tone) bar.closest(".progress").classList.add(tone);
+  }
+
+  mark(kind, step, total) {
+    if (!this.bar || !total) return;
+    const mark = document.createElement("span");
+    mark.className = `progress-mark ${kind}`;
+    mark.title = `${kind === "checkpoint" ? "Checkpoint" : "Evaluation"} at step ${count(step)}`;
+    mark.style.left = `${(step / total) * 100}%`;
+    this.bar.append(mark);
+  }
+
+  showMemory() {
+    const meter = this.root.querySelector("[data-run-memory]");
+    if (!meter || !this.peak) return;
+    const most = Math.max(Number(meter.dataset.high || 0), this.peak) * 1.1;
+    meter.querySelector(".fill").style.width = `${(this.peak / most) * 100}%`;
+    const range = meter.querySelector(".range");
+    if (range) {
+      range.style.left = `${(meter.dataset.low / most) * 100}%`;
+      range.style.width = `${((meter.dataset.high - meter.dataset.low) / most) * 100}%`;
+    }
+    this.write("[data-run-memory-text]", `${bytes(this.peak)} at the peak`);
+  }
+
+  showLink(joined) {
+    const place = this.root.querySelector("[data-run-link]");
+    if (place) place.hidden = joined || !this.live;
+  }
+
+  write(selector, text) {
+    const place = this.root.querySelector(selector);
+    if (place && text && place.textContent !== text) place.textContent = text;
+  }
+}
+
+const join = (...parts) => parts.filter(Boolean).join(" · ");
+
+function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `${document.querySelector('meta[name="icons"]').content}#${name}`);
+  svg.append(use);
+  return svg;
+}
+
+for (const root of document.querySelectorAll("[data-run]")) new RunPage(root).start();
