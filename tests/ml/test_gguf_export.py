@@ -2,6 +2,8 @@
 
 import ctypes
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +250,11 @@ def test_an_export_that_is_stopped_or_fails_leaves_nothing(wide_model: Path, tin
     assert list(folder.iterdir()) == []
     built(base, folder, quantization="bf16")  # which holds what f16 cannot
     assert [path.name for path in folder.iterdir()] == ["bf16.gguf"]
+
+
+def test_building_and_serving_load_no_torch_until_they_compare() -> None:
+    code = "import sys, studio.ml.gguf.building, studio.ml.gguf.serving; print({'torch', 'transformers', 'django'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_progress_counts_the_bytes_of_the_result(wide_model: Path, tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ def make_case(base: Path, rows: list[Row]) -> Case:
     chat_ids = [prompt_ids(tokenizer, chat) for chat in chats]
     heads = [row.ids[: max(2, len(row.ids) // 2)] for row, source in zip(encoded, rows, strict=True) if "text" in source]
     turn_ends = {end for row, source in zip(encoded, rows, strict=True) if (end := turn_end(row, source)) is not None}
-    ends = vocabulary.special_tokens(base, backend.get_vocab(with_added_tokens=True)).ends
+    ids = backend.get_vocab(with_added_tokens=True)
+    ends = vocabulary.special_tokens(base, ids, rows=max(ids.values()) + 1).ends
     return Case(
         texts=list(TEXTS),
         text_ids=[backend.encode(text, add_special_tokens=False).ids for text in TEXTS],

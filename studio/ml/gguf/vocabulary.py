@@ -38,7 +38,7 @@ def entries(base: Path, *, rows: int) -> dict[str, Entry]:
     found = _copied(base, rows) if (base / COPIED).exists() else _built(base, rows)
     tokens = found["tokenizer.ggml.tokens"].value
     assert isinstance(tokens, list)
-    special = special_tokens(base, {str(token): number for number, token in enumerate(tokens)})
+    special = special_tokens(base, {str(token): number for number, token in enumerate(tokens)}, rows=rows)
     for key, number in (("bos", special.begin), ("unknown", special.unknown), ("padding", special.padding)):
         if number is not None:
             found.setdefault(f"tokenizer.ggml.{key}_token_id", Entry("UINT32", number))
@@ -67,14 +67,16 @@ def chat_template(base: Path) -> str:
     return PLAIN_TEMPLATE
 
 
-def special_tokens(base: Path, ids: dict[str, int]) -> Special:
-    """Which tokens begin, end and pad. An end named by generation_config.json wins over tokenizer_config.json."""
+def special_tokens(base: Path, ids: dict[str, int], *, rows: int) -> Special:
+    """Which tokens begin, end and pad; ids beyond `rows` name nothing. generation_config.json's ends win over the tokenizer's."""
     tokenizer, model = _json(base / "tokenizer_config.json"), _json(base / "config.json")
     named = {role: ids.get(_content(tokenizer.get(f"{role}_token"))) for role in ("bos", "eos", "unk", "pad")}
-    ends = _id_list(_json(base / "generation_config.json").get("eos_token_id")) or _id_list(model.get("eos_token_id"))
+    generation = _json(base / "generation_config.json")
+    ends = [number for number in _id_list(generation.get("eos_token_id")) or _id_list(model.get("eos_token_id")) if 0 <= number < rows]
     if named["eos"] is not None and (not ends or named["eos"] in ends):  # of several ends, the tokenizer's own ends a turn
         ends = [named["eos"], *(number for number in ends if number != named["eos"])]
-    begin = named["bos"] if named["bos"] is not None else next(iter(_id_list(model.get("bos_token_id"))), None)
+    begins = [named["bos"]] if named["bos"] is not None else _id_list(model.get("bos_token_id"))
+    begin = next((number for number in begins if 0 <= number < rows), None)
     return Special(begin, ends, named["unk"], named["pad"])
 
 
