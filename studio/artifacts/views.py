@@ -6,6 +6,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from studio.artifacts import services
 from studio.artifacts.downloads import artifact_response
 from studio.artifacts.models import Artifact, Build
+from studio.orders.pages import render_live
 from studio.orders.services import request_stop
 
 
@@ -48,7 +49,7 @@ def build(request: HttpRequest, pk: str) -> HttpResponse:
     visible = Build.objects.for_action(request, "build.view")
     found = get_object_or_404(visible.select_related("order", "source__base_model", "project__client"), pk=pk)
     context = {"section": "artifacts", "build": found, "order": found.order, "project": found.project, "source": found.source}
-    return render(request, "artifacts/build.html", context)
+    return render_live(request, "artifacts/build.html", context, live=found.order.is_live)
 
 
 def build_stop(request: HttpRequest, pk: str) -> HttpResponse:

@@ -6,6 +6,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from studio.basemodels import services
 from studio.basemodels.models import BaseModel
 from studio.errors import UserError
+from studio.orders.pages import render_live
 from studio.orders.services import request_stop
 
 
@@ -18,7 +19,8 @@ def base_models(request: HttpRequest) -> HttpResponse:
 
 def base_model(request: HttpRequest, pk: str) -> HttpResponse:
     model = get_object_or_404(BaseModel.objects.for_action(request, "base_model.view").select_related("order"), pk=pk)
-    return render(request, "basemodels/detail.html", {"section": "basemodels", "model": model, "order": model.order})
+    context = {"section": "basemodels", "model": model, "order": model.order}
+    return render_live(request, "basemodels/detail.html", context, live=model.order.is_live)
 
 
 def new(request: HttpRequest) -> HttpResponse:

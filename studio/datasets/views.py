@@ -10,10 +10,11 @@ from django.shortcuts import get_object_or_404, redirect, render
 from studio.datasets import rows, services
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.errors import UserError
+from studio.orders.pages import render_live
 from studio.orders.services import request_stop
 from studio.workspaces.models import Project
 
-PAGE = 20
+PAGE = 10
 SHOWN_REFUSALS = 100
 
 
@@ -100,7 +101,9 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
     }
     if found.is_ready:
         context |= shown_rows(request, found) | lengths(request, found)
-    return render(request, "datasets/version.html", context)
+    measuring = context.get("measurement")
+    live = found.order.is_live or (measuring is not None and measuring.order.is_live)
+    return render_live(request, "datasets/version.html", context, live=live)
 
 
 def shown_rows(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:
