@@ -179,7 +179,7 @@ def _write(
     progress: Progress | None,
     stopping: Callable[[], bool] | None,
 ) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     begin, done = len(plan.header), 0
 
     def convert(piece: Piece) -> int:

@@ -61,4 +61,6 @@ def _alone(target: Path) -> Iterator[None]:
     """Holds a lock that ends with the process, whatever happens to it."""
     with target.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        for left in target.parent.glob(f".{target.name}.*.part"):  # whoever wrote it was killed, or would hold the lock
+            left.unlink()
         yield
