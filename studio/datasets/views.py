@@ -123,8 +123,17 @@ def lengths(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:
     measurement = None
     if base is not None and facts is None and request.member.may("dataset.create"):  # type: ignore[attr-defined]
         measurement = services.measure(found, base, member=request.member)  # type: ignore[attr-defined]
-    highest = max((rows for _, rows in facts.histogram), default=0) if facts else 0
-    return {"base": base, "tokens": facts, "measurement": measurement, "highest": highest}
+    return {"base": base, "tokens": facts, "measurement": measurement, "bars": bars(facts.histogram) if facts else []}
+
+
+def bars(histogram: list[tuple[int, int]]) -> list[dict[str, float]]:
+    """The histogram as rectangles in a picture that is 100 high and 100 wide per bar."""
+    highest = max((count for _, count in histogram), default=1) or 1
+    heights = [max(100 * count / highest, 2 if count else 0) for _, count in histogram]
+    return [
+        {"x": number * 100 + 4, "y": round(100 - height, 1), "height": round(height, 1), "edge": edge, "rows": count}
+        for number, ((edge, count), height) in enumerate(zip(histogram, heights, strict=True))
+    ]
 
 
 def refusals(request: HttpRequest, pk: str) -> HttpResponse:
