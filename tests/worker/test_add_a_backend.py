@@ -1,4 +1,4 @@
-"""What docs/add-a-backend.md shows is what the tests install and run."""
+"""What CONTRIBUTING.md shows is what the tests install and run."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ ECHO = ROOT / "tests" / "third_party" / "adapter_studio_echo"
 
 
 def test_the_example_in_the_text_is_the_package_that_the_tests_run():
-    text = (ROOT / "docs" / "add-a-backend.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a training backend")[1]
     shown = re.findall(r"```(?:python|toml)\n(.*?)```", text, re.DOTALL)
     assert shown[0] == (ECHO / "adapter_studio_echo" / "__init__.py").read_text()
     assert shown[1] == (ECHO / "pyproject.toml").read_text()
