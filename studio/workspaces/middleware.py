@@ -103,7 +103,8 @@ class PolicyMiddleware:
         methods = ROUTES.get(name)
         if methods is None:
             return self.refuse(request)
-        action = methods.get(request.method or "") or (methods.get("GET") if request.method == "HEAD" else None)
+        asked = "GET" if request.method == "HEAD" and not wants_json(request) else request.method or ""
+        action = methods.get(asked)
         if action == PUBLIC:
             return None
         member: Member | None = request.member  # type: ignore[attr-defined]

@@ -125,7 +125,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "api:artifact_file": {"GET": "artifact.download", "HEAD": "artifact.download"},
     "api:builds": {"POST": "build.create"},
     "api:build": {"GET": "build.view"},
-    "api_nowhere": dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"), PUBLIC),
+    "api_nowhere": dict.fromkeys(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"), PUBLIC),
 }
 
 SOCKETS: dict[str, str] = {"ws/runs/<uuid:pk>/": "run.view", "ws/orders/<uuid:pk>/": "run.view"}

@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
-from studio.audit.models import AuditRecord
+from studio.audit.services import history
 from studio.errors import UserError
 from studio.workspaces import services, throttle
 from studio.workspaces.forms import SetupForm, SignInForm
@@ -155,7 +155,7 @@ def key_revoke(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def audit(request: HttpRequest) -> HttpResponse:
-    rows = AuditRecord.objects.filter(workspace=request.member.workspace).select_related("user", "client")[:200]  # type: ignore[attr-defined]
+    rows = history(request.member)[:200]  # type: ignore[attr-defined]
     return render(request, "workspaces/audit.html", {"section": "settings", "records": rows})
 
 

@@ -1,0 +1,48 @@
+"""A workspace with two clients, and another workspace; everything that must not be noticed has a name that is easy to find."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from studio.workspaces.services import create_client, create_project
+from tests.fixtures import World, make_artifact, make_build, make_run, make_version, make_world
+
+GLOBEX, RIVAL = "Globexsecret", "Rivalsecret"
+"""In every name of the second client, and of the other workspace."""
+
+
+@dataclass
+class Town:
+    acme: World
+    globex: World
+    """The same workspace's other client."""
+    rival: World
+    """Another workspace."""
+
+
+def world_of_another_client(world: World) -> World:
+    """A second client of the workspace with one of everything; the base model is shared."""
+    owner = world.owner
+    client = create_client(owner, name=f"{GLOBEX} client")
+    project = create_project(owner, client=client, name=f"{GLOBEX} project")
+    version = make_version(owner, project)
+    run = make_run(owner, project, world.base, version)
+    artifact = make_artifact(run.order, project, {"adapter_config.json": b"{}"}, base_model=world.base, dataset_version=version)
+    return World(owner, world.api, client, project, world.base, version, run, artifact, make_build(owner, artifact))
+
+
+def name_everything(world: World, word: str) -> None:
+    for thing in (world.client, world.project, world.version.dataset, world.run, world.artifact):
+        thing.name = f"{word} {type(thing).__name__.lower()}"
+        thing.save(update_fields=["name"])
+
+
+@pytest.fixture
+def town(acme, slot):
+    rival = make_world("zoe@rivalsecret.example", f"{RIVAL} workspace")
+    name_everything(rival, RIVAL)
+    rival.base.name = f"{RIVAL} base"
+    rival.base.save()
+    globex = world_of_another_client(acme)
+    name_everything(globex, GLOBEX)
+    return Town(acme, globex, rival)

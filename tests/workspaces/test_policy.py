@@ -1,0 +1,333 @@
+"""Every address and every websocket, for everybody, on what is theirs, another client's, another workspace's and nobody's.
+
+What each may do is read from the policy table. An address that the table or this file does not know fails the build.
+"""
+
+import json
+import re
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import transaction
+from django.test import Client as Browser
+from django.urls import get_resolver, reverse
+from django.urls.resolvers import URLPattern, URLResolver
+from django.utils import timezone
+
+from studio.sockets import Nowhere, websocket_urlpatterns
+from studio.workspaces.models import ApiKey, Member
+from studio.workspaces.policy import PUBLIC, ROLE_ACTIONS, ROUTES, SCOPE_ACTIONS, SIGNED_IN, SOCKETS
+from studio.workspaces.services import create_api_key, setup_url
+from tests.fixtures import make_member
+from tests.workspaces.conftest import GLOBEX, RIVAL, Town
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+READS = ("GET", "HEAD", "OPTIONS")
+
+# Every address that names an object, and the object of a world that stands in it.
+PAGE_OBJECTS = {
+    "clients:detail": "client",
+    "projects:detail": "project",
+    "basemodels:detail": "base",
+    "basemodels:stop": "base",
+    "datasets:detail": "dataset",
+    "datasets:version_new": "dataset",
+    "datasets:version": "version",
+    "datasets:refusals": "version",
+    "datasets:stop": "version",
+    "runs:detail": "run",
+    "runs:log": "run",
+    "runs:events": "run",
+    "runs:stop": "run",
+    "artifacts:detail": "artifact",
+    "artifacts:download": "artifact",
+    "builds:new": "artifact",
+    "builds:detail": "build",
+    "builds:stop": "build",
+    "settings:key_revoke": "key",
+}
+API_OBJECTS = {
+    "api:client": "client",
+    "api:project": "project",
+    "api:base_model": "base",
+    "api:dataset": "dataset",
+    "api:dataset_versions": "dataset",
+    "api:dataset_version": "version",
+    "api:dataset_rows": "version",
+    "api:dataset_refusals": "version",
+    "api:run": "run",
+    "api:run_events": "run",
+    "api:run_stop": "run",
+    "api:run_clone": "run",
+    "api:artifact": "artifact",
+    "api:artifact_download": "artifact",
+    "api:artifact_file": "artifact",
+    "api:build": "build",
+}
+# Addresses whose object is named by the query or the form instead: what is sent, by the id.
+QUERY_OBJECTS = {
+    ("projects:new", "POST"): ("client", lambda pk: {"client": pk, "name": "New"}),
+    ("datasets:new", "GET"): ("project", lambda pk: {"project": pk}),
+    ("datasets:new", "POST"): ("project", lambda pk: {"project": pk}),
+    ("runs:new", "GET"): ("project", lambda pk: {"project": pk}),
+    ("runs:new", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
+    ("runs:estimate", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
+    ("serving:playground", "GET"): ("artifact", lambda pk: {"artifact": pk}),
+    ("serving:chat", "POST"): ("artifact", lambda pk: {"target": f"adapter:{pk}", "messages": [{"role": "user", "content": "Hi"}]}),
+}
+OTHER_PARTS = {"api:artifact_file": {"name": "adapter_config.json"}, "plugins:detail": {"name": "rehearsal"}, "setup": {"token": "wrong"}}
+OBJECTS = PAGE_OBJECTS | API_OBJECTS
+SHARED = {"base"}
+"""Belongs to no client: whoever is in the workspace, and no guest, may have it."""
+
+
+@dataclass
+class Person:
+    """Who asks, and what the policy table should therefore let them do."""
+
+    browser: Browser
+    member: Member | None = None
+    scopes: list[str] | None = None
+    reaches: tuple[str, ...] = ("acme", "globex")
+    """The worlds whose things they may meet."""
+    headers: dict[str, str] = field(default_factory=dict)
+    tries: tuple[str, ...] = ()
+    """Methods that they try besides those of the table."""
+
+    def may(self, action: str) -> bool:
+        if self.member is None or action not in ROLE_ACTIONS[self.member.role]:
+            return False
+        return self.scopes is None or any(action in SCOPE_ACTIONS[scope] for scope in self.scopes)
+
+
+def signed_in(member: Member, reaches: tuple[str, ...] = ("acme", "globex")) -> Person:
+    opened = browser()
+    opened.force_login(member.user)
+    return Person(opened, member, None, reaches)
+
+
+def with_key(member: Member, scopes: list[str], reaches: tuple[str, ...] = ("acme", "globex"), **columns: Any) -> Person:
+    key, secret = create_api_key(member, name="test", scopes=scopes)
+    ApiKey.objects.filter(pk=key.pk).update(**columns)
+    works = Person(browser(), member, scopes, reaches, {"Authorization": f"Bearer {secret}"})
+    return Person(works.browser, headers=works.headers) if columns else works
+
+
+def person(name: str, town: Town) -> Person:
+    """One of PEOPLE, with what they are signed in with: a session for pages, a key for the API."""
+    kind, _, who = name.partition(" ")
+    workspace, clients = town.acme.workspace, [town.acme.client]
+    everything = list(SCOPE_ACTIONS)
+    if who == "nobody":
+        return Person(browser(), headers={"Authorization": "Bearer as_nothing"} if kind == "key" else {})
+    if who == "stranger":
+        member, reaches = town.rival.owner, ("rival",)
+    elif who == "owner":
+        member, reaches = town.acme.owner, ("acme", "globex")
+    elif who == "member of one client":
+        member, reaches = make_member(workspace, role="member", email="max@example.com", clients=clients), ("acme",)
+    elif who == "admin of one client":
+        member, reaches = make_member(workspace, role="admin", email="max@example.com", clients=clients), ("acme",)
+    elif who == "guest of one client":
+        member, reaches = make_member(workspace, role="guest", email="gus@example.com", clients=clients), ("acme",)
+    elif who == "guest":
+        member, reaches = make_member(workspace, role="guest", email="gus@example.com"), ()
+    elif kind == "key":
+        member, reaches = make_member(workspace, role="admin", email="key@example.com"), ("acme", "globex")
+        if who in SCOPE_ACTIONS:
+            return with_key(member, [who])
+        if who == "one client":
+            narrow = with_key(member, everything, ("acme",))
+            member.keys.get().clients.set(clients)
+            return narrow
+        columns = {"revoked": {"revoked_at": timezone.now()}, "expired": {"expires_at": timezone.now()}}.get(who, {})
+        if who == "removed":
+            gone = with_key(member, everything)
+            member.delete()
+            return Person(gone.browser, headers=gone.headers)
+        return with_key(member, everything, **columns)
+    else:
+        member, reaches = make_member(workspace, role=who, email=f"{who}@example.com"), ("acme", "globex")
+    return signed_in(member, reaches) if kind == "session" else with_key(member, everything, reaches)
+
+
+WITH_A_SESSION = ["nobody", "stranger", "owner", "admin", "member", "viewer", "guest", "guest of one client", "admin of one client"]
+WITH_A_KEY = ["nobody", "stranger", "owner", "viewer", "guest", "member of one client", "one client", "read", "train", "revoked", "expired", "removed"]
+
+
+def patterns(resolver: Any = None, namespaces: tuple[str, ...] = ()) -> Any:
+    for entry in (resolver or get_resolver()).url_patterns:
+        if isinstance(entry, URLResolver):
+            yield from patterns(entry, (*namespaces, entry.namespace) if entry.namespace else namespaces)
+        elif isinstance(entry, URLPattern):
+            yield ":".join((*namespaces, entry.name or "without a name")), entry
+
+
+def test_every_address_is_in_the_table_and_the_table_names_no_other():
+    names = {name for name, _ in patterns()}
+    assert names == set(ROUTES)
+
+
+def test_every_action_of_the_table_is_known_and_is_some_roles():
+    actions = {action for methods in ROUTES.values() for action in methods.values()} | set(SOCKETS.values())
+    known = set.union(*ROLE_ACTIONS.values())
+    assert actions - {PUBLIC, SIGNED_IN} <= known
+    assert set.union(*SCOPE_ACTIONS.values()) <= known
+
+
+def test_every_address_with_an_object_in_it_is_tried_below():
+    for name, entry in patterns():
+        parts = set(entry.pattern.converters)
+        tried = {"pk": 0} if name in OBJECTS else {}
+        assert parts == set(tried) | set(OTHER_PARTS.get(name, {})), f"{name} has parts that no test fills"
+
+
+def test_every_websocket_is_in_the_table_and_the_table_names_no_other():
+    routes = {str(entry.pattern) for entry in websocket_urlpatterns if entry.callback.consumer_class is not Nowhere}
+    assert routes == set(SOCKETS)
+
+
+def pk_of(town: Town, world: str, what: str, who: Person) -> str:
+    if world == "nowhere":
+        return str(uuid.uuid4())
+    if what == "key":
+        # A key is its maker's alone: the one who asks has one in their own world, everybody else's is another's.
+        mine = who.member is not None and world in who.reaches[:1]
+        maker = who.member if mine else getattr(town, "rival" if world == "rival" else "acme").owner
+        return str(create_api_key(maker, name=f"{world}secret", scopes=["read"])[0].pk)
+    thing = getattr(town, world).version.dataset if what == "dataset" else getattr(getattr(town, world), what)
+    return str(thing.pk)
+
+
+def body_of(name: str, method: str) -> dict[str, Any]:
+    """A request that would do something, so that a refusal is about who asks."""
+    if name == "api:dataset_versions" and method == "POST":
+        return {"data": {"file": SimpleUploadedFile("rows.jsonl", b'{"text": "one"}')}}
+    if name.startswith("api:") and method in ("POST", "PATCH"):
+        return {"data": json.dumps({"name": "Renamed"} if method == "PATCH" else {}), "content_type": "application/json"}
+    return {}
+
+
+def ask(who: Person, name: str, method: str, pk: str | None) -> Any:
+    parts = OTHER_PARTS.get(name, {}) | ({"pk": pk} if pk and name in OBJECTS else {})
+    path = "/api/nowhere" if name == "api_nowhere" else reverse(name, kwargs=parts)
+    sent = body_of(name, method)
+    if pk and name not in OBJECTS:
+        fields = named_in_query(name, method)[1](pk)
+        sent = {"data": json.dumps(fields), "content_type": "application/json"} if name == "serving:chat" else {"data": fields}
+    with transaction.atomic():
+        response = getattr(who.browser, method.lower())(path, headers=who.headers, **sent)
+        response.text_body = body(response).decode(errors="replace")
+        if method not in READS:
+            transaction.set_rollback(True)  # the next one asks on the same ground
+    who.browser.cookies.pop("messages", None)
+    return response
+
+
+def body(response: Any) -> bytes:
+    if not response.streaming:
+        return bytes(response.content)
+
+    async def everything() -> bytes:
+        return b"".join([piece async for piece in response.streaming_content])
+
+    return async_to_sync(everything)() if response.is_async else b"".join(response.streaming_content)
+
+
+def action_of(name: str, method: str) -> str | None:
+    """The API answers HEAD only where the table says so; a page answers it wherever it answers GET."""
+    asked = "GET" if method == "HEAD" and not name.startswith("api:") else method
+    return ROUTES[name].get(asked)
+
+
+def browser() -> Browser:
+    """A bug shall be an answer 500, so that all wrongs are told at once."""
+    return Browser(raise_request_exception=False)
+
+
+def expected(who: Person, name: str, method: str, reached: bool) -> set[int] | str:
+    """The statuses that are right; "done" stands for whatever a permitted request may be answered with."""
+    action, api = action_of(name, method), name.startswith("api:")
+    if action == PUBLIC:
+        return "done"
+    if who.member is None:
+        return {401} if api else {302}
+    if action is None:
+        return {405}
+    if action == SIGNED_IN:
+        return {404} if name == "api:api-root" else "done"  # there is nothing to see at the root
+    return "done" if who.may(action) and reached else {404}
+
+
+def plain(body: str, pk: str) -> str:
+    """A body without what differs from one answer to the next by itself."""
+    return re.sub(r'(csrfmiddlewaretoken" value=|csrf-token" content=)"[^"]*"', "", body.replace(pk, "ID"))
+
+
+def named_in_query(name: str, method: str) -> Any:
+    return QUERY_OBJECTS.get((name, "GET" if method == "HEAD" else method), (None, None))
+
+
+def thing_of(name: str, method: str) -> str | None:
+    return OBJECTS.get(name) or named_in_query(name, method)[0]
+
+
+def wrongs(who: Person, town: Town, name: str) -> Any:
+    """What is wrong with the answers of one address to one person, in words."""
+    for method in dict.fromkeys((*ROUTES[name], "HEAD", *who.tries)):
+        what, refused = thing_of(name, method), {}
+        worlds = ("acme", "globex", "rival", "nowhere") if what and action_of(name, method) else ("acme",)
+        for world in worlds:
+            if what == "key" and world == "globex":
+                continue
+            pk = pk_of(town, world, what, who) if what else None
+            shared = what in SHARED and world == "globex" and "acme" in who.reaches
+            reached = not what or world in who.reaches or shared
+            response = ask(who, name, method, pk)
+            right = expected(who, name, method, reached)
+            told = f"{method} {name} on {world}: {response.status_code}"
+            if right == "done":
+                refusals = {401, 403, 405} | (set() if action_of(name, method) == PUBLIC else {404})
+                if response.status_code in refusals or response.status_code >= 500:
+                    yield told
+            elif response.status_code not in right:
+                yield f"{told}, not {right}"
+            for word, hidden in ((GLOBEX, "globex"), (RIVAL, "rival")):
+                if hidden not in who.reaches and word.lower() in response.text_body.lower():
+                    yield f"{told} names {word}"
+            if right == {404} and world in ("rival", "nowhere"):
+                refused[world] = (plain(response.text_body, pk or ""), response.headers.get("Content-Type"))
+        if len(set(refused.values())) > 1:
+            yield f"{method} {name}: what is foreign differs from what is nowhere"
+
+
+PAGES = sorted(name for name in ROUTES if not name.startswith("api") and name != "logout")  # signing out has tests of its own
+API = sorted(name for name in ROUTES if name.startswith("api"))
+
+
+@pytest.mark.parametrize("name", WITH_A_SESSION)
+def test_pages_answer_each_person_as_the_table_says(town, name):
+    who = person(f"session {name}", town)
+    who.tries = METHODS if name in ("nobody", "owner") else ()
+    assert not (found := [wrong for page in PAGES for wrong in wrongs(who, town, page)]), "\n".join(found)
+
+
+@pytest.mark.parametrize("name", WITH_A_KEY)
+def test_the_api_answers_each_key_as_the_table_says(town, name):
+    who = person(f"key {name}", town)
+    who.tries = METHODS if name in ("nobody", "owner") else ()
+    assert not (found := [wrong for call in API for wrong in wrongs(who, town, call)]), "\n".join(found)
+
+
+@pytest.mark.parametrize("typed", ["", "seven", "\x00", "1" * 5000, "-1", "%27"])
+def test_an_id_that_is_none_is_not_found_and_no_error(town, typed):
+    who = person("session owner", town)
+    for (name, method), (_, sent) in QUERY_OBJECTS.items():
+        fields = sent(typed)
+        given = {"data": json.dumps(fields), "content_type": "application/json"} if name == "serving:chat" else {"data": fields}
+        status = getattr(who.browser, method.lower())(reverse(name), **given).status_code
+        assert status == 404 or (typed == "" and status < 400), f"{method} {name}"
