@@ -1,5 +1,6 @@
 """The order that trains."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from studio.runs.models import Run
 from studio.runs.services import plugin_of, training_host
 from studio.training.orders import TrainPayload
 
+MAX_LINEAGE = 1 << 20
 KIND_OF_METHOD = {"lora": Artifact.Kind.ADAPTER, "full": Artifact.Kind.MODEL, "none": Artifact.Kind.REHEARSAL}
 
 
@@ -66,8 +68,17 @@ class TrainKind(OrderKind):
             name=run.name,
             base_model=run.base_model,
             dataset_version=run.dataset_version,
-            lineage=lineage(run) | {"config": run.config, "packages": result.get("packages", {}), "seed": run.config.get("seed")},
+            lineage=sealed_lineage(Path(result["folder"])) | lineage(run),
         )
+
+
+def sealed_lineage(folder: Path) -> dict[str, Any]:
+    """What the worker wrote down beside the result: config, seed, package versions, machine. Empty where it wrote nothing."""
+    path = folder / "lineage.json"
+    if not path.is_file() or path.stat().st_size > MAX_LINEAGE:
+        return {}
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
 
 
 register(TrainKind())
