@@ -6,7 +6,7 @@ import { Series } from "./series.js";
 const REST = 250; // ms between two drawings while events stream in
 const TABLE_ROWS = 500;
 
-// key: column of Series; smooth: drawn smoothed; faint: the raw line behind it; points: dots
+// fromZero: the axis starts at 0, so that noise looks as small as it is; key: column of Series; smooth: drawn smoothed; faint: the raw line behind it; points: dots
 const CHARTS = [
   { title: "Loss", tall: true, lines: [
     { key: "loss", colour: "method", faint: true },
@@ -18,8 +18,9 @@ const CHARTS = [
     { key: "grad_norm", colour: "method", faint: true },
     { key: "grad_norm", name: "", colour: "method", smooth: true },
   ] },
-  { title: "Speed and memory", lines: [
-    { key: "tokens_per_second", name: "tokens/s", colour: "--hue-2", format: count },
+  { title: "Speed and memory", fromZero: true, lines: [
+    { key: "tokens_per_second", colour: "--hue-2", faint: true, format: count },
+    { key: "tokens_per_second", name: "tokens/s", colour: "--hue-2", smooth: true, format: count },
     { key: "memory", name: "memory", colour: "--hue-1", format: bytes, scale: "memory" },
   ] },
 ];
@@ -60,7 +61,7 @@ export function mountCharts(root, { onCursor = () => {} } = {}) {
 function colours(root) {
   const probe = document.createElement("i");
   probe.hidden = true;
-  root.append(probe);
+  document.body.append(probe);
   const method = METHODS[root.dataset.method] ?? "--base-grey";
   const names = ["--grid", "--ink-3", "--surface", "--line-control", ...Object.values(METHODS), "--base-grey", "--hue-1", "--hue-2"];
   const read = {};
@@ -126,7 +127,7 @@ class Chart {
         points: { size: 7, width: 0 },
         focus: { prox: -1 },
       },
-      scales: { x: { time: false }, memory: { range: (plot, low, high) => [0, (high || 1) * 1.15] } },
+      scales: { x: { time: false }, memory: { range: fromZero }, ...(spec.fromZero && { y: { range: fromZero } }) },
       axes: [
         axis(palette, { values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")), size: 26 }),
         axis(palette, { values: (plot, ticks) => ticks.map(spec.lines[0].format ?? figure), size: 48 }),
@@ -148,14 +149,16 @@ class Chart {
     const zoomed = this.zoomed;
     this.plot.setData(this.data(), !zoomed);
     if (zoomed) this.plot.redraw();
+    else this.whole = [this.series.steps[0], this.series.steps.at(-1)];
     this.empty.hidden = this.spec.lines.some((line) => this.series[line.key].some((value) => value !== null));
     this.tell();
   }
 
+  /** True while somebody looks at a part; then new figures do not move the view. */
   get zoomed() {
     const { min, max } = this.plot.scales.x;
-    const steps = this.plot.data[0];
-    return steps.length > 1 && (min > steps[0] || max < steps.at(-1));
+    const [first, last] = this.whole ?? [];
+    return min != null && first != null && (min > first || max < last);
   }
 
   get index() {
@@ -198,6 +201,8 @@ class Chart {
     ctx.restore();
   }
 }
+
+const fromZero = (plot, low, high) => [0, (high || 1) * 1.2];
 
 function drawn(line, palette) {
   const dots = { size: 6, width: 1.5, fill: () => palette.of("--surface") };
@@ -318,7 +323,7 @@ class Table {
 
 function foot(table) {
   const box = make("div", "charts-foot");
-  const how = make("span", "push", "Drag to zoom, double-click to see all.");
+  const how = make("span", "push", "Dotted lines are checkpoints. Drag to zoom, double-click to see all.");
   box.append(table.box, how);
   return box;
 }

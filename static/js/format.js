@@ -5,11 +5,12 @@ export const count = (value) => (value == null ? "–" : whole.format(value));
 
 export function figure(value) {
   if (value == null || !Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1000) return whole.format(value);
   if (size >= 100) return value.toFixed(0);
   if (size >= 10) return value.toFixed(1);
-  if (size >= 0.01 || size === 0) return value.toFixed(size < 1 ? 3 : 2);
+  if (size >= 0.01) return value.toFixed(size < 1 ? 3 : 2);
   return value.toExponential(1);
 }
 

@@ -5,6 +5,7 @@ import { bytes, count, figure } from "./format.js";
 import { followLog } from "./log.js";
 import { Samples } from "./samples.js";
 import { span } from "./times.js";
+import { setMeter } from "./widths.js";
 
 const LIVE = ["queued", "starting", "running", "finishing", "recovering"];
 const PHASES = {
@@ -206,13 +207,8 @@ class RunPage {
   showMemory() {
     const meter = this.root.querySelector("[data-run-memory]");
     if (!meter || !this.peak) return;
-    const most = Math.max(Number(meter.dataset.high || 0), this.peak) * 1.1;
-    meter.querySelector(".fill").style.width = `${(this.peak / most) * 100}%`;
-    const range = meter.querySelector(".range");
-    if (range) {
-      range.style.left = `${(meter.dataset.low / most) * 100}%`;
-      range.style.width = `${((meter.dataset.high - meter.dataset.low) / most) * 100}%`;
-    }
+    meter.dataset.peak = this.peak;
+    setMeter(meter);
     this.write("[data-run-memory-text]", `${bytes(this.peak)} at the peak`);
   }
 

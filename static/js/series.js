@@ -42,10 +42,10 @@ export class Series {
     for (const name of COLUMNS) if (Number.isFinite(event[name])) this[name][at] = event[name];
   }
 
-  /** Exponential mean, corrected for its start; half of the weight lies on the last fiftieth of the points. */
+  /** Exponential mean, corrected for its start; half of the weight lies on the last hundredth of the points. */
   smooth(name) {
     const values = this[name];
-    const keep = 0.5 ** (1 / Math.max(2, values.length / 50));
+    const keep = 0.5 ** (1 / Math.max(2, values.length / 100));
     let mean = 0;
     let weight = 0;
     return values.map((value) => {
