@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 from rq.exceptions import NoSuchJobError
-from rq.job import Job, JobStatus
+from rq.job import Job
 
 from studio.errors import UserError
 from studio.orders import slots
@@ -21,6 +21,8 @@ from studio.workspaces.models import Client, Member
 
 log = logging.getLogger("studio.orders")
 LOST_AFTER = timedelta(seconds=20)
+TAKEN = timedelta(seconds=15)
+"""How long a worker may need from taking a job to claiming its order."""
 DOORBELL = "studio:orders"
 
 
@@ -152,14 +154,18 @@ def recover(order: Order, lost: Q) -> str:
 
 
 def is_queued(order: Order) -> bool:
-    """True where Redis knows a job for this very attempt that can still run."""
+    """True where Redis has a job for this very attempt that a worker will still take, or has taken a moment ago."""
     queue = django_rq.get_queue(order.queue)
+    name = job_id(order)
+    if name in queue.get_job_ids():
+        return True
     try:
-        status = Job.fetch(job_id(order), connection=queue.connection).get_status()
+        job = Job.fetch(name, connection=queue.connection)
     except NoSuchJobError:
         return False
-    if status in (JobStatus.QUEUED, JobStatus.STARTED):
+    taken_at = job.started_at or job.enqueued_at
+    if taken_at is not None and timezone.now() - taken_at < TAKEN:
         return True
-    # A finished or failed job of a waiting order never claimed it: its worker died in between.
-    Job.fetch(job_id(order), connection=queue.connection).delete()
+    # Taken and never claimed: the worker that took it died in between.
+    job.delete()
     return False
