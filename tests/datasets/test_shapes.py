@@ -22,16 +22,32 @@ TURNS = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
     [
         ({"messages": [ASKED, ANSWERED]}, "OpenAI messages", CHAT),
         ({"messages": [BRIEFED, ASKED, ANSWERED]}, "OpenAI messages", {"messages": [BRIEFED, ASKED, ANSWERED]}),
-        ({"messages": [{"role": "developer", "content": "Be brief."}, ASKED, ANSWERED]}, "OpenAI messages", {"messages": [BRIEFED, ASKED, ANSWERED]}),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "2 "}, {"type": "text", "text": "+ 2?"}]}, ANSWERED]}, "OpenAI messages", CHAT),
+        (
+            {"messages": [{"role": "developer", "content": "Be brief."}, ASKED, ANSWERED]},
+            "OpenAI messages",
+            {"messages": [BRIEFED, ASKED, ANSWERED]},
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "2 "}, {"type": "text", "text": "+ 2?"}]}, ANSWERED]},
+            "OpenAI messages",
+            CHAT,
+        ),
         ({"conversations": TURNS}, "ShareGPT", CHAT),
         ({"conversations": TURNS, "system": "Be brief."}, "ShareGPT", {"messages": [BRIEFED, ASKED, ANSWERED]}),
         ({"conversation": [ASKED, ANSWERED]}, "ShareGPT", CHAT),
         ({"instruction": "2 + 2?", "input": "", "output": "4"}, "Alpaca", CHAT),
         ({"instruction": "", "input": "2 + 2?", "output": "4"}, "Alpaca", CHAT),
-        ({"instruction": "Add.", "input": "2 + 2", "output": "4"}, "Alpaca", {"messages": [{"role": "user", "content": "Add.\n\n2 + 2"}, ANSWERED]}),
+        (
+            {"instruction": "Add.", "input": "2 + 2", "output": "4"},
+            "Alpaca",
+            {"messages": [{"role": "user", "content": "Add.\n\n2 + 2"}, ANSWERED]},
+        ),
         ({"Instruction": "2 + 2?", "Output": "4", "text": "### all of it"}, "Alpaca", CHAT),
-        ({"instruction": "And 2 + 2?", "output": "4", "history": [["2 + 2?", "4"]]}, "Alpaca", {"messages": [ASKED, ANSWERED, {"role": "user", "content": "And 2 + 2?"}, ANSWERED]}),
+        (
+            {"instruction": "And 2 + 2?", "output": "4", "history": [["2 + 2?", "4"]]},
+            "Alpaca",
+            {"messages": [ASKED, ANSWERED, {"role": "user", "content": "And 2 + 2?"}, ANSWERED]},
+        ),
         ({"instruction": "2 + 2?", "context": "", "response": "4", "category": "sums"}, "Dolly", CHAT),
         ({"prompt": "2 + 2?", "completion": "4"}, "prompt and completion", CHAT),
         ({"prompt": [BRIEFED, ASKED], "completion": [ANSWERED]}, "prompt and completion", {"messages": [BRIEFED, ASKED, ANSWERED]}),
@@ -45,7 +61,7 @@ TURNS = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
         ({"instruction": "2 + 2?", "input": "", "chosen": "4", "rejected": "5"}, "Alpaca preference", PAIR),
         ({"input": {"messages": [ASKED]}, "preferred_output": [ANSWERED], "non_preferred_output": [WRONG]}, "OpenAI preference", PAIR),
     ],
-)  # fmt: skip
+)
 def test_a_spelling_is_recognised_and_becomes_a_canonical_row(columns: dict[str, Any], spelling: str, row: dict[str, Any]) -> None:
     detection = detect([columns])
     assert (detection.format, detection.sure) == (spelling, True)
@@ -115,14 +131,20 @@ def test_columns_with_hostile_names_are_columns_like_any_other() -> None:
         ([{"role": "user", "content": ""}, ANSWERED], "Line 9, message 1: the user message is empty."),
         ([{"role": "user", "content": 5}, ANSWERED], "Line 9, message 1: content must be text, found number."),
         ([{"role": "user", "content": {}}, ANSWERED], "Line 9, message 1: content must be text, found an object."),
-        ([{"role": "user", "content": [{"type": "image_url"}]}, ANSWERED], "Line 9, message 1: Images are not supported by this base model."),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}, ANSWERED],
+            "Line 9, message 1: Images are not supported by this base model.",
+        ),
         ([ASKED, {"role": "tool", "content": "4", "tool_call_id": "call_7"}], "Line 9, message 2: no tool call with id call_7."),
-        ([ASKED, {"role": "assistant", "content": None, "tool_calls": [{}]}], "Line 9, message 2: tool calls cannot be learnt from yet. Leave such rows out."),
+        (
+            [ASKED, {"role": "assistant", "content": None, "tool_calls": [{}]}],
+            "Line 9, message 2: tool calls cannot be learnt from yet. Leave such rows out.",
+        ),
         (["hi"], "Line 9, message 1: must be an object with role and content, found text."),
         (7, "Line 9: messages must be a list of messages, found number."),
         ("hello", "Line 9: messages must be a list of messages, found text."),
     ],
-)  # fmt: skip
+)
 def test_a_conversation_that_cannot_be_learnt_from_says_where_and_why(messages: Any, sentence: str) -> None:
     with pytest.raises(Unusable) as refused:
         Converter(detect([{"messages": [ASKED, ANSWERED]}])).row({"messages": messages})

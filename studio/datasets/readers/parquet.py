@@ -35,7 +35,7 @@ def read(reading: Reading) -> Iterator[Line | Refusal]:
                 for offset in range(batch.num_rows):
                     number += 1
                     yield _line(batch, offset, number)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"The Parquet file is damaged (after row {number}). Export it again.") from error
 
 
@@ -48,8 +48,10 @@ def _opened(file: Any) -> "pq.ParquetFile":
         raise UserError("The Parquet file is encrypted. Export it without encryption.")
     file.seek(0)
     try:
-        return pq.ParquetFile(file, buffer_size=1024 * 1024, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.ParquetFile(file, buffer_size=1024 * 1024, pre_buffer=False)
+        str(table.schema_arrow)  # names are decoded only now; they may not be UTF-8
+        return table
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         encrypted = "crypt" in str(error).lower()
         raise UserError(
             "The Parquet file is encrypted. Export it without encryption."
