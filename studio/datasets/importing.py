@@ -150,7 +150,6 @@ class Intake:
             "refused": self.refused,
             "duplicates": duplicates,
             "blank_lines": self.reading.blank,
-            "sha256": self.content.hexdigest(),
             "rows_sha256": self.content.hexdigest(),
             "split": {"train": count - validation, "validation": validation},
             "statistics": self.findings.statistics(),

@@ -62,7 +62,7 @@ def test_the_same_rows_have_the_same_hash_in_any_format(write, job, tmp_path) ->
     table = "question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in pairs(50))
     files = [write("a.jsonl", pairs(50)), write("a.json", json.dumps(pairs(50), indent=2)), write("a.csv", table)]
     results = [importing.run({"file": str(file), "filename": file.name}, QuietJob(tmp_path / file.name[1:])) for file in files]
-    assert len({result["sha256"] for result in results}) == 1
+    assert len({result["rows_sha256"] for result in results}) == 1
     assert len({json.dumps(result["split"]) for result in results}) == 1
 
 
