@@ -18,7 +18,7 @@ from studio.datasets import rows, splitting
 from studio.datasets.findings import FEW, Findings
 from studio.datasets.messages import Unusable
 from studio.datasets.readers import Line, Reading, Refusal, open_file
-from studio.datasets.readers.lines import excerpt
+from studio.datasets.readers.lines import COLUMNS, excerpt
 from studio.datasets.shapes import Converter, Detection, detect
 from studio.errors import UserError
 from studio.training.job import Job
@@ -28,6 +28,8 @@ LOOKED_AT = 100
 """Records that the shape is detected from."""
 REPORT_EVERY = 500
 PREVIEWED = 5
+PREVIEWED_CHARACTERS = 2000
+PREVIEWED_MESSAGES = 20
 TRACKED_COLUMNS = 1000
 
 
@@ -118,7 +120,7 @@ class Intake:
         self.content.update(canonical + b"\n")
         self.findings.add(row, canonical)
         if len(self.preview) < PREVIEWED:
-            self.preview.append(row)
+            self.preview.append(shortened(row))
         if writer is not None:
             writer.add(line=outcome.line if isinstance(outcome, Refusal) else outcome.number, row=canonical.decode())
         return row
@@ -145,7 +147,7 @@ class Intake:
             "file_format": self.reading.format,
             "reason": self.detection.reason,
             "mapping": self.detection.mapping,
-            "columns": list(self.seen),
+            "columns": list(self.seen)[:COLUMNS],
             "rows": count,
             "refused": self.refused,
             "duplicates": duplicates,
@@ -201,6 +203,20 @@ def _canonical(row: dict[str, Any]) -> bytes:
     if b"\\u0000" in canonical and any("\0" in text for text in _texts(row)):
         raise Unusable("contains a NUL character.")
     return canonical
+
+
+def shortened(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for the preview, which travels in an event: long texts cut, and only the first messages."""
+
+    def cut(text: str) -> str:
+        return text if len(text) <= PREVIEWED_CHARACTERS else text[:PREVIEWED_CHARACTERS] + "…"
+
+    return {
+        name: cut(value)
+        if isinstance(value, str)
+        else [message | {"content": cut(message["content"])} for message in value[:PREVIEWED_MESSAGES]]
+        for name, value in row.items()
+    }
 
 
 def _texts(row: dict[str, Any]) -> Iterator[str]:

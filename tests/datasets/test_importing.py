@@ -118,6 +118,12 @@ def test_refused_lines_are_all_kept_with_their_reasons(write, import_file, refus
     }
 
 
+def test_the_preview_of_huge_rows_stays_small(write, import_file, job) -> None:
+    result = import_file(write("a.jsonl", [{"text": "x" * 1_000_000}, {"text": "y"}]))
+    assert result["preview"] == [{"text": "x" * 2000 + "…"}, {"text": "y"}]
+    assert len(rows.page(job.out / "rows.parquet")[0]["row"]["text"]) == 1_000_000
+
+
 def test_a_person_can_choose_to_stop_at_refused_lines(write, import_file) -> None:
     with pytest.raises(UserError, match=r"1 row was refused, and you chose to stop at that. Line 3: answer is missing"):
         import_file(write("a.jsonl", [*pairs(2), {"question": "And?"}]), refused="stop")
