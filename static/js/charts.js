@@ -1,6 +1,6 @@
 // The four charts of a run, sharing one cursor: hover or arrow keys read exact values, drag zooms, double-click or Escape resets.
 // mountCharts(root, {onCursor}) answers {append(events), showStep(step), series}. Needs uPlot as a global.
-import { bytes, count, figure } from "./format.js";
+import { bytes, count, distinct, figure } from "./format.js";
 import { Series } from "./series.js";
 
 const REST = 250; // ms between two drawings while events stream in
@@ -85,7 +85,7 @@ class Chart {
     this.figure = make("figure", "chart");
     const caption = make("figcaption");
     this.legend = make("div", "chart-legend");
-    caption.append(make("h3", "", spec.title), this.legend);
+    caption.append(make("h2", "", spec.title), this.legend);
     this.box = make("div", `chart-plot${spec.tall ? " tall" : ""}`);
     this.empty = make("p", "chart-empty", "Figures come with the first steps.");
     this.figure.append(caption, this.box);
@@ -127,10 +127,10 @@ class Chart {
         points: { size: 7, width: 0 },
         focus: { prox: -1 },
       },
-      scales: { x: { time: false }, memory: { range: fromZero }, ...(spec.fromZero && { y: { range: fromZero } }) },
+      scales: { x: { time: false }, memory: { range: (plot, low, high) => [0, (high || 1) * 1.6] }, ...(spec.fromZero && { y: { range: (plot, low, high) => [0, (high || 1) * 1.6] } }) },
       axes: [
         axis(palette, { values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")), size: 26 }),
-        axis(palette, { values: (plot, ticks) => ticks.map(spec.lines[0].format ?? figure), size: 48 }),
+        axis(palette, { values: (plot, ticks) => (spec.lines[0].format ? ticks.map(spec.lines[0].format) : distinct(ticks)), size: 48 }),
         ...(right ? [axis(palette, { scale: "memory", side: 1, values: (plot, ticks) => ticks.map(bytes), size: 56, grid: { show: false } })] : []),
       ],
       series: [{}, ...spec.lines.map((line) => drawn(line, palette))],

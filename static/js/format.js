@@ -21,3 +21,13 @@ export function bytes(value) {
   const scaled = value / 1000 ** step;
   return `${step && scaled < 10 ? scaled.toFixed(1) : Math.round(scaled)} ${units[step]}`;
 }
+
+/** Figures for the ticks of an axis: as few digits as say each of them exactly. */
+export function distinct(values) {
+  const most = Math.max(...values.map(Math.abs));
+  for (let digits = 0; digits < 5; digits += 1) {
+    const texts = values.map((value) => (value === 0 ? "0" : most < 0.01 ? value.toExponential(digits) : value.toFixed(digits)));
+    if (texts.every((text, at) => Math.abs(Number(text) - values[at]) < most * 1e-6)) return texts;
+  }
+  return values.map(figure);
+}

@@ -141,7 +141,8 @@ class RunPage {
     const last = this.pace.at(-1);
     if (!last || last.step === first.step || !this.steps?.total) return null;
     const each = (last.at - first.at) / (last.step - first.step);
-    return Math.max(0, (each * (this.steps.total - last.step) - (Date.now() - last.at)) / 1000);
+    const since = Math.min(Date.now() - last.at, each * 20); // a worker that is silent for long gets no nearer to its end
+    return Math.max(0, (each * (this.steps.total - last.step) - since) / 1000);
   }
 
   show() {
@@ -151,7 +152,7 @@ class RunPage {
     const stats = {
       step: this.steps && `${count(this.steps.step)} / ${count(this.steps.total)}`, loss: figure(latest.loss), validation_loss: figure(latest.validation_loss),
       learning_rate: figure(latest.learning_rate), grad_norm: figure(latest.grad_norm), tokens_per_second: count(latest.tokens_per_second),
-      tokens: count(latest.tokens), epoch: figure(latest.epoch), memory: bytes(this.peak || null),
+      tokens: count(latest.tokens), epoch: latest.epoch == null ? "–" : latest.epoch.toFixed(2), memory: bytes(this.peak || null),
       left: this.live ? (this.left === null ? "–" : span(this.left)) : "–",
     };
     for (const place of this.root.querySelectorAll("[data-run-stat]")) {
@@ -176,7 +177,7 @@ class RunPage {
     const part = this.share === null || this.share === undefined ? "" : `${Math.round(this.share * 100)} %`;
     if (!steps || (now.name !== "training" && now.name !== "evaluating")) return join(now.text || PHASES[now.name], part);
     const trend = this.charts?.series.trend();
-    const left = this.left === null ? "" : `${span(this.left)} left`;
+    const left = this.left === null ? "" : `${span(this.left)}\u00a0left`;
     return join(`Step ${count(steps.step)} of ${count(steps.total)}`, now.name === "evaluating" ? "looking at the validation rows" : left, trend ? `${loss}, ${trend}` : loss);
   }
 

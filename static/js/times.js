@@ -20,8 +20,8 @@ function relative(seconds, at) {
 /** 42 s, 11 min, 2 h 5 min. */
 export function span(seconds) {
   if (seconds < 1) return "under 1 s";
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 90) return `${Math.round(seconds)}\u00a0s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)}\u00a0min`;
   const minutes = Math.round(seconds / 60);
   return minutes % 60 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${minutes / 60} h`;
 }
