@@ -8,7 +8,9 @@ from studio.supervisor.rqworkers import StudioWorker
 
 class SlotWorker(StudioWorker):
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        announcer = slots.Announcer(name=self.name, queue=self.queue_names()[0])
+        queue, facts = self.queue_names()[0], slots.measure(self.name)
+        slots.announce(name=self.name, queue=queue, facts=facts)  # before the first order, which asks for it
+        announcer = slots.Announcer(name=self.name, queue=queue, facts=facts)
         announcer.start()
         try:
             return bool(super().work(*args, **kwargs))

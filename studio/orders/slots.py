@@ -1,5 +1,8 @@
 """What a worker says of itself while it lives: its queue, and the machine that it would train on."""
 
+import json
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -10,6 +13,14 @@ from studio.orders.models import Slot
 
 EVERY = 15.0
 """Seconds; a slot that has not been heard of for a minute is gone."""
+MEASURE = "import sys; from studio.ml.host import host_facts; print(host_facts(sys.argv[1]).model_dump_json())"
+
+
+def measure(name: str) -> dict[str, Any]:
+    """The machine's facts, measured in a process of its own: the threads of a matrix library would hang a worker that forks."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, name], check=True, capture_output=True, timeout=120)
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
 
 
 def announce(*, name: str, queue: str, facts: dict[str, Any]) -> None:
@@ -21,19 +32,14 @@ def forget(name: str) -> None:
 
 
 class Announcer(threading.Thread):
-    """Announces a slot until its process ends. The machine is measured once, in this thread."""
+    """Announces a slot until its process ends."""
 
-    def __init__(self, *, name: str, queue: str):
+    def __init__(self, *, name: str, queue: str, facts: dict[str, Any]):
         super().__init__(daemon=True)
-        self.slot, self.queue = name, queue
+        self.slot, self.queue, self.facts = name, queue, facts
         self.ended = threading.Event()
 
     def run(self) -> None:
-        from studio.ml.host import host_facts  # torch-free; measures for half a second
-
-        facts = host_facts(self.slot).model_dump(mode="json")
-        while True:
+        while not self.ended.wait(EVERY):
             close_old_connections()
-            announce(name=self.slot, queue=self.queue, facts=facts)
-            if self.ended.wait(EVERY):
-                return
+            announce(name=self.slot, queue=self.queue, facts=self.facts)
