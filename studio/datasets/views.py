@@ -19,11 +19,9 @@ SHOWN_REFUSALS = 100
 
 
 def project_of(request: HttpRequest, action: str, pk: str | None) -> Project:
-    """The project that the query names. Foreign and misspelt ids are the same 404."""
-    try:
-        return get_object_or_404(Project.objects.for_action(request, action).select_related("client"), pk=pk)
-    except (ValueError, TypeError) as problem:
-        raise Http404 from problem
+    """The project that the query names."""
+    found: Project = Project.objects.for_action(request, action).select_related("client").named(pk)
+    return found
 
 
 def take(request: HttpRequest, dataset: Dataset) -> DatasetVersion:

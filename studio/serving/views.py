@@ -51,12 +51,7 @@ def question(request: HttpRequest) -> dict[str, Any]:
     rows = {"adapter": Artifact, "base": BaseModel}.get(kind)
     if rows is None:
         raise Http404
-    try:
-        found = rows.objects.for_action(request, "chat.use").filter(pk=pk).first()
-    except (ValueError, TypeError) as problem:
-        raise Http404 from problem
-    if found is None:
-        raise Http404
+    found = rows.objects.for_action(request, "chat.use").named(pk)
     if isinstance(found, Artifact):
         if not found.is_chattable or found.base_model is None:
             raise Http404

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager
 from django.db import models
 from django.db.models import Q
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
 from studio.workspaces.policy import ROLE_ACTIONS, SCOPE_ACTIONS
@@ -110,6 +111,14 @@ class ScopedQuerySet(models.QuerySet[Any]):
         elif not self.model.CLIENT and member.role == Member.Role.GUEST:
             return self.none()
         return rows
+
+    def named(self, typed: object) -> Any:
+        """The row whose id a form or a query holds. What is no id at all is not found, as what is another's."""
+        try:
+            pk = uuid.UUID(str(typed))
+        except ValueError as problem:
+            raise Http404 from problem
+        return get_object_or_404(self, pk=pk)
 
 
 class Tenant(models.Model):

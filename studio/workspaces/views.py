@@ -6,7 +6,7 @@ from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.views import LoginView, LogoutView
 from django.db import connection
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
@@ -117,12 +117,9 @@ def project_new(request: HttpRequest) -> HttpResponse:
     chosen = request.POST.get("client") or request.GET.get("client") or ""
     if request.method == "POST":
         try:
-            owner = get_object_or_404(rows, pk=chosen)
-            made = services.create_project(request.member, client=owner, name=request.POST.get("name", ""))  # type: ignore[attr-defined]
+            made = services.create_project(request.member, client=rows.named(chosen), name=request.POST.get("name", ""))  # type: ignore[attr-defined]
         except UserError as problem:
             error = problem
-        except (ValueError, TypeError) as problem:  # an id that is no id
-            raise Http404 from problem
         else:
             return redirect("projects:detail", pk=made.pk)
     context = {"section": "projects", "clients": rows, "chosen": chosen, "error": error, "name": request.POST.get("name", "")}

@@ -21,7 +21,7 @@ from django.utils import timezone
 from studio.sockets import Nowhere, websocket_urlpatterns
 from studio.workspaces.models import ApiKey, Member
 from studio.workspaces.policy import PUBLIC, ROLE_ACTIONS, ROUTES, SCOPE_ACTIONS, SIGNED_IN, SOCKETS
-from studio.workspaces.services import create_api_key, setup_url
+from studio.workspaces.services import create_api_key
 from tests.fixtures import make_member
 from tests.workspaces.conftest import GLOBEX, RIVAL, Town
 
@@ -156,7 +156,20 @@ def person(name: str, town: Town) -> Person:
 
 
 WITH_A_SESSION = ["nobody", "stranger", "owner", "admin", "member", "viewer", "guest", "guest of one client", "admin of one client"]
-WITH_A_KEY = ["nobody", "stranger", "owner", "viewer", "guest", "member of one client", "one client", "read", "train", "revoked", "expired", "removed"]
+WITH_A_KEY = [
+    "nobody",
+    "stranger",
+    "owner",
+    "viewer",
+    "guest",
+    "member of one client",
+    "one client",
+    "read",
+    "train",
+    "revoked",
+    "expired",
+    "removed",
+]
 
 
 def patterns(resolver: Any = None, namespaces: tuple[str, ...] = ()) -> Any:
