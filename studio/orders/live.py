@@ -6,7 +6,9 @@ The database is read; Redis only says that there is something to read.
 import asyncio
 import json
 import logging
+import re
 from collections import defaultdict
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -15,9 +17,12 @@ import redis.asyncio
 from asgiref.sync import sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
+from django.contrib.auth import get_user
+from django.contrib.sessions.backends.db import SessionStore
 
 from studio.orders.models import Event, Order
 from studio.orders.services import DOORBELL
+from studio.workspaces.middleware import member_by_session
 from studio.workspaces.models import Member
 
 log = logging.getLogger("studio.orders")
@@ -26,7 +31,8 @@ PATIENCE = 2.0
 AUTHORITY = 15.0
 """Seconds after which a socket asks again whether its member may watch."""
 PAGE = 500
-CLOSE_NOT_FOUND, CLOSE_FORBIDDEN = 4404, 4403
+CLOSE_NOT_FOUND, CLOSE_FORBIDDEN, CLOSE_BROKEN = 4404, 4403, 1011
+NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class Doorbell:
@@ -78,11 +84,19 @@ class OrderConsumer(AsyncWebsocketConsumer):
             return
         after = parse_qs(self.scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
         await self.accept()
-        self.pump = asyncio.create_task(self.send_events(int(after) if after.isdecimal() else 0))
+        self.pump = asyncio.create_task(self.send_events(int(after) if NUMBER.fullmatch(after) else 0))
+        self.pump.add_done_callback(self.broke_off)
 
     async def disconnect(self, code: int) -> None:
         if self.pump is not None:
             self.pump.cancel()
+
+    def broke_off(self, pump: "asyncio.Task[None]") -> None:
+        """Closes the socket of a pump that failed, so that its browser comes back and goes on from its last number."""
+        if pump.cancelled() or (error := pump.exception()) is None:
+            return
+        log.error("A socket broke off: %s", error, exc_info=error)
+        self.closing = asyncio.create_task(self.close(code=CLOSE_BROKEN))
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Nothing is expected from a browser here."""
@@ -112,12 +126,9 @@ class OrderConsumer(AsyncWebsocketConsumer):
             DOOR.leave(order, bell)
 
     def member(self) -> Member | None:
-        user, session = self.scope.get("user"), self.scope.get("session")
-        if user is None or not user.is_authenticated:
-            return None
-        memberships = Member.objects.filter(user=user.pk, user__is_active=True).select_related("user", "workspace")
-        chosen = session.get("workspace") if session is not None else None
-        return (memberships.filter(workspace=chosen).first() if chosen else None) or memberships.order_by("created_at").first()
+        """Who watches. Read anew each time: since the socket opened they may have signed out or changed their password."""
+        session = SessionStore(self.scope["session"].session_key)
+        return member_by_session(get_user(SimpleNamespace(session=session)), session)
 
     def find(self) -> UUID | None:
         """The order's id where this member may watch it."""

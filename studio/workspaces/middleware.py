@@ -61,11 +61,12 @@ def member_by_key(request: HttpRequest) -> Member | None:
     return member
 
 
-def member_by_session(request: HttpRequest) -> Member | None:
-    if not request.user.is_authenticated:
+def member_by_session(user: Any, session: Any) -> Member | None:
+    """The membership that a signed-in user acts in: the one that their session chose, or their first."""
+    if not user.is_authenticated:
         return None
-    memberships = Member.objects.filter(user=request.user).select_related("user", "workspace")
-    chosen = request.session.get("workspace")
+    memberships = Member.objects.filter(user=user.pk).select_related("user", "workspace")
+    chosen = session.get("workspace")
     return (memberships.filter(workspace=chosen).first() if chosen else None) or memberships.order_by("created_at").first()
 
 
@@ -76,9 +77,9 @@ class MemberMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        member = member_by_key(request) if wants_json(request) else member_by_session(request)
+        member = member_by_key(request) if wants_json(request) else member_by_session(request.user, request.session)
         if member is None and request.path in READ_IN_A_BROWSER:
-            member = member_by_session(request)
+            member = member_by_session(request.user, request.session)
         if member is not None:
             member.ip = request.META.get("REMOTE_ADDR") or None
         request.member = member  # type: ignore[attr-defined]
