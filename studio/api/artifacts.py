@@ -53,10 +53,10 @@ def artifact_out(artifact: Artifact) -> dict[str, Any]:
         "id": artifact.pk,
         "kind": artifact.kind,
         "name": artifact.name,
-        "project": artifact.project_id,  # type: ignore[attr-defined]
+        "project": artifact.project_id,
         "run": artifact.lineage.get("run", {}).get("id"),
-        "base_model": artifact.base_model_id,  # type: ignore[attr-defined]
-        "dataset_version": artifact.dataset_version_id,  # type: ignore[attr-defined]
+        "base_model": artifact.base_model_id,
+        "dataset_version": artifact.dataset_version_id,
         "parents": [parent.pk for parent in artifact.parents.all()],
         "sha256": artifact.sha256,
         "size": artifact.size,
@@ -121,7 +121,7 @@ def build_out(build: Build) -> dict[str, Any]:
     order = build.order
     return {
         "id": build.pk,
-        "source": build.source_id,  # type: ignore[attr-defined]
+        "source": build.source_id,
         "kind": "gguf",
         "quantization": build.quantization,
         "status": order.status,

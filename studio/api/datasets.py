@@ -109,7 +109,7 @@ def version_out(version: DatasetVersion) -> dict[str, Any]:
     facts = version.facts or {}
     return {
         "id": version.pk,
-        "dataset": version.dataset_id,  # type: ignore[attr-defined]
+        "dataset": version.dataset_id,
         "number": version.number,
         "filename": version.filename,
         "status": version.status,

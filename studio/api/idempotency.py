@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
+from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -88,7 +89,8 @@ def body_digest(request: HttpRequest) -> str:
     if not is_upload(request):
         return hashlib.sha256(request.body).hexdigest()
     digest = hashlib.sha256(repr(sorted(request.POST.lists())).encode())
-    for name, file in sorted(request.FILES.items()):
+    for name in sorted(request.FILES):
+        file = cast(UploadedFile[Any], request.FILES[name])
         digest.update(repr((name, file.name, file.size)).encode())
         for piece in file.chunks():
             digest.update(piece)

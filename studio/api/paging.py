@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from ninja import Schema
 from pydantic import Field
 
 from studio.api.fields import Input
 from studio.errors import UserError
-from studio.workspaces.models import ScopedQuerySet
 
 T = TypeVar("T")
 
@@ -28,7 +27,7 @@ class Paging(Input):
     limit: int = Field(50, ge=1, le=200)
 
 
-def page(request: HttpRequest, visible: ScopedQuerySet, paging: Paging, *, show: Callable[[Any], Any], **where: Any) -> dict[str, Any]:
+def page(request: HttpRequest, visible: "QuerySet[Any]", paging: Paging, *, show: Callable[[Any], Any], **where: Any) -> dict[str, Any]:
     """A page of those rows of `visible` that fit `where`; a condition that is None is left out."""
     rows = visible.filter(**{name: value for name, value in where.items() if value is not None}).order_by("-created_at", "-pk")
     if paging.after is not None:

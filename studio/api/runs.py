@@ -71,12 +71,12 @@ def run_out(run: Run) -> dict[str, Any]:
     order, estimate = run.order, run.estimate or {}
     return {
         "id": run.pk,
-        "project": run.project_id,  # type: ignore[attr-defined]
+        "project": run.project_id,
         "name": run.name,
         "plugin": run.plugin,
         "config": run.config,
-        "base_model": run.base_model_id,  # type: ignore[attr-defined]
-        "dataset_version": run.dataset_version_id,  # type: ignore[attr-defined]
+        "base_model": run.base_model_id,
+        "dataset_version": run.dataset_version_id,
         "prompts": run.prompts,
         "status": run.status,
         "phase": order.phase_text or order.phase,
@@ -141,7 +141,7 @@ class EventFilters(Input):
 def list_events(request: HttpRequest, pk: UUID, filters: Query[EventFilters]) -> dict[str, Any]:
     """What the worker reported, in order and without gaps: seq, attempt, at, type, and what belongs to the type."""
     run = get_object_or_404(Run.objects.for_action(request, "run.view"), pk=pk)
-    events = Event.objects.filter(order=run.order_id, seq__gt=filters.after)[: filters.limit + 1]  # type: ignore[attr-defined]
+    events = Event.objects.filter(order=run.order_id, seq__gt=filters.after)[: filters.limit + 1]
     items = [event.wire() for event in events]
     return cut(request, items, limit=filters.limit, after=lambda: items[filters.limit - 1]["seq"])
 

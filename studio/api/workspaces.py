@@ -177,7 +177,7 @@ def audit_out(line: AuditRecord) -> dict[str, Any]:
         "user": line.user.email if line.user else None,
         "key": line.key,
         "ip": line.ip,
-        "client": line.client_id,  # type: ignore[attr-defined]
+        "client": line.client_id,
         "verb": line.verb,
         "object_kind": line.object_kind,
         "object_id": line.object_id,

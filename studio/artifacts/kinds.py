@@ -18,6 +18,7 @@ class BuildKind(OrderKind):
     def payload(self, order: Order) -> dict[str, Any]:
         build: Build = order.build
         source, base, version = build.source, build.source.base_model, build.source.dataset_version
+        assert base is not None  # an adapter has a base
         return BuildPayload(
             base=str(base.folder),
             adapter=str(source.folder),

@@ -1,6 +1,7 @@
 """The registry's pages: what was made, from what, and the file to take home."""
 
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 
 from studio.artifacts import services
@@ -15,7 +16,9 @@ def artifacts(request: HttpRequest) -> HttpResponse:
     kind = request.GET.get("kind", "")
     if kind in Artifact.Kind.values:
         rows = rows.filter(kind=kind)
-    return render(request, "artifacts/list.html", {"section": "artifacts", "artifacts": rows[:200], "kinds": Artifact.Kind.choices, "kind": kind})
+    return render(
+        request, "artifacts/list.html", {"section": "artifacts", "artifacts": rows[:200], "kinds": Artifact.Kind.choices, "kind": kind}
+    )
 
 
 def artifact(request: HttpRequest, pk: str) -> HttpResponse:
@@ -34,7 +37,7 @@ def artifact(request: HttpRequest, pk: str) -> HttpResponse:
     return render(request, "artifacts/detail.html", context)
 
 
-def download(request: HttpRequest, pk: str) -> HttpResponse:
+def download(request: HttpRequest, pk: str) -> HttpResponseBase:
     found = get_object_or_404(Artifact.objects.for_action(request, "artifact.download").select_related("order", "project__client"), pk=pk)
     return artifact_response(request, found)
 

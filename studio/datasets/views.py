@@ -2,7 +2,7 @@
 
 import json
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -32,7 +32,11 @@ def take(request: HttpRequest, dataset: Dataset) -> DatasetVersion:
     typed = request.POST.get("validation_percent", "5").strip()
     if not typed.replace(".", "", 1).isdigit() or not typed.isascii():
         raise UserError("The validation share is off.", fields={"validation_percent": "Must be from 0 to 50 per cent."})
-    mapping = {field: request.POST[f"map_{field}"].strip() for field in ("prompt", "answer", "text", "system") if request.POST.get(f"map_{field}", "").strip()}
+    mapping = {
+        field: request.POST[f"map_{field}"].strip()
+        for field in ("prompt", "answer", "text", "system")
+        if request.POST.get(f"map_{field}", "").strip()
+    }
     return services.add_version(
         request.member,  # type: ignore[attr-defined]
         dataset=dataset,
@@ -105,7 +109,8 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def shown_rows(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:
-    split = request.GET.get("split") if request.GET.get("split") in ("train", "validation") else None
+    splits: dict[str, Literal["train", "validation"]] = {"train": "train", "validation": "validation"}
+    split = splits.get(request.GET.get("split", ""))
     typed = request.GET.get("after", "-1")
     after = int(typed) if typed.isdecimal() and len(typed) < 12 else -1
     page = rows.page(found.rows_path, split=split, after=after, limit=PAGE)
@@ -148,5 +153,3 @@ def stop(request: HttpRequest, pk: str) -> HttpResponse:
     found = get_object_or_404(DatasetVersion.objects.for_action(request, "dataset.create").select_related("order"), pk=pk)
     request_stop(found.order)
     return redirect("datasets:version", pk=found.pk)
-
-

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from studio.errors import UserError
 from studio.ml.modelfiles import enough_room, small_files, weights_among

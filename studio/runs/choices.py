@@ -60,7 +60,7 @@ class RunForm:
             version=next((v for v in versions if str(v.pk) == sent.get("dataset_version")), versions[0] if versions else None),
             model=next((m for m in models if str(m.pk) == sent.get("base_model")), models[0] if models else None),
             plugin_name=wanted if wanted in plugins else DEFAULT_PLUGIN if DEFAULT_PLUGIN in plugins else next(iter(plugins)),
-            typed={key.removeprefix("set_"): value for key, value in sent.items() if key.startswith("set_")},
+            typed={key.removeprefix("set_"): str(value) for key, value in sent.items() if key.startswith("set_")},
             name=sent.get("name", ""),
             prompts=sent.get("prompts", ""),
         )

@@ -56,7 +56,10 @@ def parse_config(plugin: TrainingPlugin, config: dict[str, Any]) -> Any:
 def forecast(plugin: TrainingPlugin, config: Any, *, base: BaseModel, version: DatasetVersion) -> Forecast:
     host = training_host()
     if host is None:
-        return Forecast([Issue(level="warning", message="No worker is running, so memory and time cannot be estimated. The run would wait for one.")], None)
+        return Forecast(
+            [Issue(level="warning", message="No worker is running, so memory and time cannot be estimated. The run would wait for one.")],
+            None,
+        )
     facts, data = base.model_facts, version.dataset_facts(base)
     issues = [*shape_issues(plugin, version), *plugin.check(config, facts, data, host)]
     return Forecast(issues, plugin.estimate(config, facts, data, host))
@@ -66,7 +69,13 @@ def shape_issues(plugin: TrainingPlugin, version: DatasetVersion) -> list[Issue]
     shape = (version.facts or {}).get("shape")
     if shape in plugin.reads:
         return []
-    return [Issue(level="error", field="dataset_version", message=f"{plugin.title} learns from {' or '.join(plugin.reads)} rows; this dataset has {shape} rows.")]
+    return [
+        Issue(
+            level="error",
+            field="dataset_version",
+            message=f"{plugin.title} learns from {' or '.join(plugin.reads)} rows; this dataset has {shape} rows.",
+        )
+    ]
 
 
 def ask(plugin_name: str, config: dict[str, Any], *, base: BaseModel, version: DatasetVersion) -> tuple[Any, Forecast]:
@@ -74,7 +83,9 @@ def ask(plugin_name: str, config: dict[str, Any], *, base: BaseModel, version: D
     if not base.is_ready:
         raise UserError("The base model is not here yet.", fields={"base_model": "Wait until it is ready, or choose another."})
     if not version.is_ready:
-        raise UserError("The dataset is not ready.", fields={"dataset_version": "Wait until its rows have been read, or choose another version."})
+        raise UserError(
+            "The dataset is not ready.", fields={"dataset_version": "Wait until its rows have been read, or choose another version."}
+        )
     plugin = plugin_of(plugin_name)
     parsed = parse_config(plugin, config)
     return parsed, forecast(plugin, parsed, base=base, version=version)

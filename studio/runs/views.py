@@ -61,7 +61,9 @@ def project(request: HttpRequest, pk: str) -> HttpResponse:
         "section": "projects",
         "project": found,
         "datasets": Dataset.objects.for_action(request, "dataset.view").filter(project=found),
-        "runs": Run.objects.for_action(request, "run.view").filter(project=found).select_related("order", "base_model", "dataset_version__dataset"),
+        "runs": Run.objects.for_action(request, "run.view")
+        .filter(project=found)
+        .select_related("order", "base_model", "dataset_version__dataset"),
         "artifacts": Artifact.objects.for_action(request, "artifact.view").filter(project=found).select_related("base_model"),
         "siblings": Project.objects.for_action(request, "project.view").filter(client=found.client),
         "has_model": BaseModel.objects.for_action(request, "base_model.view").filter(facts__isnull=False).exists(),
@@ -78,7 +80,14 @@ def runs(request: HttpRequest) -> HttpResponse:
         rows = rows.filter(project__client=chosen)
     if status in Order.Status.values:
         rows = rows.filter(order__status=status)
-    context = {"section": "runs", "runs": rows[:200], "clients": clients, "chosen": chosen, "status": status, "statuses": Order.Status.choices}
+    context = {
+        "section": "runs",
+        "runs": rows[:200],
+        "clients": clients,
+        "chosen": chosen,
+        "status": status,
+        "statuses": Order.Status.choices,
+    }
     return render(request, "runs/list.html", context)
 
 
@@ -167,7 +176,14 @@ def changed_settings(run: Run) -> list[dict[str, Any]]:
     rows = []
     for name, value in run.config.items():
         field = known.get(name)
-        rows.append({"name": field.label if field else name, "value": value, "changed": bool(field and field.default != value), "help": field.help if field else ""})
+        rows.append(
+            {
+                "name": field.label if field else name,
+                "value": value,
+                "changed": bool(field and field.default != value),
+                "help": field.help if field else "",
+            }
+        )
     return sorted(rows, key=lambda row: not row["changed"])
 
 
@@ -220,4 +236,8 @@ def plugin(request: HttpRequest, name: str) -> HttpResponse:
 
 def workers(request: HttpRequest) -> HttpResponse:
     queued = Order.objects.for_action(request, "run.view").filter(status=Order.Status.QUEUED).count()
-    return render(request, "runs/workers.html", {"section": "workers", "slots": [slot for slot in Slot.objects.all() if slot.is_alive], "queued": queued})
+    return render(
+        request,
+        "runs/workers.html",
+        {"section": "workers", "slots": [slot for slot in Slot.objects.all() if slot.is_alive], "queued": queued},
+    )

@@ -142,7 +142,7 @@ def main() -> None:
 
     Path(options.socket).unlink(missing_ok=True)
     door = Door(LlamaCpp(options.root / "cache" / "serving"), options.root)
-    uvicorn.run(door, uds=options.socket, lifespan="off", log_level="warning", access_log=False)  # type: ignore[arg-type]
+    uvicorn.run(door, uds=options.socket, lifespan="off", log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ TIMEOUT = httpx.Timeout(600, connect=5)
 
 
 def playground(request: HttpRequest) -> HttpResponse:
-    adapters = Artifact.objects.for_action(request, "chat.use").filter(kind=Artifact.Kind.ADAPTER).select_related("project__client", "base_model")
+    adapters = (
+        Artifact.objects.for_action(request, "chat.use").filter(kind=Artifact.Kind.ADAPTER).select_related("project__client", "base_model")
+    )
     models = BaseModel.objects.for_action(request, "chat.use").filter(facts__isnull=False)
     wanted = request.GET.get("artifact", "")
     chosen = next((adapter for adapter in adapters if str(adapter.pk) == wanted), None)
@@ -66,7 +68,9 @@ async def chat(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
     ask = await sync_to_async(question)(request)
     if len(request.body) > 500_000:
         return JsonResponse({"error": "The conversation is too long. Start a new one."}, status=413)
-    return StreamingHttpResponse(answer(ask), content_type="application/x-ndjson", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    return StreamingHttpResponse(
+        answer(ask), content_type="application/x-ndjson", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
 
 
 async def answer(ask: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -83,6 +87,9 @@ async def answer(ask: dict[str, Any]) -> AsyncIterator[bytes]:
             async for piece in response.aiter_bytes():
                 yield piece
     except httpx.ConnectError:
-        yield json.dumps({"error": "The process that answers is not running. It starts with the server; try again in a moment."}).encode() + b"\n"
+        yield (
+            json.dumps({"error": "The process that answers is not running. It starts with the server; try again in a moment."}).encode()
+            + b"\n"
+        )
     except httpx.HTTPError:
         yield json.dumps({"error": "The answer broke off. Ask again."}).encode() + b"\n"

@@ -11,7 +11,7 @@ def setting(default: Any, *, label: str, advanced: bool = False, hint: str = "",
     `hint` explains a term of the trade in one sentence (dotted underline), `unit` stands after the value,
     `advanced` folds the field away. `bounds` go to `pydantic.Field` (ge, gt, le, lt, ...).
     """
-    shown = {"label": label, "advanced": advanced, "hint": hint, "unit": unit}
+    shown: dict[str, Any] = {"label": label, "advanced": advanced, "hint": hint, "unit": unit}
     return Field(default, json_schema_extra=shown, allow_inf_nan=False if isinstance(default, float) else None, **bounds)
 
 

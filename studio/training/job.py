@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from studio.training.facts import DatasetFacts, HostFacts, ModelFacts
 
-Phase = Literal["preparing", "loading", "tokenizing", "training", "evaluating", "saving", "downloading", "converting", "checking", "reading"]
+Phase = Literal[
+    "preparing", "loading", "tokenizing", "training", "evaluating", "saving", "downloading", "converting", "checking", "reading"
+]
 
 
 class Stopped(Exception):

@@ -80,8 +80,13 @@ def row_lengths(data: DatasetFacts, *, max_length: int) -> Lengths:
 
 
 def largest_batch(lengths: Lengths, *, batch_size: int, batches: int) -> float:
-    """Tokens expected in the largest of `batches`: the mean plus the expected maximum of so many normal draws, √(2·ln n) deviations."""
-    draws = math.sqrt(2 * math.log(max(2, batches)))
+    """Tokens in the largest of n batches: the mean plus the expected maximum of n normal draws, in deviations of a batch.
+
+    That maximum is about √(2·ln n) - (ln ln n + ln 4π) / (2·√(2·ln n)), the location of its Gumbel limit.
+    """
+    number = max(3, batches)
+    root = math.sqrt(2 * math.log(number))
+    draws = root - (math.log(math.log(number)) + math.log(4 * math.pi)) / (2 * root)
     likely = batch_size * lengths.mean + math.sqrt(batch_size) * lengths.deviation * draws
     return min(likely, float(batch_size * lengths.longest))
 
@@ -114,11 +119,11 @@ def lora_memory(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: 
     lengths = row_lengths(data, max_length=config.max_length)
     batches = planned_steps(config, rows=data.train) * config.gradient_accumulation
     tokens = largest_batch(lengths, batch_size=config.batch_size, batches=batches)
-    layer, weights_kept = _layer_activations(config, base, bf16=bf16)
+    layer = _layer_activations(config, base, bf16=bf16)
     if checkpointing:
-        activations = tokens * base.layers * wide * base.hidden_size + tokens * layer + weights_kept / max(1, base.layers)
+        activations = tokens * base.layers * wide * base.hidden_size + tokens * layer
     else:
-        activations = tokens * base.layers * layer + weights_kept
+        activations = tokens * base.layers * layer
     parts = {
         "weights": base.parameters * wide,
         "adapter": trained * (6 if bf16 else 4),  # fp32, and under autocast a bf16 copy
@@ -132,20 +137,17 @@ def lora_memory(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: 
     return Memory(**parts, low=round(total * (LOW if lengths.measured else GUESSED_LOW)), high=round(total * HIGH))
 
 
-def _layer_activations(config: LoraConfig, base: ModelFacts, *, bf16: bool) -> tuple[float, float]:
-    """(bytes that one layer keeps per token, bytes that all layers keep whatever the number of tokens)."""
+def _layer_activations(config: LoraConfig, base: ModelFacts, *, bf16: bool) -> float:
+    """Bytes that one layer keeps for the backward pass, per token."""
     h, i, rank = base.hidden_size, base.intermediate_size, config.rank
-    layer_weights = sum(linear.inputs * linear.outputs * linear.count for linear in target_linears(base, config.targets))
     if config.variant == "dora":
-        per_token = 48 * h + 16 * i if bf16 else 76 * h + 32 * i
-        fixed = layer_weights * (2.4 if bf16 else 4.3)
+        per_token = 52 * h + 16 * i if bf16 else 76 * h + 32 * i
     else:
         per_token = 29 * h + 8 * i if bf16 else 36 * h + 16 * i
-        fixed = 0.0
     per_token += rank * (48 if bf16 else 28)
     if config.dropout:
         per_token += 4 * (6 * h + i)
-    return per_token, fixed
+    return per_token
 
 
 def wants_checkpointing(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> bool:
@@ -155,7 +157,7 @@ def wants_checkpointing(config: LoraConfig, base: ModelFacts, data: DatasetFacts
     return lora_memory(config, base, data, host, checkpointing=False).high > available_memory(host)
 
 
-CPU_EFFICIENCY, GPU_EFFICIENCY = 0.30, 0.35
+CPU_EFFICIENCY, GPU_EFFICIENCY = 0.35, 0.35
 """Share of the measured matrix speed that a whole step reaches; the rest goes to norms, casts and small ranks."""
 LAYER_SECONDS = 0.003
 """Of a batch per layer, whatever its size: the cost of calling many small operations."""

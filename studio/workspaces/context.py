@@ -26,7 +26,9 @@ def palette(member: Any) -> list[dict[str, str]]:
     ]
     found = [{"title": title, "hint": "", "url": reverse(name), "kind": "page"} for title, name, action in pages if member.may(action)]
     for project in Project.objects.for_action(member, "project.view").select_related("client")[:200]:
-        found.append({"title": project.name, "hint": project.client.name, "url": reverse("projects:detail", args=[project.pk]), "kind": "project"})
+        found.append(
+            {"title": project.name, "hint": project.client.name, "url": reverse("projects:detail", args=[project.pk]), "kind": "project"}
+        )
     for client in Client.objects.for_action(member, "client.view")[:200]:
         found.append({"title": client.name, "hint": "client", "url": reverse("clients:detail", args=[client.pk]), "kind": "client"})
     return found

@@ -12,6 +12,9 @@ class SignInForm(AuthenticationForm):
 class SetupForm(forms.Form):
     email = forms.EmailField(label="Your e-mail", widget=forms.EmailInput(attrs={"autocomplete": "email"}))
     password = forms.CharField(
-        label="A password", min_length=12, help_text="At least 12 characters.", widget=forms.PasswordInput(attrs={"autocomplete": "new-password"})
+        label="A password",
+        min_length=12,
+        help_text="At least 12 characters.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
     workspace = forms.CharField(label="Name of your workspace", max_length=80, help_text="Your team or company, for example.")

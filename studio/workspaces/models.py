@@ -64,7 +64,7 @@ class Member(models.Model):
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="members")
     role = models.CharField(max_length=10, choices=Role.choices)
-    clients = models.ManyToManyField("Client", blank=True, related_name="members")
+    clients: "models.ManyToManyField[Client, models.Model]" = models.ManyToManyField("Client", blank=True, related_name="members")
     """The only clients they see; none means all, except for a guest, who then sees nothing."""
     created_at = models.DateTimeField(auto_now_add=True)
 

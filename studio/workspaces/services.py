@@ -30,7 +30,9 @@ def setup_url(base_url: str) -> str | None:
     token = secrets.token_urlsafe(32)
     with transaction.atomic():
         SetupToken.objects.all().delete()
-        SetupToken.objects.create(sha256=hashlib.sha256(token.encode()).hexdigest(), expires_at=timezone.now() + timedelta(hours=SETUP_HOURS))
+        SetupToken.objects.create(
+            sha256=hashlib.sha256(token.encode()).hexdigest(), expires_at=timezone.now() + timedelta(hours=SETUP_HOURS)
+        )
     return f"{base_url.rstrip('/')}/setup/{token}/"
 
 
@@ -137,7 +139,10 @@ def update_project(member: Member, project: Project, *, name: str | None = None,
 
 def rename(member: Member, thing: Client | Project, taken: set[str], *, name: str | None, slug: str | None, owner: str) -> None:
     """Changes what is given and leaves the rest; the record says what it was before."""
-    wanted = {"name": plain_name(name) if name is not None else thing.name, "slug": chosen_slug(taken, slug or "", owner=owner) or thing.slug}
+    wanted = {
+        "name": plain_name(name) if name is not None else thing.name,
+        "slug": chosen_slug(taken, slug or "", owner=owner) or thing.slug,
+    }
     change = {field: [getattr(thing, field), value] for field, value in wanted.items() if getattr(thing, field) != value}
     if not change:
         return

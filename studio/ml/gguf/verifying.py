@@ -262,7 +262,7 @@ class Reference:
 
 
 def fits_in_float32(base: Path) -> bool:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     from studio.ml.gguf.weights import Weights
 

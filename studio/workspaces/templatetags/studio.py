@@ -68,7 +68,9 @@ def ago(value: datetime | None) -> str:
     """A time whose script shows how long ago it was; the absolute time stands in it."""
     if value is None:
         return "–"
-    return format_html('<time datetime="{}" data-relative title="{}">{}</time>', value.isoformat(), f"{value:%d %b %Y %H:%M} UTC", f"{value:%d %b %H:%M}")
+    return format_html(
+        '<time datetime="{}" data-relative title="{}">{}</time>', value.isoformat(), f"{value:%d %b %Y %H:%M} UTC", f"{value:%d %b %H:%M}"
+    )
 
 
 @register.filter
