@@ -162,6 +162,7 @@ def model_card(config: LoraConfig, job: Job, outcome: Any) -> str:
     ]
     if looks:
         lines.append(f"- Validation loss: {looks[0][1]:.4f} at step {looks[0][0]}, {looks[-1][1]:.4f} at step {looks[-1][0]}")
+    lines += ["", "Where the adapter came from, with the dataset version's hash and the base model's revision, stands in `lineage.json`."]
     return "\n".join([*lines, "", "## Settings", "", "```json", config.model_dump_json(indent=2), "```", ""])
 
 

@@ -120,10 +120,9 @@ def lora_memory(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: 
     batches = planned_steps(config, rows=data.train) * config.gradient_accumulation
     tokens = largest_batch(lengths, batch_size=config.batch_size, batches=batches)
     layer = _layer_activations(config, base, bf16=bf16)
-    if checkpointing:
-        activations = tokens * base.layers * wide * base.hidden_size + tokens * layer
-    else:
-        activations = tokens * base.layers * layer
+    whole_layers = 1 if checkpointing else base.layers  # the others keep their input alone
+    inputs = tokens * base.layers * wide * base.hidden_size if checkpointing else 0.0
+    activations = tokens * layer * whole_layers + inputs
     parts = {
         "weights": base.parameters * wide,
         "adapter": trained * (6 if bf16 else 4),  # fp32, and under autocast a bf16 copy
@@ -137,13 +136,15 @@ def lora_memory(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: 
     return Memory(**parts, low=round(total * (LOW if lengths.measured else GUESSED_LOW)), high=round(total * HIGH))
 
 
+ACTIVATION_BYTES = {(False, True): (29, 8), (False, False): (36, 16), (True, True): (52, 16), (True, False): (76, 32)}
+"""(DoRA, bf16) -> bytes per token and layer for each unit of hidden and of intermediate size."""
+
+
 def _layer_activations(config: LoraConfig, base: ModelFacts, *, bf16: bool) -> float:
     """Bytes that one layer keeps for the backward pass, per token."""
     h, i, rank = base.hidden_size, base.intermediate_size, config.rank
-    if config.variant == "dora":
-        per_token = 52 * h + 16 * i if bf16 else 76 * h + 32 * i
-    else:
-        per_token = 29 * h + 8 * i if bf16 else 36 * h + 16 * i
+    per_hidden, per_intermediate = ACTIVATION_BYTES[config.variant == "dora", bf16]
+    per_token = per_hidden * h + per_intermediate * i
     per_token += rank * (48 if bf16 else 28)
     if config.dropout:
         per_token += 4 * (6 * h + i)

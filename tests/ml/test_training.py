@@ -10,7 +10,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
@@ -20,10 +19,10 @@ from studio.ml.generating import answer  # noqa: E402
 from studio.ml.loading import Arithmetic, Reader, choose_reader, load_base  # noqa: E402
 from studio.ml.loop import learning_rate_factor  # noqa: E402
 from studio.ml.loss import ChunkedLoss, head_of, summed_loss  # noqa: E402
+from studio.ml.modelfacts import read_model_facts  # noqa: E402
 from studio.ml.tokens import load_tokenizer  # noqa: E402
 from studio.storage import read_manifest  # noqa: E402
-from studio.training import DatasetFacts, HostFacts, Job, ModelFacts, Stopped  # noqa: E402
-from studio.training.facts import Linear  # noqa: E402
+from studio.training import DatasetFacts, HostFacts, Job, Stopped  # noqa: E402
 from training_plugins.peft_lora import PeftLora  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -42,7 +41,7 @@ class RecordingJob(Job):
         self.work.mkdir(parents=True)
         self.out.mkdir()
         self._rows = {"train": rows[validation:], "validation": rows[:validation]}
-        self.model = facts_of(base)
+        self.model = read_model_facts(base, "tiny")
         self.data = DatasetFacts(name="support", shape="chat", rows=len(rows), train=len(rows) - validation, validation=validation)
         self.host = HostFacts(name="here", cpus=1, memory=8 << 30)
         self.prompts = ["Hello!"]
@@ -78,35 +77,6 @@ class RecordingJob(Job):
 
     def values(self, name: str) -> list[float]:
         return [metric[name] for metric in self.all("metric") if name in metric]
-
-
-def facts_of(base: Path) -> ModelFacts:
-    config = json.loads((base / "config.json").read_text())
-    h, i, heads, kv = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"], config["num_key_value_heads"]
-    layers, size = config["num_hidden_layers"], h // heads
-    shapes = {"q_proj": (h, h), "k_proj": (h, kv * size), "v_proj": (h, kv * size), "o_proj": (h, h)}
-    shapes |= {"gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h)}
-    with safe_open(base / "model.safetensors", "pt") as file:
-        parameters = sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
-    return ModelFacts(
-        name="tiny",
-        architecture="LlamaForCausalLM",
-        family="llama",
-        parameters=parameters,
-        hidden_size=h,
-        layers=layers,
-        intermediate_size=i,
-        vocabulary=config["vocab_size"],
-        heads=heads,
-        kv_heads=kv,
-        head_size=size,
-        context_length=config["max_position_embeddings"],
-        tied=True,
-        dtype="F32",
-        size=parameters * 4,
-        linears=[Linear(name=name, inputs=a, outputs=b, count=layers) for name, (a, b) in shapes.items()],
-        chat_template=True,
-    )
 
 
 def chat(question: str, reply: str) -> dict[str, Any]:

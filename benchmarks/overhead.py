@@ -1,0 +1,165 @@
+"""What the studio's border costs a training: the same loop with a job that keeps silent, and inside the worker process.
+
+    python benchmarks/overhead.py --model FOLDER [--steps 60] [--rounds 3]
+
+Both run in processes of their own, by turns. The worker stores every event in its file, then sends it through a pipe that is
+read here, as the supervisor does. Compared are the medians of the seconds between two steps; each prints with their ratio.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from studio.ml.host import host_facts, training_environment  # noqa: E402
+from studio.training import DatasetFacts, Job  # noqa: E402
+from studio.training.orders import Order, TrainPayload  # noqa: E402
+
+ROWS = 200
+TARGET = 2.0
+"""Per cent."""
+
+
+class SilentJob(Job):
+    """Hands over the rows and keeps the time of each step; nothing is stored or sent."""
+
+    def __init__(self, payload: TrainPayload, folder: Path):
+        self.base, self.model, self.data, self.host = Path(payload.base), payload.model, payload.data, payload.host
+        self.prompts = []
+        self.work, self.out = folder / "work", folder / "out"
+        self.work.mkdir(parents=True)
+        self.out.mkdir()
+        self.times: list[float] = []
+
+    def rows(self, split: Literal["train", "validation"]) -> Iterator[dict[str, Any]]:
+        yield from (chat(number) for number in range(ROWS) if split == "train")
+
+    def stopping(self) -> bool:
+        return False
+
+    def metric(self, *, step: int, total: int, **values: float) -> None:
+        self.times.append(time.time())
+
+    def phase(self, name: Any, text: str = "") -> None: ...
+    def progress(self, done: float, total: float, unit: str = "") -> None: ...
+    def sample(self, *, step: int, prompt: str, answer: str) -> None: ...
+    def checkpoint(self, *, step: int, folder: Path) -> None: ...
+    def note(self, text: str, *, level: Literal["info", "warning"] = "info") -> None: ...
+
+
+def chat(number: int) -> dict[str, Any]:
+    """A made-up row; lengths vary as in real ones."""
+    question = {"role": "user", "content": f"Customer {number} asks where the order is."}
+    reply = {"role": "assistant", "content": "Your order left our warehouse today. " * (1 + number % 7)}
+    return {"messages": [question, reply]}
+
+
+def order_for(model: Path, folder: Path, *, steps: int) -> Order:
+    import pyarrow
+    import pyarrow.parquet
+
+    from studio.ml.modelfacts import read_model_facts
+
+    folder.mkdir(parents=True)
+    table = pyarrow.table({"split": ["train"] * ROWS, "row": [json.dumps(chat(number)) for number in range(ROWS)]})
+    pyarrow.parquet.write_table(table, folder / "rows.parquet")
+    payload = TrainPayload(
+        plugin="peft_lora",
+        config={"max_steps": steps, "batch_size": 4, "evaluate_every": steps},
+        base=str(model),
+        model=read_model_facts(model, "base"),
+        rows=str(folder / "rows.parquet"),
+        data=DatasetFacts(name="made up", shape="chat", rows=ROWS, train=ROWS, validation=0),
+        host=host_facts(with_gpus=False),
+    )
+    order = Order(
+        id="1",
+        kind="train",
+        attempt=1,
+        first_seq=1,
+        folder=str(folder),
+        target=str(folder / "result"),
+        payload=payload.model_dump(mode="json"),
+    )
+    (folder / "order.json").write_text(order.model_dump_json())
+    return order
+
+
+def bare(folder: Path) -> list[float]:
+    """Seconds between steps of the loop by itself."""
+    child = [sys.executable, __file__, "--bare", str(folder / "order.json")]
+    done = subprocess.run(child, cwd=ROOT, env=os.environ | training_environment(), stdout=subprocess.PIPE, check=True, text=True)
+    return gaps(json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_bare(order: Path) -> None:
+    from training_plugins.peft_lora import PeftLora
+
+    payload = TrainPayload.model_validate(json.loads(order.read_text())["payload"])
+    job = SilentJob(payload, order.parent / "bare")
+    plugin = PeftLora()
+    plugin.train(plugin.Config(**payload.config), job)
+    sys.stdout.write(json.dumps(job.times) + "\n")
+
+
+def in_worker(folder: Path) -> list[float]:
+    """Seconds between steps inside `python -m studio.worker`, by the times in its events."""
+    child = [sys.executable, "-m", "studio.worker", str(folder / "order.json")]
+    times = []
+    with subprocess.Popen(child, cwd=ROOT, env=os.environ | training_environment(), stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            event = json.loads(line)
+            if event["type"] == "metric" and "loss" in event:
+                times.append(datetime.fromisoformat(event["at"]).timestamp())
+            if event["type"] == "end" and event["status"] != "succeeded":
+                raise SystemExit(event["error"])
+    return gaps(times)
+
+
+def gaps(times: list[float]) -> list[float]:
+    """The first steps are left out: they also make buffers and compile products."""
+    return [after - before for before, after in pairwise(times[5:])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="folder of a base model; a small one is enough")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        return run_bare(options.bare)
+    if options.model is None:
+        parser.error("Name a model: --model FOLDER")
+    alone: list[float] = []
+    inside: list[float] = []
+    with tempfile.TemporaryDirectory() as temp:
+        for number in range(options.rounds):
+            folder = Path(temp) / str(number)
+            order_for(options.model.resolve(), folder, steps=options.steps)
+            alone += bare(folder)
+            inside += in_worker(folder)
+    before, after = statistics.median(alone), statistics.median(inside)
+    overhead = 100 * (after / before - 1)
+    sys.stdout.write(
+        f"loop alone    {before * 1000:8.2f} ms per step ({len(alone)} steps)\n"
+        f"in the studio {after * 1000:8.2f} ms per step ({len(inside)} steps)\n"
+        f"overhead      {overhead:8.2f} % (target: below {TARGET:g} %)\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
