@@ -101,6 +101,6 @@ class LlamaCpp:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 2)
         params.verbosity = 0
         # Its own HTTP server listens on a private socket instead of a port.
-        params.hostname = os.path.join(tempfile.mkdtemp(prefix="studio-llama-"), "llama.sock")
+        params.hostnames = [os.path.join(tempfile.mkdtemp(prefix="studio-llama-"), "llama.sock")]
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in adapters]
         return xllamacpp.Server(params)
