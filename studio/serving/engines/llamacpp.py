@@ -47,15 +47,15 @@ class LlamaCpp:
             loaded, adapter = self.ready(ask, state)
         state("answering")
         first: list[float] = []
-        tokens = 0
+        timings: dict[str, float] = {}
 
         def on_chunk(chunk: Any) -> bool:
-            nonlocal tokens
-            for choice in (chunk if isinstance(chunk, dict) else json.loads(chunk)).get("choices", []):
+            told = chunk if isinstance(chunk, dict) else json.loads(chunk)
+            timings.update(told.get("timings") or {})
+            for choice in told.get("choices", []):
                 piece = choice.get("delta", {}).get("content")
                 if piece:
                     first.append(time.monotonic())
-                    tokens += 1
                     if not say(piece):
                         return True
             return False
@@ -69,9 +69,10 @@ class LlamaCpp:
             "lora": [{"id": number, "scale": 1.0 if number == adapter else 0.0} for number in range(len(loaded.adapters))],
         }
         loaded.server.handle_chat_completions(body, on_chunk)
-        ended_at = time.monotonic()
-        begun_at = first[0] if first else ended_at
-        return {"tokens": tokens, "seconds": round(ended_at - begun_at, 3), "first": round(begun_at - asked_at, 3)}
+        begun_at = first[0] if first else time.monotonic()
+        # llama.cpp's own clock, since pieces that were made one by one can arrive together
+        seconds = timings.get("predicted_ms", 1000 * (time.monotonic() - begun_at)) / 1000
+        return {"tokens": int(timings.get("predicted_n", len(first))), "seconds": round(seconds, 3), "first": round(begun_at - asked_at, 3)}
 
     def ready(self, ask: Ask, state: Callable[[str], None]) -> tuple[Loaded, int | None]:
         """The loaded base with the adapter on it, and the adapter's number there; None for none."""
@@ -100,6 +101,7 @@ class LlamaCpp:
         params.cache_ram_mib = 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 2)
         params.verbosity = 0
+        params.ui = False
         # Its own HTTP server listens on a private socket instead of a port.
         params.hostnames = [os.path.join(tempfile.mkdtemp(prefix="studio-llama-"), "llama.sock")]
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in adapters]
