@@ -89,6 +89,8 @@ class Chart {
     this.box = make("div", `chart-plot${spec.tall ? " tall" : ""}`);
     this.empty = make("p", "chart-empty", "Figures come with the first steps.");
     this.figure.append(caption, this.box);
+    this.step = make("span");
+    this.legend.append(this.step);
     this.shown = spec.lines.filter((line) => !line.faint).map((line) => ({ ...line, value: this.legendEntry(line) }));
     makeSlider(this);
   }
@@ -168,6 +170,7 @@ class Chart {
   /** Values at the cursor, or the latest ones. */
   tell() {
     const hovering = this.plot?.cursor.idx != null;
+    this.step.textContent = hovering ? `step ${count(this.series.steps[this.index])}` : "";
     const said = [`Step ${count(this.series.steps[this.index])}`];
     for (const { key, name, value, format = figure } of this.shown) {
       const found = nearest(this.series[key], this.index, hovering);
@@ -181,8 +184,8 @@ class Chart {
   }
 
   showStep(step) {
-    if (step === null) return this.plot.setCursor({ left: -10, top: -10 }, false);
-    this.plot.setCursor({ left: this.plot.valToPos(step, "x"), top: 1 }, false);
+    const left = step === null ? -10 : this.plot.valToPos(step, "x");
+    this.plot.setCursor({ left, top: left < 0 ? -10 : 1 });
   }
 
   drawCheckpoints({ ctx, bbox, valToPos, scales }) {

@@ -102,7 +102,7 @@ class RunPage {
     words.textContent = text;
     const time = document.createElement("time");
     time.dateTime = at;
-    time.textContent = new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    time.textContent = new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
     item.append(icon(level === "warning" ? "warning" : "info"), words, time);
     list.append(item);
     list.closest("[data-run-notes-box]")?.removeAttribute("hidden");
@@ -140,9 +140,17 @@ class RunPage {
     const [first] = this.pace;
     const last = this.pace.at(-1);
     if (!last || last.step === first.step || !this.steps?.total) return null;
-    const each = (last.at - first.at) / (last.step - first.step);
+    const each = this.stepTime();
     const since = Math.min(Date.now() - last.at, each * 20); // a worker that is silent for long gets no nearer to its end
     return Math.max(0, (each * (this.steps.total - last.step) - since) / 1000);
+  }
+
+  /** Milliseconds a step takes, by the last reports; a gap, such as a pause of the machine, counts as ten usual ones at most. */
+  stepTime() {
+    const spans = this.pace.slice(1).map(({ at }, before) => at - this.pace[before].at);
+    const usual = spans.toSorted((a, b) => a - b)[spans.length >> 1];
+    const sum = spans.reduce((total, each) => total + Math.min(each, 10 * usual), 0);
+    return sum / (this.pace.at(-1).step - this.pace[0].step);
   }
 
   show() {
