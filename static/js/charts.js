@@ -129,7 +129,7 @@ class Chart {
         points: { size: 7, width: 0 },
         focus: { prox: -1 },
       },
-      scales: { x: { time: false }, memory: { range: (plot, low, high) => [0, (high || 1) * 1.6] }, ...(spec.fromZero && { y: { range: (plot, low, high) => [0, (high || 1) * 1.6] } }) },
+      scales: { x: { time: false }, memory: { range: upTo(1.2) }, ...(spec.fromZero && { y: { range: upTo(1.6) } }) },
       axes: [
         axis(palette, { values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")), size: 26 }),
         axis(palette, { values: (plot, ticks) => (spec.lines[0].format ? ticks.map(spec.lines[0].format) : distinct(ticks)), size: 48 }),
@@ -205,7 +205,7 @@ class Chart {
   }
 }
 
-const fromZero = (plot, low, high) => [0, (high || 1) * 1.2];
+const upTo = (share) => (plot, low, high) => (high == null ? [null, null] : [0, (high || 1) * share]);
 
 function drawn(line, palette) {
   const dots = { size: 6, width: 1.5, fill: () => palette.of("--surface") };
