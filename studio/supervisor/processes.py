@@ -30,6 +30,8 @@ class Program:
     """What it gets when the supervisor itself is killed."""
     keeps: tuple[int, ...] = ()
     """Open descriptors that it inherits."""
+    noise: tuple[str, ...] = ()
+    """Lines that hold one of these are not shown."""
     after_end: Callable[[int], tuple[str, ...]] | None = None
     """The command that takes up what it left, given its process id; run after each end, before the next start."""
 
@@ -111,10 +113,14 @@ class Keeper:
             *lines, rest = re.split(rb"[\r\n]+", rest + chunk)
             if len(rest) > LONGEST_LINE:
                 lines, rest = [*lines, rest], b""
-            for line in filter(None, lines):
-                self.log.line(self.program.name, line.decode(errors="replace"))
-        if rest:
-            self.log.line(self.program.name, rest.decode(errors="replace"))
+            for line in lines:
+                self._show(line)
+        self._show(rest)
+
+    def _show(self, line: bytes) -> None:
+        text = line.decode(errors="replace")
+        if text.strip() and not any(noise in text for noise in self.program.noise):
+            self.log.line(self.program.name, text)
 
     async def _rest(self, seconds: float) -> None:
         try:

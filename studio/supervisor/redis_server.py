@@ -13,6 +13,8 @@ from studio.errors import UserError
 from studio.supervisor.processes import Keeper, Program
 from studio.supervisor.sockets import make_private, socket_folder
 
+# Said at every start and stop, as a warning: about forks for snapshots, which are off here, and that it stops because it was asked to.
+NOISE = ("overcommit", "Received SIGTERM", "ready to exit")
 LONGEST_START = 60.0  # seconds; a long append-only file takes a while to load
 
 
@@ -46,7 +48,7 @@ def redis_program(data_dir: Path) -> Program:
         "--loglevel": "warning",
     }
     words = [word for pair in settings.items() for word in pair]
-    return Program(name="redis", command=(find_server(), *words), orphaned=signal.SIGTERM)
+    return Program(name="redis", command=(find_server(), *words), orphaned=signal.SIGTERM, noise=NOISE)
 
 
 async def wait_until_it_answers(url: str, *, keeper: Keeper | None = None) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from conftest import CHATML, ModelMaker
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from studio.errors import UserError
@@ -22,6 +21,7 @@ from studio.ml.gguf.header import InvalidGguf, read_header
 from studio.ml.gguf.verifying import BUILT_IN, ask_llamacpp, make_case, verify
 from studio.training.facts import ModelFacts
 from studio.training.job import Job, Phase, Stopped
+from tests.ml.conftest import CHATML, ModelMaker
 
 
 class BuildJob(Job):
