@@ -29,7 +29,9 @@ def check_python():
     sys.exit("Adapter Studio needs Python 3.11, 3.12 or 3.13; this is {}.{}. {}".format(*sys.version_info[:2], advice))
 
 
-check_python()  # before the first line that an older Python cannot read
+check_python()  # before the first line that an older Python does not know
+
+import tomllib
 
 
 def extras_for(command: str) -> set[str]:
@@ -43,8 +45,15 @@ def extras_for(command: str) -> set[str]:
 
 def fingerprint() -> str:
     """Changes when the environment has to be installed again: other dependencies, or the folder has moved."""
-    parts = [(ROOT / "pyproject.toml").read_bytes(), (ROOT / "constraints.txt").read_bytes(), str(ROOT).encode()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    relevant = [
+        project["project"],
+        project["build-system"],
+        project["tool"]["setuptools"],
+        (ROOT / "constraints.txt").read_text(),
+        str(ROOT),
+    ]
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
 def installed(stamp: Path) -> set[str] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management import BaseCommand, CommandError, call_command
+from django.core.management import BaseCommand, call_command
 from django.db import connections
 
 from studio.errors import UserError
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         try:
             up(wanted, Hooks(prepare=migrate, setup_url=setup_url))
         except UserError as error:
-            raise CommandError(error.message) from error
+            raise SystemExit(error.message) from error
 
 
 def migrate() -> None:
