@@ -207,7 +207,10 @@ CONTENT_SECURITY_POLICY = {
 }
 
 # Training has no time limit: a stop, a lost heartbeat or its end ends it.
-RQ_QUEUES = {name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "DEFAULT_RESULT_TTL": 3600} for name in ("train", "files")}
+RQ_QUEUES = {
+    name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "DEFAULT_RESULT_TTL": 3600, "SERIALIZER": "rq.serializers.JSONSerializer"}
+    for name in ("train", "files")
+}
 RQ_SHOW_ADMIN_LINK = False
 
 LOGGING = {

@@ -128,7 +128,7 @@ class OrderConsumer(AsyncWebsocketConsumer):
     def member(self) -> Member | None:
         """Who watches. Read anew each time: since the socket opened they may have signed out or changed their password."""
         session = SessionStore(self.scope["session"].session_key)
-        return member_by_session(get_user(SimpleNamespace(session=session)), session)
+        return member_by_session(get_user(SimpleNamespace(session=session)), session)  # type: ignore[arg-type]
 
     def find(self) -> UUID | None:
         """The order's id where this member may watch it."""

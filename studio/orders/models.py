@@ -92,7 +92,9 @@ class Order(Tenant):
     @property
     def position(self) -> int:
         """How many stand before it in its queue."""
-        return Order.objects.filter(queue=self.queue, status__in=(self.Status.QUEUED, self.Status.RECOVERING), created_at__lt=self.created_at).count()
+        return Order.objects.filter(
+            queue=self.queue, status__in=(self.Status.QUEUED, self.Status.RECOVERING), created_at__lt=self.created_at
+        ).count()
 
 
 class Event(models.Model):

@@ -1,5 +1,6 @@
 """Places, claims, stops and ends orders. The database decides; Redis only rings."""
 
+import functools
 import logging
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from studio.errors import UserError
 from studio.orders import slots
 from studio.orders.kinds import KINDS
 from studio.orders.models import Event, Order
+from studio.storage import remove_folder
 from studio.workspaces.models import Client, Member
 
 log = logging.getLogger("studio.orders")
@@ -28,7 +30,9 @@ DOORBELL = "studio:orders"
 
 def place(member: Member, *, kind: str, client: Client | None) -> Order:
     """A queued order; on commit, its job `(kind, id, attempt)` goes to the queue. Call it inside a transaction."""
-    order: Order = Order.objects.create(workspace=member.workspace, client=client, kind=kind, queue=KINDS[kind].queue, created_by=member.user)
+    order: Order = Order.objects.create(
+        workspace=member.workspace, client=client, kind=kind, queue=KINDS[kind].queue, created_by=member.user
+    )
     transaction.on_commit(lambda: ring(order))
     return order
 
@@ -46,8 +50,10 @@ def job_id(order: Order) -> str:
     return f"{order.kind}-{order.pk}-a{order.attempt}"
 
 
-def redis_client() -> "redis.Redis":
-    return redis.Redis.from_url(settings.REDIS_URL)
+@functools.cache
+def redis_at(url: str) -> "redis.Redis":
+    """One pool of connections for each process; an order in work rings many times a second."""
+    return redis.Redis.from_url(url)
 
 
 def claim(pk: str, *, attempt: int, worker: str) -> Order | None:
@@ -72,10 +78,11 @@ def request_stop(order: Order, *, discard: bool = False) -> None:
         waiting = Order.objects.filter(pk=order.pk, status__in=(Order.Status.QUEUED, Order.Status.RECOVERING))
         if waiting.update(status=Order.Status.STOPPED, stop_requested_at=now, ended_at=now, discard=discard):
             order.refresh_from_db()
-            append(order, "end", {"status": "stopped", "error": ""})
-            KINDS[order.kind].ended(order)
+            end_without_result(order, status="stopped", error="")
         else:
-            Order.objects.filter(pk=order.pk, stop_requested_at=None).update(stop_requested_at=now, discard=discard)
+            Order.objects.filter(pk=order.pk, stop_requested_at=None).update(stop_requested_at=now)
+            if discard:  # also after a stop that was to keep something
+                Order.objects.filter(pk=order.pk, status__in=Order.ACTIVE).update(discard=True)
     notify(order)
 
 
@@ -89,7 +96,7 @@ def append(order: Order, type_: str, body: dict[str, Any]) -> None:
 def notify(order: Order) -> None:
     """Rings every page that watches this order."""
     try:
-        redis_client().publish(DOORBELL, str(order.pk))
+        redis_at(settings.REDIS_URL).publish(DOORBELL, str(order.pk))
     except redis.RedisError as error:
         log.warning("The doorbell is away (%s); pages catch up by themselves.", error)
 
@@ -101,13 +108,20 @@ def finish(order: Order, *, status: str, result: dict[str, Any] | None, error: s
         if not ended:
             return False
         order.refresh_from_db()
-        append(order, "end", {"status": status, "error": error[:4000]})
         if result is not None and status in (Order.Status.SUCCEEDED, Order.Status.STOPPED) and not order.discard:
+            append(order, "end", {"status": status, "error": error[:4000]})
             KINDS[order.kind].succeeded(order, result)
         else:
-            KINDS[order.kind].ended(order)
+            end_without_result(order, status=status, error=error[:4000])
     notify(order)
     return True
+
+
+def end_without_result(order: Order, *, status: str, error: str) -> None:
+    """The last event of an order that leaves nothing; what it may have sealed already is thrown away."""
+    append(order, "end", {"status": status, "error": error})
+    KINDS[order.kind].ended(order)
+    transaction.on_commit(lambda: remove_folder(KINDS[order.kind].target(order)))
 
 
 def stale() -> Q:
@@ -117,11 +131,18 @@ def stale() -> Q:
 def reconcile() -> list[str]:
     """Finds orders that a dead worker left, and orders whose bell was never heard. Returns what it did, in words."""
     did = [recover(order, stale()) for order in Order.objects.filter(stale(), status__in=Order.ACTIVE)]
-    for order in Order.objects.filter(status__in=(Order.Status.QUEUED, Order.Status.RECOVERING)):
-        if not is_queued(order):
-            ring(order)
-            did.append(f"{order}: queued again")
+    try:
+        did += [ring_again(order) for order in Order.objects.filter(status__in=(Order.Status.QUEUED, Order.Status.RECOVERING))]
+    except redis.RedisError as error:
+        log.warning("The queue is away (%s); what waits is looked at again later.", error)
     return [line for line in did if line]
+
+
+def ring_again(order: Order) -> str:
+    if is_queued(order):
+        return ""
+    ring(order)
+    return f"{order}: queued again"
 
 
 def worker_lost(worker: str) -> list[str]:
@@ -137,12 +158,15 @@ def recover(order: Order, lost: Q) -> str:
         mine = held(order).filter(lost)
         if order.stop_requested_at or order.attempt >= Order.MAX_ATTEMPTS:
             status = Order.Status.STOPPED if order.stop_requested_at else Order.Status.FAILED
-            error = "" if order.stop_requested_at else f"The worker was lost {order.attempt} times. Look at its log and memory, then start it again."
+            error = (
+                ""
+                if order.stop_requested_at
+                else f"The worker was lost {order.attempt} times. Look at its log and memory, then start it again."
+            )
             if not mine.update(status=status, error=error, ended_at=timezone.now()):
                 return ""
-            append(order, "end", {"status": status, "error": error})
             order.refresh_from_db()
-            KINDS[order.kind].ended(order)
+            end_without_result(order, status=status, error=error)
         else:
             if not mine.update(status=Order.Status.RECOVERING, attempt=order.attempt + 1, heartbeat_at=None, done=0):
                 return ""
@@ -160,7 +184,7 @@ def is_queued(order: Order) -> bool:
     if name in queue.get_job_ids():
         return True
     try:
-        job = Job.fetch(name, connection=queue.connection)
+        job = Job.fetch(name, connection=queue.connection, serializer=queue.serializer)
     except NoSuchJobError:
         return False
     taken_at = job.started_at or job.enqueued_at

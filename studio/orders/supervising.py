@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,26 @@ log = logging.getLogger("studio.orders")
 HEARTBEAT = 2.0
 STOP_GRACE = 60.0
 """Seconds that a stop may take: what was learnt is saved in them."""
+EXIT_GRACE = 5.0
+"""Seconds in which a process ends that has nothing more to say."""
 MAX_LINE = 4 << 20
+ENDS = (Order.Status.SUCCEEDED, Order.Status.FAILED, Order.Status.STOPPED)
 BATCH = 0.05
 """Seconds over which events are gathered before they are stored together."""
 
 # The child needs a path, a home and its devices; no key, no database, no queue.
-KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SSL_CERT_FILE")
+KEPT_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "SSL_CERT_FILE",
+)
 KEPT_PREFIXES = ("PIP_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "NVIDIA_", "CUDA_", "HF_", "ADAPTER_STUDIO_", "HTTP_PROXY", "HTTPS_PROXY")
 
 
@@ -56,9 +71,10 @@ def child_environment() -> dict[str, str]:
 
 def write_order(order: Order) -> Path:
     """order.json in the attempt's folder, and nothing else in it."""
-    kind = KINDS[order.kind]
-    folder = order.folder
+    kind, folder = KINDS[order.kind], order.folder
     remove_folder(folder)
+    for target in targets(order):
+        remove_folder(target)  # sealed by an attempt that was lost before it could say so
     folder.mkdir(parents=True, mode=0o700)
     file = OrderFile(
         id=str(order.pk),
@@ -74,6 +90,14 @@ def write_order(order: Order) -> Path:
     return path
 
 
+def targets(order: Order) -> Iterator[Path]:
+    """Where this attempt and those before it were to leave a result."""
+    for attempt in range(1, order.attempt + 1):
+        earlier = copy(order)
+        earlier.attempt = attempt
+        yield KINDS[order.kind].target(earlier)
+
+
 class Supervisor:
     """One worker process and the row that stands for it."""
 
@@ -81,7 +105,9 @@ class Supervisor:
         self.order = order
         self.end: dict[str, Any] | None = None
         self.stop_sent_at: float | None = None
+        self.overdue = False
         self.lost = False
+        self.heard = order.last_seq
 
     def run(self) -> None:
         try:
@@ -106,13 +132,18 @@ class Supervisor:
             self.bury(child)
         if not self.lost:
             self.conclude(child.returncode)
+            self.clear_away()
 
     def listen(self, child: "subprocess.Popen[bytes]") -> None:
-        """Stores events as they come, beats, and passes a stop on, until the process closes its pipe."""
+        """Stores events as they come, beats, and passes a stop on, until the last event or the end of the process."""
         beaten_at = 0.0
         for lines in batches(child):
             if lines:
                 self.store(lines)
+            if self.end is not None or self.lost:
+                return
+            if not lines and child.poll() is not None:
+                return  # what it started itself may still hold the pipe
             now = time.monotonic()
             if now - beaten_at >= HEARTBEAT:
                 beaten_at = now
@@ -120,6 +151,7 @@ class Supervisor:
                     return
             if self.stop_sent_at is not None and now - self.stop_sent_at > STOP_GRACE:
                 log.warning("%s did not stop in %d s and is killed.", self.order, STOP_GRACE)
+                self.overdue = True
                 return
 
     def beat(self, child: "subprocess.Popen[bytes]") -> bool:
@@ -134,31 +166,44 @@ class Supervisor:
         return True
 
     def store(self, lines: list[bytes]) -> None:
-        """Writes the events and what follows from them, then rings. Repeats and strangers change nothing."""
+        """Writes the events and what follows from them, then rings. Repeats and strangers change nothing.
+
+        The numbers are given here: where a line is lost or forged, they still have no gap.
+        """
         events = []
         for line in lines:
-            try:
-                event = Line.model_validate_json(line)
-            except ValidationError:
-                log.warning("%s sent a line that is no event.", self.order)
+            event = self.read(line)
+            if event is None:
                 continue
-            if event.attempt == self.order.attempt and event.seq > self.order.last_seq:
-                events.append(event)
-                self.order.last_seq = event.seq
-        if events and events[-1].type == "end":
-            self.end = events.pop().model_extra
-            self.order.last_seq -= 1
+            if event.type == "end":
+                self.end = event.model_extra or {}
+                break  # whatever else is said comes too late
+            events.append(event)
         if not events:
             return
+        first = self.order.last_seq + 1
+        self.order.last_seq += len(events)
         with transaction.atomic():
             if not services.held(self.order).update(**self.changes(events)):
                 self.lost = True
                 return
             Event.objects.bulk_create(
-                [Event(order=self.order, seq=e.seq, attempt=e.attempt, at=e.at, type=e.type, body=e.model_extra or {}) for e in events],
-                ignore_conflicts=True,
+                Event(order=self.order, seq=seq, attempt=self.order.attempt, at=event.at, type=event.type, body=event.model_extra or {})
+                for seq, event in enumerate(events, first)
             )
         services.notify(self.order)
+
+    def read(self, line: bytes) -> Line | None:
+        """The event of a line; None for one that is no event of this attempt, or has been heard before."""
+        try:
+            event = Line.model_validate_json(line)
+        except ValidationError:
+            log.warning("%s sent a line that is no event.", self.order)
+            return None
+        if event.attempt != self.order.attempt or event.seq <= self.heard:
+            return None
+        self.heard = event.seq
+        return event
 
     def changes(self, events: list[Line]) -> dict[str, Any]:
         """The columns of the order that these events move."""
@@ -171,10 +216,10 @@ class Supervisor:
                 columns["status"] = Order.Status.FINISHING if saving and order.kind == "train" else Order.Status.RUNNING
                 columns["phase"], columns["phase_text"] = str(body.get("name", ""))[:20], str(body.get("text", ""))[:300]
             elif event.type == "progress":
-                columns |= {"done": float(body.get("done") or 0), "total": float(body.get("total") or 0), "unit": str(body.get("unit", ""))[:20]}
+                columns |= {"done": number(body.get("done")), "total": number(body.get("total")), "unit": str(body.get("unit", ""))[:20]}
             elif event.type == "metric":
                 order.latest.update({name: value for name, value in body.items() if value is not None})
-                columns |= {"latest": order.latest, "done": float(body.get("step") or 0), "total": float(body.get("total") or 0), "unit": "steps"}
+                columns |= {"latest": order.latest, "done": number(body.get("step")), "total": number(body.get("total")), "unit": "steps"}
         return columns
 
     def bury(self, child: "subprocess.Popen[bytes]") -> None:
@@ -182,21 +227,34 @@ class Supervisor:
         if child.stdout:
             child.stdout.close()
         with suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=0 if self.lost else 5)
+            child.wait(timeout=0 if self.lost or self.overdue else EXIT_GRACE)
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # also what the process itself started
         child.wait()
 
+    def clear_away(self) -> None:
+        """Throws away the checkpoints and drafts of every attempt; their orders, events and logs stay."""
+        for attempt in self.order.folder.parent.iterdir():
+            remove_folder(attempt / "work")
+            remove_folder(attempt / "out")
+
     def conclude(self, returncode: int) -> None:
         """Success is a committed result that was reported, never an exit code."""
         self.order.refresh_from_db(fields=["discard"])
-        if self.end is not None:
-            status, result = str(self.end.get("status")), self.end.get("result") or None
+        if self.end is not None and self.end.get("status") in ENDS:
+            status, result = str(self.end["status"]), self.end.get("result") or None
             services.finish(self.order, status=status, result=result, error=str(self.end.get("error") or ""))
-        elif self.stop_sent_at is not None:
-            services.finish(self.order, status=Order.Status.STOPPED, result=None, error="It did not stop in time and was ended; nothing was kept.")
+        elif self.overdue:
+            sentence = "It did not stop in time and was ended; nothing was kept."
+            services.finish(self.order, status=Order.Status.STOPPED, result=None, error=sentence)
+        elif self.stop_sent_at is not None and returncode == -signal.SIGTERM:  # asked before it had begun to listen
+            services.finish(self.order, status=Order.Status.STOPPED, result=None, error="")
         else:
             services.finish(self.order, status=Order.Status.FAILED, result=None, error=died(returncode))
+
+
+def number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def died(returncode: int) -> str:
