@@ -133,7 +133,10 @@ def save_adapter(model: Any, folder: Path, *, base_name: str) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    # "auto" would ask the hub whether the base has grown; nothing but the adapter is trained here
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     known = model.peft_config["default"].to_dict()
     settings = {name: _plain(known[name]) for name in SETTINGS if name in known}

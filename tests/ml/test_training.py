@@ -164,6 +164,17 @@ def test_only_the_named_targets_get_an_adapter(train):
     assert {name.split(".")[-3] for name in load_file(job.out / "adapter_model.safetensors")} == {"q_proj", "v_proj"}
 
 
+def test_an_adapter_on_the_output_layer_learns_too(tmp_path, tiny_model_maker):
+    job = RecordingJob(tmp_path / "attempt", tiny_model_maker(tmp_path / "untied", tied=False), ROWS, validation=0)
+    plugin = PeftLora()
+    plugin.train(plugin.Config(**QUICK | {"targets": ["lm_head"], "max_steps": 8}), job)
+    saved = load_file(job.out / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in saved} == {"lm_head"} and any(
+        "lora_B" in name and tensor.any() for name, tensor in saved.items()
+    )
+    assert job.values("loss")[-1] < job.values("loss")[0]
+
+
 def test_bf16_learns_as_fp32_does(train):
     exact, rounded = (train(max_steps=10, learning_rate=1e-3, precision=precision) for precision in ("fp32", "bf16"))
     assert np.abs(np.subtract(exact.values("loss"), rounded.values("loss"))).max() < 0.05
