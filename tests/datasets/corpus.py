@@ -124,7 +124,7 @@ LINES: list[tuple[str, str, bytes, str]] = [
     ("NUL", "a.jsonl", b'{"text": "a\\u0000b"}\n', "Line 1: contains a NUL character."),
     ("a comment", "a.jsonl", b'{"text": "a", // why\n', "Line 1, column 15: comments are not JSON. Remove it."),
     ("single quotes", "a.jsonl", b"{'text': 'a'}\n", "Line 1, column 2: single quotes are not JSON. Use double quotes."),
-    ("a trailing comma", "a.jsonl", b'{"text": "a",}\n', "Line 1, column 14: a comma before the closing bracket is not JSON. Remove it."),
+    ("a trailing comma", "a.jsonl", b'{"text": "a",}\n', "Line 1, column 13: a comma before the closing bracket is not JSON. Remove it."),
     (
         "a raw control character",
         "a.jsonl",

@@ -72,8 +72,8 @@ def test_a_cut_off_file_keeps_what_is_whole(write) -> None:
 
 def test_a_caret_stands_under_the_mistake(write) -> None:
     _, (refusal, _) = read(write("a.jsonl", '{"text": "a",}\n{"text": "b"}\n'))
-    assert refusal.excerpt == '{"text": "a",}\n' + " " * 13 + "^"
-    assert refusal.column == "14"
+    assert refusal.excerpt == '{"text": "a",}\n' + " " * 12 + "^"
+    assert refusal.column == "13"
 
 
 def test_what_hides_in_a_refused_line_is_shown(write) -> None:

@@ -80,7 +80,7 @@ def _explained(reading: Reading, number: int, raw: bytes, *, last: bool) -> Line
     except json.JSONDecodeError as error:
         if last and _ends_early(text, error):
             return cut_off(reading, number, text)
-        at, problem = error.pos, _syntax(text, error)
+        at, problem = _place(text, error), _syntax(text, error)
     except Unfit as error:
         if error.at is None:
             return refuse(reading, number, error.text, shown=excerpt(text))
@@ -166,6 +166,12 @@ def _no_surrogates(value: Any) -> None:
 
 def _ends_early(text: str, error: json.JSONDecodeError) -> bool:
     return error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+
+
+def _place(text: str, error: json.JSONDecodeError) -> int:
+    """Where the mistake is: for a trailing comma the comma, as Python 3.13 says; 3.11 and 3.12 point at the bracket after it."""
+    before = text[: error.pos].rstrip()
+    return len(before) - 1 if text[error.pos : error.pos + 1] in ("}", "]") and before.endswith(",") else error.pos
 
 
 def _syntax(text: str, error: json.JSONDecodeError) -> str:
