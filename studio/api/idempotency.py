@@ -90,7 +90,7 @@ def body_digest(request: HttpRequest) -> str:
         return hashlib.sha256(request.body).hexdigest()
     digest = hashlib.sha256(repr(sorted(request.POST.lists())).encode())
     for name in sorted(request.FILES):
-        file = cast(UploadedFile[Any], request.FILES[name])
+        file = cast("UploadedFile[Any]", request.FILES[name])
         digest.update(repr((name, file.name, file.size)).encode())
         for piece in file.chunks():
             digest.update(piece)
