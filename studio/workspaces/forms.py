@@ -14,6 +14,7 @@ class SetupForm(forms.Form):
     password = forms.CharField(
         label="A password",
         min_length=12,
+        strip=False,
         help_text="At least 12 characters.",
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )

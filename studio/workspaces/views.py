@@ -44,9 +44,8 @@ class SignIn(LoginView):
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         who = f"{request.POST.get('username', '').lower()} {request.META.get('REMOTE_ADDR')}"
         if throttle.is_blocked("login", who):
-            form = self.get_form()
-            form.errors.clear()
-            return render(request, self.template_name, {"form": form, "blocked": True}, status=429)
+            form = SignInForm(request, initial={"username": request.POST.get("username", "")})
+            return render(request, self.template_name, self.get_context_data(form=form, blocked=True), status=429)
         response = super().post(request, *args, **kwargs)
         if response.status_code == 302:
             throttle.forget("login", who)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+from django.core.cache import cache
 
 from studio.workspaces.services import create_client, create_project
 from tests.fixtures import World, make_artifact, make_build, make_run, make_version, make_world
@@ -35,6 +36,12 @@ def name_everything(world: World, word: str) -> None:
     for thing in (world.client, world.project, world.version.dataset, world.run, world.artifact):
         thing.name = f"{word} {type(thing).__name__.lower()}"
         thing.save(update_fields=["name"])
+
+
+@pytest.fixture(autouse=True)
+def no_earlier_tries():
+    """The throttle counts in the cache of the process."""
+    cache.clear()
 
 
 @pytest.fixture
