@@ -16,7 +16,7 @@ from tests.visits import Visit
 
 pytestmark = [pytest.mark.torch, pytest.mark.browser]
 
-STEPS = 8
+STEPS = 12
 LONGEST_JOB = 240_000
 """Milliseconds, for a busy machine."""
 
@@ -140,13 +140,13 @@ def choose_how(visit: Visit) -> None:
 
 def watch_it_train(visit: Visit) -> None:
     page = visit.page
-    expect(page.locator("[data-run-sentence]")).to_contain_text(re.compile(rf"Step \d of {STEPS}"), timeout=LONGEST_JOB)
+    expect(page.locator("[data-run-sentence]")).to_contain_text(re.compile(rf"Step [3-9] of {STEPS}"), timeout=LONGEST_JOB)
     expect(page.locator("[data-charts] canvas")).to_have_count(4)
     expect(page.locator("[data-run-samples]")).to_contain_text("What is the capital of France?")
     page.get_by_text("Figures as a table").click()
     expect(page.get_by_role("region", name="Figures by step").get_by_role("row")).not_to_have_count(1)
-    visit.look("run-live", everywhere=True)
-    latency = page.evaluate("window.__latency")
+    visit.look("run-live")
+    latency = heard(page)
 
     before = figures(page)
     page.reload()  # as if the laptop had been closed and opened again
@@ -156,11 +156,10 @@ def watch_it_train(visit: Visit) -> None:
 
     expect(page.get_by_role("heading", name="Your adapter is ready")).to_be_visible(timeout=LONGEST_JOB)
     assert [row[0] for row in figures(page)] == [str(step) for step in range(STEPS + 1)]
-    latency += page.evaluate("window.__latency")
-    told = sorted(latency)
-    p95 = statistics.quantiles(told, n=20)[-1]
-    print(f"\npage: {len(told)} events, median {statistics.median(told):.0f} ms, p95 {p95:.0f} ms after the worker's report", end="")
-    assert statistics.median(told) < 2000  # 250 on a quiet machine; a busy one must not fail the build
+    latency += heard(page)
+    median, p95 = statistics.median(latency), statistics.quantiles(latency, n=20)[-1]
+    print(f"\npage: {len(latency)} events, median {median:.0f} ms, p95 {p95:.0f} ms after the worker's report", end="")
+    assert median < 2000  # 250 on a quiet machine; a busy one must not fail the build
     expect(page.locator("[data-run-sentence]")).to_contain_text("Done")
     read_the_charts(page)
     page.get_by_role("tab", name="Settings").click()
@@ -168,6 +167,12 @@ def watch_it_train(visit: Visit) -> None:
     page.get_by_role("tab", name="Log").click()
     expect(page.get_by_role("tabpanel", name="Log")).to_be_visible()
     visit.look("run-done", everywhere=True)
+
+
+def heard(page: Page) -> list[float]:
+    """Milliseconds between a report of the worker and its arrival in the page, for each event since it was opened."""
+    found: list[float] = page.evaluate("window.__latency ?? []")
+    return found
 
 
 def figures(page: Page) -> list[list[str]]:
