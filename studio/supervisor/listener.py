@@ -11,10 +11,12 @@ from studio.errors import UserError
 
 def listen(*, host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises UserError for a busy, forbidden or unknown address."""
+    if not 0 <= port <= 65535:
+        raise UserError(f"There is no port {port}. Take --port with a number below 65536.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (socket.gaierror, OverflowError) as error:
-        raise UserError(f"{host}:{port} is no address of this machine. Take --host 127.0.0.1 and a --port below 65536.") from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise UserError(f"{host} is no address of this machine. Take --host 127.0.0.1, or 0.0.0.0 for all of its addresses.") from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
