@@ -29,7 +29,7 @@ class Order(Tenant):
     """A worker holds it."""
     LIVE: ClassVar[tuple[str, ...]] = (Status.QUEUED, Status.RECOVERING, *ACTIVE)
     """It has not ended."""
-    MAX_ATTEMPTS: ClassVar[int] = 3
+    MAX_LOSSES: ClassVar[int] = 3
 
     workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="orders")
     client = models.ForeignKey(Client, models.CASCADE, null=True, related_name="orders")
@@ -38,6 +38,8 @@ class Order(Tenant):
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED, db_index=True)
     attempt = models.PositiveIntegerField(default=1)
     """The fencing number: a late worker's writes carry an old one and change nothing."""
+    losses = models.PositiveIntegerField(default=0)
+    """How many attempts ended because their worker was lost; an orderly stop of the server does not count."""
     phase = models.CharField(max_length=20, blank=True)
     phase_text = models.CharField(max_length=300, blank=True)
     done = models.FloatField(default=0)

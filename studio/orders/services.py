@@ -154,27 +154,40 @@ def worker_lost(worker: str) -> list[str]:
 
 def recover(order: Order, lost: Q) -> str:
     """A lost attempt becomes a new one, until there were too many. `lost` is asked again, since another may have done it."""
+    losses = order.losses + 1
     with transaction.atomic():
         mine = held(order).filter(lost)
-        if order.stop_requested_at or order.attempt >= Order.MAX_ATTEMPTS:
+        if order.stop_requested_at or losses >= Order.MAX_LOSSES:
             status = Order.Status.STOPPED if order.stop_requested_at else Order.Status.FAILED
-            error = (
-                ""
-                if order.stop_requested_at
-                else f"The worker was lost {order.attempt} times. Look at its log and memory, then start it again."
-            )
-            if not mine.update(status=status, error=error, ended_at=timezone.now()):
+            advice = f"The worker was lost {losses} times. Look at its log and memory, then start it again."
+            error = "" if order.stop_requested_at else advice
+            if not mine.update(status=status, losses=losses, error=error, ended_at=timezone.now()):
                 return ""
             order.refresh_from_db()
             end_without_result(order, status=status, error=error)
         else:
-            if not mine.update(status=Order.Status.RECOVERING, attempt=order.attempt + 1, heartbeat_at=None, done=0):
+            if not try_again(order, mine.filter(losses=order.losses), losses=losses, why="The worker was lost. Trying again."):
                 return ""
-            order.refresh_from_db()
-            append(order, "note", {"text": "The worker was lost. Trying again.", "level": "warning"})
             transaction.on_commit(lambda: ring(order))
     notify(order)
     return f"{order}: {order.status}"
+
+
+def release(order: Order) -> None:
+    """Gives an order back when its worker is told to end: it waits for the next one, and this was no loss."""
+    with transaction.atomic():
+        why = "The server was stopped. It starts again with it."
+        if try_again(order, held(order).filter(stop_requested_at=None), losses=order.losses, why=why):
+            notify(order)
+
+
+def try_again(order: Order, mine: Any, *, losses: int, why: str) -> bool:
+    """The next attempt of an order, where `mine` still holds it."""
+    if not mine.update(status=Order.Status.RECOVERING, attempt=order.attempt + 1, losses=losses, heartbeat_at=None, done=0):
+        return False
+    order.refresh_from_db()
+    append(order, "note", {"text": why, "level": "warning"})
+    return True
 
 
 def is_queued(order: Order) -> bool:

@@ -37,6 +37,7 @@ class Migration(migrations.Migration):
                 ('queue', models.CharField(max_length=20)),
                 ('status', models.CharField(choices=[('queued', 'Queued'), ('starting', 'Starting'), ('running', 'Running'), ('finishing', 'Finishing'), ('recovering', 'Recovering'), ('succeeded', 'Done'), ('failed', 'Failed'), ('stopped', 'Stopped')], db_index=True, default='queued', max_length=12)),
                 ('attempt', models.PositiveIntegerField(default=1)),
+                ('losses', models.PositiveIntegerField(default=0)),
                 ('phase', models.CharField(blank=True, max_length=20)),
                 ('phase_text', models.CharField(blank=True, max_length=300)),
                 ('done', models.FloatField(default=0)),
