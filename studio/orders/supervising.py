@@ -129,7 +129,6 @@ class Supervisor:
         try:
             self.listen(child)
         except SystemExit:  # this worker is told to end, and its server with it
-            self.lost = True
             services.release(self.order)
             raise
         finally:
