@@ -8,7 +8,7 @@ from playwright.sync_api import ConsoleMessage, Page, Response
 
 AXE = (Path(__file__).parent / "browser" / "axe.min.js").read_text()
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-PICTURES = Path(__file__).resolve().parents[1] / "test-results" / "screenshots"
+PICTURES = Path(__file__).resolve().parents[1] / "build" / "screenshots"
 DESK, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 
