@@ -51,7 +51,8 @@ def test_a_worker_that_is_asked_to_stop_lets_its_job_clean_up(queue: redis.Redis
 
 def test_a_killed_worker_leaves_no_job_behind(queue: redis.Redis, worker: subprocess.Popen[bytes], tmp_path: Path) -> None:
     job = working(queue, tmp_path)
+    child = psutil.Process(int((tmp_path / "pids").read_text().split()[1]))
     worker.kill()
     job.wait(timeout=5)
+    child.wait(timeout=5)
     assert not (tmp_path / "finally").exists()
-    psutil.Process(int((tmp_path / "pids").read_text().split()[1])).kill()  # the orders' own child ends with its parent; sleep does not
