@@ -27,10 +27,10 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from studio.ml.host import host_facts, training_environment  # noqa: E402
 from studio.training import DatasetFacts, Job  # noqa: E402
 from studio.training.orders import Order, TrainPayload  # noqa: E402
 from studio.worker.events import Reporter  # noqa: E402
+from studio.worker.host import host_facts, training_environment  # noqa: E402
 from studio.worker.job import WorkerJob  # noqa: E402
 from studio.worker.process import StopFlag  # noqa: E402
 

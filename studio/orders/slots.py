@@ -13,7 +13,7 @@ from studio.orders.models import Slot
 
 EVERY = 15.0
 """Seconds; a slot that has not been heard of for a minute is gone."""
-MEASURE = "import sys; from studio.ml.host import host_facts; print(host_facts(sys.argv[1]).model_dump_json())"
+MEASURE = "import sys; from studio.worker.host import host_facts; print(host_facts(sys.argv[1]).model_dump_json())"
 
 
 def measure(name: str) -> dict[str, Any]:

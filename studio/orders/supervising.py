@@ -28,6 +28,7 @@ from studio.orders.models import Event, Order
 from studio.storage import remove_folder
 from studio.training.orders import Event as Line
 from studio.training.orders import Order as OrderFile
+from studio.worker.host import training_environment
 
 log = logging.getLogger("studio.orders")
 HEARTBEAT = 2.0
@@ -58,15 +59,7 @@ KEPT_PREFIXES = ("PIP_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "NVIDIA_", "CUDA_
 
 def child_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT or name.startswith(KEPT_PREFIXES)}
-    return kept | {
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-        # Spinning threads would burn the processor that web server and other workers need.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
-    }
+    return kept | training_environment() | {"PYTHONUNBUFFERED": "1"}
 
 
 def write_order(order: Order) -> Path:

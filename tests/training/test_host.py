@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from studio.ml.host import cpu_count, cpu_gflops, cpu_has_bf16, gpu_gflops, host_facts, memory_size, parse_gpus, training_environment
+from studio.worker.host import cpu_count, cpu_gflops, cpu_has_bf16, gpu_gflops, host_facts, memory_size, parse_gpus, training_environment
 
 
 def test_the_facts_of_this_machine_are_plausible():
