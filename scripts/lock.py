@@ -1,7 +1,7 @@
 """Remakes constraints.txt, which pins every package that an installation brings: python3 scripts/lock.py python3.11 python3.13
 
 The oldest and the newest supported interpreter each resolve the project afresh, without installing it. Where they come to
-different versions, the file says which is for which Python. The extra gpu is left to pip: its packages follow the machine's driver.
+different versions, the file says which is for which Python.
 """
 
 import json
@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = f"{ROOT}[ml,postgres,test]"
+TARGET = f"{ROOT}[gpu,ml,postgres,test]"
 OLDEST = "3.11"
-# Their builds differ by machine: a local version (2.13.0+cpu) is one and the same release, and pip needs the range to take it.
+# Its builds differ by machine (2.13.0+cpu), and a patch release is as good.
 BY_RANGE = {"torch"}
 # torch pins its own CUDA packages exactly; on a machine without them they must not be asked for.
 LEFT_TO_TORCH = re.compile(r"nvidia-|cuda-|triton$")
