@@ -1,0 +1,120 @@
+"""The web process as it runs, HTTP and websockets, in a thread of the test."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+from django.conf import settings
+from django.test import Client as Browser
+from websockets.sync.client import ClientConnection, connect
+
+from studio.asgi import application
+from studio.orders.models import Order
+from studio.runs.models import Run
+from studio.runs.services import create_run
+from studio.workspaces.models import Member
+from tests.fixtures import World, make_slot, make_world
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str
+
+    def watch(self, member: Member, run: Run, *, after: int = 0) -> ClientConnection:
+        """The socket of a page that shows this run and has its events up to `after`."""
+        return connect(
+            f"{self.address.replace('http', 'ws')}/ws/runs/{run.pk}/?after={after}",
+            origin=self.address,  # type: ignore[arg-type]
+            additional_headers={"Cookie": cookie(member)},
+            proxy=None,
+            max_queue=None,  # by default the client stops reading, and then never sees that the server closes too
+        )
+
+
+def cookie(member: Member) -> str:
+    browser = Browser()
+    browser.force_login(member.user)
+    return f"{settings.SESSION_COOKIE_NAME}={browser.cookies[settings.SESSION_COOKIE_NAME].value}"
+
+
+@pytest.fixture
+def server(transactional_db: None, queue: Any) -> Iterator[Server]:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(application, lifespan="off", log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=1)
+    web = uvicorn.Server(config)
+    thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not web.started:
+        time.sleep(0.01)
+    yield Server(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    web.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def world(server: Server) -> World:
+    make_slot()
+    return make_world()
+
+
+@pytest.fixture
+def order(world: World) -> Order:
+    """Of a run of 60 steps that waits in the queue."""
+    run = create_run(
+        world.owner,
+        project=world.project,
+        name="Watched",
+        plugin_name="rehearsal",
+        config={"max_steps": 60, "seconds_per_step": 0.01},
+        base=world.base,
+        version=world.version,
+    )
+    return run.order
+
+
+class Watcher(threading.Thread):
+    """Somebody with the run's page open, whose connection breaks after every `patience` events."""
+
+    def __init__(self, server: Server, member: Member, run: Run, *, after: int = 0, patience: int = 1_000_000):
+        super().__init__()
+        self.server, self.member, self.run_, self.after, self.patience = server, member, run, after, patience
+        self.events: list[dict[str, Any]] = []
+        self.connections = 0
+        self.watching = threading.Event()
+
+    def run(self) -> None:
+        while not self.events or self.events[-1]["type"] != "end":
+            self.connections += 1
+            with self.server.watch(self.member, self.run_, after=self.events[-1]["seq"] if self.events else self.after) as page:
+                self.watching.set()
+                for _ in range(self.patience):
+                    self.events.append(json.loads(page.recv(timeout=30)))
+                    if self.events[-1]["type"] == "end":
+                        break
+
+    @property
+    def numbers(self) -> list[int]:
+        return [event["seq"] for event in self.events]
+
+
+@pytest.fixture
+def watching(server: Server, world: World) -> Iterator[Any]:
+    """`watching(run, ...)` opens a page beside the test; `.join()` waits until it has seen the end."""
+    watchers: list[Watcher] = []
+
+    def open_page(run: Run, **options: Any) -> Watcher:
+        watchers.append(Watcher(server, world.owner, run, **options))
+        watchers[-1].start()
+        assert watchers[-1].watching.wait(10)
+        return watchers[-1]
+
+    yield open_page
+    for watcher in watchers:
+        watcher.join(30)
