@@ -328,7 +328,7 @@ def test_llamacpp_answers_with_the_downloaded_file(downloaded):
     parameters.n_ctx = 512
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     parameters.verbosity = 0
-    parameters.hostname = str(downloaded.with_name("llama.sock"))
+    parameters.hostnames = [str(downloaded.with_name("llama.sock"))]
     said: list[str] = []
 
     def hear(chunk: Any) -> bool:
