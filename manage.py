@@ -114,7 +114,8 @@ def bootstrap(command: str) -> None:
         have = installed(stamp)
         if have is None or not wanted <= have:
             started = time.monotonic()
-            print(f"Installing Adapter Studio in {venv}: this takes about 3 minutes the first time, longer on a slow line.", flush=True)
+            size = " and loads up to 3 GB, most of it PyTorch" if "ml" in wanted else ""
+            print(f"Installing Adapter Studio in {venv}: the first time this takes about 3 minutes{size}.", flush=True)
             if not has_pip(python):
                 make_venv(venv)
             extras = wanted | (have or set())

@@ -9,6 +9,8 @@ import django
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from studio.supervisor.sockets import engine_socket, redis_url
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -79,13 +81,13 @@ if PUBLIC_HOST == "*":
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *([PUBLIC_HOST] if PUBLIC_HOST else [])]
 HTTPS = env_bool("HTTPS")
 CSRF_TRUSTED_ORIGINS = [f"https://{PUBLIC_HOST}"] if PUBLIC_HOST and HTTPS else []
-REDIS_URL = os.environ.get("REDIS_URL", "") or f"unix://{DATA_DIR}/redis.sock"
+REDIS_URL = os.environ.get("REDIS_URL", "") or redis_url(DATA_DIR)
 HUB_URL = env("HUB_URL")
 """Address of the model hub; empty takes the public one."""
 MODEL_FOLDERS = [Path(part).resolve() for part in env("MODEL_FOLDERS").split(os.pathsep) if part]
 """Folders of this machine from which members may register base models; none means any that the server can read, for its owner."""
 MAX_UPLOAD = int(env("MAX_UPLOAD", str(5 << 30)))
-ENGINE_SOCKET = env("ENGINE_SOCKET") or f"{DATA_DIR}/engine.sock"
+ENGINE_SOCKET = env("ENGINE_SOCKET") or str(engine_socket(DATA_DIR))
 
 INSTALLED_APPS = [
     "django.contrib.auth",
