@@ -159,7 +159,7 @@ class Supervisor:
     async def _stop_in_order(self, last: Keeper | None) -> None:
         first = {task: keeper for task, keeper in self.keepers.items() if keeper is not last}
         await asyncio.gather(*(keeper.stop() for keeper in first.values()))
-        await asyncio.wait(first) if first else None  # what a worker left is handed back while Redis still runs
+        await asyncio.gather(*first, return_exceptions=True)  # what a worker left is handed back while Redis still runs
         if last:
             await last.stop()
         await asyncio.gather(*self.keepers, return_exceptions=True)
