@@ -165,14 +165,10 @@ class VersionIn(Input):
 def add_version(request: HttpRequest, pk: UUID, details: Form[VersionIn], file: UploadedFile = File(...)) -> dict[str, Any]:  # noqa: B008
     """Uploads a file as a new version. Its rows are read afterwards: ask for the version until its status is ready or refused."""
     dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
-    version = services.add_version(
-        request.member,  # type: ignore[attr-defined]
-        dataset=dataset,
-        filename=file.name or "upload",
-        chunks=file.chunks(),
-        size=file.size or 0,
-        **details.model_dump(exclude_none=True),
+    upload = services.Upload(
+        filename=file.name or "upload", chunks=file.chunks(), size=file.size or 0, **details.model_dump(exclude_none=True)
     )
+    version = services.add_version(request.member, dataset=dataset, upload=upload)  # type: ignore[attr-defined]
     return version_out(version)
 
 

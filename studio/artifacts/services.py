@@ -9,7 +9,7 @@ from studio.artifacts.models import Artifact, Build
 from studio.audit.services import record
 from studio.errors import UserError
 from studio.orders.models import Order
-from studio.orders.services import place
+from studio.orders.services import place, request_stop
 from studio.workspaces.models import Member
 
 QUANTIZATIONS: dict[str, tuple[str, str]] = {
@@ -42,3 +42,9 @@ def request_build(member: Member, *, artifact: Artifact, quantization: str) -> B
         build: Build = Build.objects.create(project=artifact.project, source=artifact, quantization=quantization, order=order)
         record(member, "build.create", build, change={"quantization": [None, quantization]})
     return build
+
+
+def stop_build(member: Member, build: Build) -> None:
+    with transaction.atomic():
+        request_stop(build.order)
+        record(member, "build.stop", build)

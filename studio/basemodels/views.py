@@ -7,7 +7,6 @@ from studio.basemodels import services
 from studio.basemodels.models import BaseModel
 from studio.errors import UserError
 from studio.orders.pages import render_live
-from studio.orders.services import request_stop
 
 
 def base_models(request: HttpRequest) -> HttpResponse:
@@ -39,5 +38,5 @@ def new(request: HttpRequest) -> HttpResponse:
 
 def stop(request: HttpRequest, pk: str) -> HttpResponse:
     model = get_object_or_404(BaseModel.objects.for_action(request, "base_model.create").select_related("order"), pk=pk)
-    request_stop(model.order)
+    services.stop(request.member, model)  # type: ignore[attr-defined]
     return redirect("basemodels:detail", pk=model.pk)

@@ -5,6 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,39 @@ from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import Dataset, DatasetVersion, Measurement
 from studio.errors import UserError
-from studio.orders.services import place
+from studio.orders.services import place, request_stop
 from studio.workspaces.models import Member, Project
 
 SPARE = 1 << 30
 """Bytes of disk that an upload leaves free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A file as it is sent, and how its rows are to be read."""
+
+    filename: str
+    """What the person calls it; a label, never a path."""
+    chunks: Iterable[bytes]
+    size: int
+    mapping: dict[str, str] = field(default_factory=dict)
+    validation_percent: float = 5.0
+    seed: int = 42
+
+    def check(self) -> None:
+        if not 0 <= self.validation_percent <= 50:
+            raise UserError("The validation share is off.", fields={"validation_percent": "Must be from 0 to 50 per cent."})
+        if not 0 <= self.seed <= 4_294_967_295:
+            raise UserError("The seed is off.", fields={"seed": "Seed must be 0 to 4 294 967 295."})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An upload that lies on the disk."""
+
+    upload: Upload
+    name: str
+    sha256: str
 
 
 def create_dataset(member: Member, *, project: Project, name: str) -> Dataset:
@@ -57,8 +86,18 @@ def refuse_taken_name(project: Project, name: str) -> None:
         raise UserError("The name is taken.", fields={"name": text})
 
 
-def store_upload(chunks: Iterable[bytes], *, size: int) -> tuple[str, str]:
-    """Writes an upload below DATA_DIR/uploads; returns its name there and its SHA-256."""
+def create_with_version(member: Member, *, project: Project, name: str, upload: Upload) -> DatasetVersion:
+    """A new dataset with its first version, or neither. The file is written first, so that nothing waits for it in a transaction."""
+    refuse_taken_name(project, plain_name(name))
+    stored = store(upload)
+    with transaction.atomic():
+        return record_version(member, dataset=create_dataset(member, project=project, name=name), stored=stored)
+
+
+def store(upload: Upload) -> Stored:
+    """Writes an upload below DATA_DIR/uploads, after it was judged."""
+    upload.check()
+    size = upload.size
     if size > settings.MAX_UPLOAD:
         raise UserError("The file is too large.", fields={"file": f"At most {settings.MAX_UPLOAD >> 20} MB."})
     folder = Path(settings.DATA_DIR, "uploads")
@@ -68,44 +107,51 @@ def store_upload(chunks: Iterable[bytes], *, size: int) -> tuple[str, str]:
         raise UserError("The disk is full.", fields={"file": f"Needs {size >> 20} MB, {max(0, free - SPARE) >> 20} MB left on the server."})
     name, digest = uuid.uuid4().hex, hashlib.sha256()
     with (folder / name).open("wb") as file:
-        for chunk in chunks:
+        for chunk in upload.chunks:
             digest.update(chunk)
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
-    return name, digest.hexdigest()
+    return Stored(upload, name, digest.hexdigest())
 
 
-def add_version(
-    member: Member,
-    *,
-    dataset: Dataset,
-    filename: str,
-    chunks: Iterable[bytes],
-    size: int,
-    mapping: dict[str, str] | None = None,
-    validation_percent: float = 5.0,
-    seed: int = 42,
-) -> DatasetVersion:
+def add_version(member: Member, *, dataset: Dataset, upload: Upload) -> DatasetVersion:
     """A version that is being read. The same bytes with the same settings again answer with the version that has them."""
-    if not 0 <= validation_percent <= 50:
-        raise UserError("The validation share is off.", fields={"validation_percent": "Must be from 0 to 50 per cent."})
-    if not 0 <= seed <= 4_294_967_295:
-        raise UserError("The seed is off.", fields={"seed": "Seed must be 0 to 4 294 967 295."})
-    upload, digest = store_upload(chunks, size=size)
-    wanted = {"upload_sha256": digest, "mapping": mapping or {}, "validation_percent": validation_percent, "seed": seed}
+    stored = store(upload)
     with transaction.atomic():
-        for same in DatasetVersion.objects.filter(dataset=dataset, **wanted).select_related("order"):
-            if same.is_ready or same.order.is_live:
-                Path(settings.DATA_DIR, "uploads", upload).unlink()
-                return same
-        order = place(member, kind="dataset", client=dataset.project.client)
-        number = (DatasetVersion.objects.filter(dataset=dataset).aggregate(Max("number"))["number__max"] or 0) + 1
-        version: DatasetVersion = DatasetVersion.objects.create(
-            dataset=dataset, number=number, filename=Path(filename).name[:255] or "upload", upload=upload, order=order, **wanted
-        )
-        record(member, "dataset.add_version", version, change={"sha256": [None, digest]})
+        return record_version(member, dataset=dataset, stored=stored)
+
+
+def record_version(member: Member, *, dataset: Dataset, stored: Stored) -> DatasetVersion:
+    """The row for a stored upload, or the one that has the same already. Called inside a transaction."""
+    upload = stored.upload
+    wanted = {
+        "upload_sha256": stored.sha256,
+        "mapping": upload.mapping,
+        "validation_percent": upload.validation_percent,
+        "seed": upload.seed,
+    }
+    for same in DatasetVersion.objects.filter(dataset=dataset, **wanted).select_related("order"):
+        if same.is_ready or same.order.is_live:
+            Path(settings.DATA_DIR, "uploads", stored.name).unlink()
+            return same
+    number = (DatasetVersion.objects.filter(dataset=dataset).aggregate(Max("number"))["number__max"] or 0) + 1
+    version: DatasetVersion = DatasetVersion.objects.create(
+        dataset=dataset,
+        number=number,
+        filename=Path(upload.filename).name[:255] or "upload",
+        upload=stored.name,
+        order=place(member, kind="dataset", client=dataset.project.client),
+        **wanted,
+    )
+    record(member, "dataset.add_version", version, change={"sha256": [None, stored.sha256]})
     return version
+
+
+def stop_version(member: Member, version: DatasetVersion) -> None:
+    with transaction.atomic():
+        request_stop(version.order)
+        record(member, "dataset.stop", version)
 
 
 def newest_base(workspace: Any) -> BaseModel | None:

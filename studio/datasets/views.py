@@ -11,7 +11,6 @@ from studio.datasets import rows, services
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.errors import UserError
 from studio.orders.pages import render_live
-from studio.orders.services import request_stop
 from studio.workspaces.models import Project
 
 PAGE = 10
@@ -24,8 +23,8 @@ def project_of(request: HttpRequest, action: str, pk: str | None) -> Project:
     return found
 
 
-def take(request: HttpRequest, dataset: Dataset) -> DatasetVersion:
-    """The uploaded file of this request as a new version."""
+def uploaded(request: HttpRequest) -> services.Upload:
+    """The file of this request, and how it is to be read."""
     file = request.FILES.get("file")
     if file is None:
         raise UserError("Choose a file.", fields={"file": "Choose a file."})
@@ -37,9 +36,7 @@ def take(request: HttpRequest, dataset: Dataset) -> DatasetVersion:
         for field in ("prompt", "answer", "text", "system")
         if request.POST.get(f"map_{field}", "").strip()
     }
-    return services.add_version(
-        request.member,  # type: ignore[attr-defined]
-        dataset=dataset,
+    return services.Upload(
         filename=file.name or "upload",
         chunks=file.chunks(),
         size=file.size or 0,
@@ -57,13 +54,10 @@ def new(request: HttpRequest) -> HttpResponse:
     context = {"section": "projects", "project": project}
     if request.method != "POST":
         return render(request, "datasets/new.html", context)
-    file = request.FILES.get("file")
-    name = request.POST.get("name", "").strip() or (PurePath(file.name or "").stem if file else "")
     try:
-        if file is None:
-            raise UserError("Choose a file.", fields={"file": "Choose a file."})
-        dataset = services.create_dataset(request.member, project=project, name=name)  # type: ignore[attr-defined]
-        version = take(request, dataset)
+        upload = uploaded(request)
+        name = request.POST.get("name", "").strip() or PurePath(upload.filename).stem
+        version = services.create_with_version(request.member, project=project, name=name, upload=upload)  # type: ignore[attr-defined]
     except UserError as error:
         return refuse(request, error, context)
     return redirect("datasets:version", pk=version.pk)
@@ -75,7 +69,7 @@ def version_new(request: HttpRequest, pk: str) -> HttpResponse:
     if request.method != "POST":
         return render(request, "datasets/new.html", context)
     try:
-        version = take(request, dataset)
+        version = services.add_version(request.member, dataset=dataset, upload=uploaded(request))  # type: ignore[attr-defined]
     except UserError as error:
         return refuse(request, error, context)
     return redirect("datasets:version", pk=version.pk)
@@ -151,5 +145,5 @@ def refusals(request: HttpRequest, pk: str) -> HttpResponse:
 
 def stop(request: HttpRequest, pk: str) -> HttpResponse:
     found = get_object_or_404(DatasetVersion.objects.for_action(request, "dataset.create").select_related("order"), pk=pk)
-    request_stop(found.order)
+    services.stop_version(request.member, found)  # type: ignore[attr-defined]
     return redirect("datasets:version", pk=found.pk)

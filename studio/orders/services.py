@@ -83,7 +83,7 @@ def request_stop(order: Order, *, discard: bool = False) -> None:
             Order.objects.filter(pk=order.pk, stop_requested_at=None).update(stop_requested_at=now)
             if discard:  # also after a stop that was to keep something
                 Order.objects.filter(pk=order.pk, status__in=Order.ACTIVE).update(discard=True)
-    notify(order)
+        transaction.on_commit(lambda: notify(order))  # also where the stop is part of a larger change
 
 
 def append(order: Order, type_: str, body: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def question(request: HttpRequest) -> dict[str, Any]:
         kind, _, pk = str(sent["target"]).partition(":")
         messages = [{"role": str(message["role"]), "content": str(message["content"])} for message in sent["messages"]]
         limit, warmth = int(sent.get("max_tokens", 256)), float(sent.get("temperature", 0))
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
         raise Http404 from problem
     rows = {"adapter": Artifact, "base": BaseModel}.get(kind)
     if rows is None:
@@ -65,9 +65,11 @@ def question(request: HttpRequest) -> dict[str, Any]:
 
 async def chat(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
     """One answer as JSON lines: `{"state"}`, `{"delta"}`, then `{"done", "tokens", "seconds", "first"}` or `{"error"}`."""
-    ask = await sync_to_async(question)(request)
+    if request.content_type != "application/json":
+        raise Http404
     if len(request.body) > 500_000:
         return JsonResponse({"error": "The conversation is too long. Start a new one."}, status=413)
+    ask = await sync_to_async(question)(request)
     return StreamingHttpResponse(
         answer(ask), content_type="application/x-ndjson", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )

@@ -141,6 +141,12 @@ class UserErrorMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         return self.get_response(request)
 
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponse | None:
+        if wants_json(request) or not any("\x00" in text for _, texts in request.POST.lists() for text in texts):
+            return None
+        # PostgreSQL cannot store it, in a text or in JSON.
+        return self.process_exception(request, UserError("The form holds a NUL character. Remove it, then send the form again."))
+
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if wants_json(request):
             return api_failure(error)

@@ -17,7 +17,7 @@ from rq.worker import SimpleWorker
 
 from studio.artifacts.models import Artifact
 from studio.datasets.models import DatasetVersion
-from studio.datasets.services import add_version
+from studio.datasets.services import Upload, add_version
 from studio.orders import services
 from studio.orders.models import Event, Order
 from studio.orders.services import claim, reconcile, request_stop, worker_lost
@@ -185,9 +185,8 @@ def test_what_a_lost_attempt_sealed_without_saying_so_is_made_again(start):
 
 def test_a_dataset_whose_worker_was_lost_after_sealing_is_read_again(acme):
     content = b'{"prompt": "Hi?", "completion": "Hello."}\n' * 4
-    version: DatasetVersion = add_version(
-        acme.owner, dataset=acme.version.dataset, filename="rows.jsonl", chunks=[content], size=len(content)
-    )
+    upload = Upload(filename="rows.jsonl", chunks=[content], size=len(content))
+    version: DatasetVersion = add_version(acme.owner, dataset=acme.version.dataset, upload=upload)
     begun(version.order)
     version.folder.mkdir(parents=True)
     (version.folder / "rows.parquet").write_bytes(b"of the lost attempt")

@@ -1,0 +1,72 @@
+"""Requests that no page of ours sends: whatever they hold, the answer is a page or a refusal, never a bug."""
+
+import json
+
+import pytest
+from django.test import Client as Browser
+from django.urls import reverse
+
+from studio.workspaces.policy import ROUTES
+from tests.workspaces.test_policy import PAGE_OBJECTS
+
+QUERIES = [
+    "after=99999999999999999999999&split=%00&kind=x&status=' OR 1=1&client=%ff&part=live&page=-1",
+    "after=-1&artifact=%00&base_model=x&plugin=../../etc&project=x",
+    "after=²&after=x&split=train&split[]=1&" + "&".join(f"set_x{number}=1" for number in range(100)),
+]
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data; boundary=X"
+BODIES = [
+    (FORM, b"name=%00&scopes=%00&quantization=%00&source=%00&plugin=%00&set_seed=%00&username=%00&password=%00"),
+    (FORM, b"name=" + b"x" * 10_000 + b"&source=hub:" + b"a/" * 5000 + b"&quantization=../x&validation_percent=1e999&discard=2"),
+    (FORM, b"name=\xff\xfe&validation_percent=NaN&set_learning_rate=nan&set_max_steps=1e400&set_batch_size=" + b"9" * 5000),
+    (FORM, b"&".join(b"a%d=1" % number for number in range(600))),
+    (MULTIPART, b"--X\r\nnot a part"),
+    (MULTIPART, b'--X\r\nContent-Disposition: form-data; name="file"; filename="../../\x00x"\r\n\r\nx\r\n--X--\r\n'),
+    (MULTIPART, b'--X\r\nContent-Disposition: form-data; name="name"\r\n\r\n\x00\r\n--X--\r\n'),
+    ("application/json", b"[" * 100_000),
+    ("application/json", b'{"target": {}, "messages": 7, "max_tokens": "x", "temperature": 1e999}'),
+    ("application/json", json.dumps({"target": "adapter:\x00", "messages": [{"role": "user", "content": "\ud800"}]}).encode()),
+    ("text/plain", b"\x00" * 1000),
+]
+
+
+@pytest.fixture
+def visitor(acme, slot):
+    """The owner, who may do everything; a bug is an answer 500 to them."""
+    opened = Browser(raise_request_exception=False)
+    opened.force_login(acme.owner.user)
+    return opened
+
+
+def addresses(acme, method):
+    for name, methods in ROUTES.items():
+        if method not in methods or name.startswith("api") or name in ("logout", "setup"):
+            continue
+        what = PAGE_OBJECTS.get(name)
+        if what == "key":
+            yield reverse(name, kwargs={"pk": acme.owner.keys.first().pk})
+        elif what:
+            yield reverse(name, kwargs={"pk": (acme.version.dataset if what == "dataset" else getattr(acme, what)).pk})
+        else:
+            yield reverse(name, kwargs={"name": "rehearsal"} if name == "plugins:detail" else {})
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_an_odd_query_is_answered(acme, visitor, query):
+    for path in addresses(acme, "GET"):
+        for headers in ({}, {"HX-Request": "true"}):
+            status = visitor.get(f"{path}?{query}", headers=headers).status_code
+            assert status < 500, f"{path}: {status}"
+
+
+@pytest.mark.parametrize(("kind", "body"), BODIES)
+def test_an_odd_body_is_answered(acme, visitor, kind, body):
+    for path in addresses(acme, "POST"):
+        more = f"?project={acme.project.pk}&client={acme.client.pk}"
+        status = visitor.generic("POST", path + more, body, content_type=kind).status_code
+        assert status < 500, f"{path}: {status}"
+
+
+def test_a_form_that_is_too_large_is_refused(acme, visitor):
+    assert visitor.post("/clients/new/", {"name": "x" * (2 << 20)}).status_code == 400
