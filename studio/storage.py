@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20
@@ -71,6 +72,17 @@ def read_manifest(folder: Path) -> dict[str, object]:
     """The manifest of a sealed folder. Raises FileNotFoundError where it was never sealed."""
     manifest: dict[str, object] = json.loads((folder / MANIFEST).read_text())
     return manifest
+
+
+def is_whole(folder: Path) -> bool:
+    """True where a sealed folder still holds exactly the files that its manifest names, byte for byte."""
+    try:
+        files: Any = read_manifest(folder)["files"]
+        if {path.relative_to(folder).as_posix() for path in files_in(folder)} != set(files):
+            return False
+        return all(sha256_file(folder / name) == entry["sha256"] for name, entry in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a manifest that is damaged itself
+        return False
 
 
 def remove_folder(folder: Path) -> None:

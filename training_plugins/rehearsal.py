@@ -10,7 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from studio.training import DatasetFacts, Estimate, HostFacts, Issue, Job, Memory, ModelFacts, Span, TrainConfig, TrainingPlugin, setting
+from studio.checkpoints import save_state
+from studio.training import (
+    DatasetFacts,
+    Estimate,
+    HostFacts,
+    Issue,
+    Job,
+    Memory,
+    ModelFacts,
+    Span,
+    Stopped,
+    TrainConfig,
+    TrainingPlugin,
+    setting,
+)
 from studio.training.memory import LOOKS, planned_steps
 
 INTERPRETER = 80_000_000  # bytes that a Python process with the worker in it takes
@@ -27,6 +41,7 @@ class Rehearsal(TrainingPlugin):
     name = "rehearsal"
     title = "Rehearsal (no model)"
     method = "none"
+    resumes = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "Ten seconds": {"max_steps": 100, "seconds_per_step": 0.1},
         "Fails half-way": {"max_steps": 100, "fail_at": 50},
@@ -73,15 +88,18 @@ class Rehearsal(TrainingPlugin):
 
 
 def rehearse(config: Any, job: Job, *, words: list[int], steps: int) -> int:
-    """Goes through the steps until the last one, or a stop; returns how many were made."""
+    """Goes through the steps that are left until the last one, or a stop; returns how many were made in all attempts."""
     chance = random.Random(config.seed)
+    first, tokens = take_up(job.resume, chance) if job.resume else (1, 0)
     evaluate_every = interval(config.evaluate_every, steps)
     save_every = interval(config.save_every, steps, otherwise=evaluate_every)
     rows_per_step = config.batch_size * config.gradient_accumulation
-    tokens = 0
-    for step in range(1, steps + 1):
+    for step in range(first, steps + 1):
         started = time.monotonic()
         if not wait(config.seconds_per_step, job):
+            if job.pausing():
+                save(job, step=step - 1, tokens=tokens, chance=chance)
+                raise Stopped
             return step - 1
         if step == config.fail_at:
             raise RuntimeError(f"Step {step} failed, as the settings asked.")
@@ -99,24 +117,37 @@ def rehearse(config: Any, job: Job, *, words: list[int], steps: int) -> int:
             memory=peak_memory(),
         )
         job.progress(step, steps, "steps")
-        if step % evaluate_every == 0 or step == steps:
-            evaluate(job, step=step, steps=steps, chance=chance)
+        looked = evaluate(job, step=step, steps=steps, chance=chance) if step % evaluate_every == 0 or step == steps else None
         if step % save_every == 0 or step == steps:
-            save_checkpoint(job, step=step)
+            save(job, step=step, tokens=tokens, chance=chance, validation_loss=looked)
     return steps
 
 
-def evaluate(job: Job, *, step: int, steps: int, chance: random.Random) -> None:
-    job.metric(step=step, total=steps, validation_loss=smooth_loss(step, steps) * chance.gauss(1.05, 0.01))
+def evaluate(job: Job, *, step: int, steps: int, chance: random.Random) -> float:
+    """Reports and returns the validation loss."""
+    loss = smooth_loss(step, steps) * chance.gauss(1.05, 0.01)
+    job.metric(step=step, total=steps, validation_loss=loss)
     for prompt in job.prompts:
         job.sample(step=step, prompt=prompt, answer=f"A rehearsed answer after {step} of {steps} steps.")
+    return loss
 
 
-def save_checkpoint(job: Job, *, step: int) -> None:
-    folder = job.work / f"checkpoint-{step}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "state.json").write_text(json.dumps({"step": step}))
-    job.checkpoint(step=step, folder=folder)
+def save(job: Job, *, step: int, tokens: int, chance: random.Random, validation_loss: float | None = None) -> None:
+    """Everything that the next step needs: where it is, what was read, and how chance goes on."""
+    state = {"step": step, "tokens": tokens, "chance": chance.getstate()}
+
+    def write(folder: Path) -> None:
+        (folder / "state.json").write_text(json.dumps(state))
+
+    job.checkpoint(step=step, folder=save_state(job.checkpoints, step=step, write=write, validation_loss=validation_loss))
+
+
+def take_up(state: Path, chance: random.Random) -> tuple[int, int]:
+    """Lets chance go on where the state left it; returns the next step and the tokens read so far."""
+    saved = json.loads((state / "state.json").read_bytes())
+    version, numbers, rest = saved["chance"]
+    chance.setstate((version, tuple(numbers), rest))
+    return saved["step"] + 1, saved["tokens"]
 
 
 def wait(seconds: float, job: Job) -> bool:

@@ -32,6 +32,10 @@ class Job(ABC):
     host: HostFacts
     prompts: list[str]
     """Fixed prompts whose answers are shown at every evaluation."""
+    checkpoints: Path
+    """A folder that outlives the attempt, for the states of `studio.checkpoints.save_state`."""
+    resume: Path | None = None
+    """The newest whole state of an earlier attempt, to go on from; None starts from the beginning. Only for plugins with `resumes`."""
 
     @abstractmethod
     def rows(self, split: Literal["train", "validation"]) -> Iterator[dict[str, Any]]:
@@ -40,6 +44,10 @@ class Job(ABC):
     @abstractmethod
     def stopping(self) -> bool:
         """True once a stop was asked for. Look at every step; save what was learnt and return."""
+
+    def pausing(self) -> bool:
+        """True where that stop is a pause: save a state into `checkpoints`, leave `out` alone and raise Stopped."""
+        return False
 
     @abstractmethod
     def phase(self, name: Phase, text: str = "") -> None:

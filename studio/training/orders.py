@@ -27,6 +27,8 @@ class TrainPayload(Wire):
     prompts: list[str] = []
     lineage: dict[str, Any] = {}
     """Written into the result: ids, hashes and names of what it was made from."""
+    checkpoints: str = ""
+    """The order's folder of states, which every attempt saves into and the next one goes on from; empty takes one of the attempt's own."""
 
 
 class BaseModelPayload(Wire):

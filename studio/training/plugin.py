@@ -22,6 +22,8 @@ class TrainingPlugin(ABC):
     """The shapes of rows it can learn from."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Packages that the worker must have."""
+    resumes: ClassVar[bool] = False
+    """It saves states into `job.checkpoints` and goes on exactly from `job.resume`, so its runs can be paused and survive a lost worker."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Named sets of settings: `{"Quick try": {"epochs": 1}}`."""
 

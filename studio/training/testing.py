@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from studio.checkpoints import newest, step_of
 from studio.storage import read_manifest, sha256_file
 from studio.training.facts import DatasetFacts, HostFacts, Linear, ModelFacts
 from studio.training.orders import Order, TrainPayload
@@ -122,6 +123,9 @@ def check_plugin(
         check_estimate(plugin_class, case)
         check_three_steps(case)
         check_stop(case)
+        if plugin_class.resumes:
+            check_resume(case)
+            check_pause(case)
 
 
 def check_class(plugin_class: type[TrainingPlugin]) -> None:
@@ -187,6 +191,94 @@ def check_stop(case: Case) -> None:
     expect(took <= STOP_LIMIT, f"The stop took {took:.1f} s; at most {STOP_LIMIT:.0f} s is right. Look at job.stopping() at every step.")
 
 
+LONG_ENOUGH: dict[str, Any] = {"max_steps": 40, "save_every": 4, "evaluate_every": 4}
+"""Steps enough to be broken off in the middle, after a state was saved and before the next one is."""
+BROKEN_OFF_AT = 10
+
+
+def check_resume(case: Case) -> None:
+    """A worker that is killed in the middle and resumed reports the losses and leaves the files of one that was not."""
+    whole = run_through(case, name="whole")
+    states = case.folder / "killed-states"
+    with worker(case, name="killed", config=LONG_ENOUGH, checkpoints=states) as process:
+        for event in read_events(process):
+            if is_step(event, BROKEN_OFF_AT):
+                break
+        expect(process.poll() is None, "The run was over before it could be broken off.")
+        process.kill()
+    state = newest(states)
+    expect(state is not None, "No whole state stands in job.checkpoints. Save one every config.save_every steps.")
+    assert state is not None
+    resumed = run_through(case, name="resumed", checkpoints=states)
+    check_same(case, whole, resumed, names=("whole", "resumed"), after=step_of(state))
+
+
+def check_pause(case: Case) -> None:
+    """A pause in the middle is heeded within ten seconds, leaves a state and no result, and no trace in the losses."""
+    states = case.folder / "paused-states"
+    took = math.inf
+    with worker(case, name="paused", config=LONG_ENOUGH, checkpoints=states) as process:
+        events, asked_at = [], math.inf
+        for event in read_events(process):
+            events.append(event)
+            if is_step(event, BROKEN_OFF_AT) and asked_at == math.inf:
+                asked_at = time.monotonic()
+                (case.folder / "paused" / "pause").touch()
+                (case.folder / "paused" / "stop").touch()
+                process.send_signal(signal.SIGTERM)
+        took = time.monotonic() - asked_at
+    end = check_events(case, events, name="paused")
+    expect(
+        end["status"] == "paused",
+        f"After a pause the run ended as {end['status']}: {end['error']}. Where job.pausing(), save a state and raise Stopped.",
+    )
+    expect(not end["result"] and took <= STOP_LIMIT, f"The pause took {took:.1f} s and left {end['result'] or 'nothing'} as its result.")
+    made = [event for event in events if event["type"] == "metric" and "loss" in event]
+    state = newest(states)
+    expect(state is not None and step_of(state) == made[-1]["step"], "The pause left no whole state of its last step.")
+    resumed = run_through(case, name="unpaused", checkpoints=states)
+    whole = [json.loads(line) for line in (case.folder / "whole" / "events.jsonl").read_bytes().splitlines()]
+    expect(losses(whole) == losses(events) | losses(resumed), "The losses of a run that was paused differ from those of one that was not.")
+
+
+def run_through(case: Case, *, name: str, checkpoints: Path | None = None) -> list[dict[str, Any]]:
+    """The events of a run to its end, from the newest state in `checkpoints` on where there is one."""
+    with worker(case, name=name, config=LONG_ENOUGH, checkpoints=checkpoints) as process:
+        events = list(read_events(process))
+    end = check_events(case, events, name=name)
+    expect(end["status"] == "succeeded", f"The run {name} ended as {end['status']}: {end['error']}\n{end['detail']}")
+    return events
+
+
+def check_same(case: Case, one: list[dict[str, Any]], other: list[dict[str, Any]], *, names: tuple[str, str], after: int) -> None:
+    """The second run goes on after a step as the first one did: the same losses from there on, and the same files in the end."""
+    expect(other[0].get("text") == f"Resumed from step {after}.", "The first thing that a resumed run reports must be where it goes on.")
+    expected = {step: values for step, values in losses(one).items() if step > after}
+    found = losses(other)
+    wrong = [step for step in expected if found.get(step) != expected[step]]
+    expect(
+        not wrong and found.keys() == expected.keys(),
+        f"Resumed at step {after}, the losses of the steps {wrong or sorted(found)} are not those of a run that was not broken off.",
+    )
+    files: list[Any] = [read_manifest(case.folder / f"{name}-result")["files"] for name in names]
+    differing = [name for name, entry in files[0].items() if name != "lineage.json" and files[1].get(name) != entry]
+    expect(not differing, f"After a resume {', '.join(differing)} differs from what a run leaves that was not broken off.")
+
+
+def losses(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    """Training and validation loss by step."""
+    found: dict[int, dict[str, float]] = {}
+    for event in events:
+        if event["type"] == "metric":
+            values = {name: event[name] for name in ("loss", "validation_loss") if name in event}
+            found[event["step"]] = found.get(event["step"], {}) | values
+    return found
+
+
+def is_step(event: dict[str, Any], step: int) -> bool:
+    return event["type"] == "metric" and "loss" in event and event["step"] >= step
+
+
 def check_events(case: Case, events: list[dict[str, Any]], *, name: str) -> dict[str, Any]:
     """Numbers without gaps, one end, and the file says what the pipe said; returns the end event."""
     expect(bool(events), f"No event came. The log says: {log(case, name)}")
@@ -213,9 +305,9 @@ def expect(condition: bool, sentence: str) -> None:
 
 
 @contextmanager
-def worker(case: Case, *, name: str, config: dict[str, Any]) -> "Iterator[subprocess.Popen[bytes]]":
+def worker(case: Case, *, name: str, config: dict[str, Any], checkpoints: Path | None = None) -> "Iterator[subprocess.Popen[bytes]]":
     """A worker process at an order of its own; killed after START_LIMIT, and when the block is left."""
-    path = write_order(case, name=name, config=config)
+    path = write_order(case, name=name, config=config, checkpoints=checkpoints)
     with (
         (path.parent / "log.txt").open("wb") as log_file,
         subprocess.Popen(
@@ -240,7 +332,7 @@ def read_events(process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
     process.wait()
 
 
-def write_order(case: Case, *, name: str, config: dict[str, Any]) -> Path:
+def write_order(case: Case, *, name: str, config: dict[str, Any], checkpoints: Path | None = None) -> Path:
     """order.json for a training, in a folder of its own; its result is to stand beside it."""
     attempt = case.folder / name
     attempt.mkdir(parents=True)
@@ -257,6 +349,7 @@ def write_order(case: Case, *, name: str, config: dict[str, Any]) -> Path:
         host=case.host,
         prompts=["What is 2 and 2?"],
         lineage={"run": name},
+        checkpoints=str(checkpoints or ""),
     )
     order = Order(
         id=name,

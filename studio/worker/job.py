@@ -27,9 +27,10 @@ class WorkerJob(Job):
         folder = Path(order.folder)
         self.work, self.out = made_empty(folder / "work"), made_empty(folder / "out")
         self.base, self.prompts = Path(), []
+        self.checkpoints = folder / "checkpoints"
         self.stop_seen = False
         self._reporter = reporter
-        self._stop_file = folder / "stop"
+        self._stop_file, self._pause_file = folder / "stop", folder / "pause"
         self._stop = stop
         self._looked_at = -math.inf
         self._rows = Path()
@@ -42,6 +43,8 @@ class WorkerJob(Job):
         self.base, self.model, self.data = Path(payload.base), payload.model, payload.data
         self.host, self.prompts = payload.host, list(payload.prompts)
         self._rows = Path(payload.rows)
+        if payload.checkpoints:
+            self.checkpoints = Path(payload.checkpoints)
 
     def rows(self, split: Literal["train", "validation"]) -> Iterator[dict[str, Any]]:
         """Reads one row group at a time, so memory stays flat however many rows there are."""
@@ -58,6 +61,10 @@ class WorkerJob(Job):
             self._look_for_stop()
         self.stop_seen = self._stop.asked
         return self.stop_seen
+
+    def pausing(self) -> bool:
+        # Without a listener nobody would learn of a result, and the next attempt goes on from the state.
+        return self.stopping() and (self._reporter.listener_gone or self._pause_file.exists())
 
     def _look_for_stop(self) -> None:
         now = time.monotonic()
@@ -95,7 +102,8 @@ class WorkerJob(Job):
         self._reporter.report("sample", step=int(step), prompt=clean(prompt), answer=clean(answer))
 
     def checkpoint(self, *, step: int, folder: Path) -> None:
-        within = folder.relative_to(self.work.parent) if folder.is_relative_to(self.work.parent) else folder
+        homes = [home for home in (self.work.parent, self.checkpoints.parent) if folder.is_relative_to(home)]
+        within = folder.relative_to(homes[0]) if homes else folder.name
         self._reporter.report("checkpoint", step=int(step), folder=clean(within))
 
     def note(self, text: str, *, level: Literal["info", "warning"] = "info") -> None:

@@ -46,7 +46,7 @@ def do(order: Order, reporter: Reporter, stop: StopFlag) -> dict[str, Any]:
     try:
         facts = clean_json(kinds.load(order.kind)(order.payload, job))
     except Stopped:
-        return {"status": "stopped", "result": {}, "error": "", "detail": ""}
+        return {"status": "paused" if job.pausing() else "stopped", "result": {}, "error": "", "detail": ""}
     finally:
         job.flush()
     status = "stopped" if job.stop_seen else "succeeded"

@@ -6,6 +6,7 @@ import socket
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from studio.checkpoints import newest, step_of
 from studio.errors import UserError
 from studio.storage import files_in
 from studio.training.config import TrainConfig
@@ -36,8 +37,11 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     Raises UserError where plugin, packages, settings or the plugin's own check speak against it.
     """
     order = TrainPayload.model_validate(payload)
-    job.phase("preparing")
     plugin = find(order.plugin)
+    if plugin.resumes and (state := newest(job.checkpoints)):
+        job.resume = state
+        job.note(f"Resumed from step {step_of(state)}.")
+    job.phase("preparing")
     refuse_missing_packages(plugin)
     config = valid_config(plugin, order.config)
     check(plugin, config, job)

@@ -39,7 +39,7 @@ def test_a_run_reports_what_its_page_shows(attempt):
     assert any("validation_loss" in metric for metric in tried.of("metric"))
     assert {"learning_rate", "grad_norm", "tokens_per_second", "memory"} <= tried.of("metric")[0].keys()
     assert tried.of("sample")[0]["prompt"] == "What is 2 and 2?"
-    assert tried.of("checkpoint")[0]["folder"] == "work/checkpoint-1"
+    assert tried.of("checkpoint")[0]["folder"] == "checkpoints/step-00000001"
     assert tried.of("progress")[-1]["done"] == 4
     for event in tried.events:
         Event.model_validate(event)
@@ -223,7 +223,7 @@ def test_a_result_that_stands_there_already_is_never_replaced(attempt, tmp_path)
     assert list(tried.target.iterdir()) == []
 
 
-def test_a_worker_without_a_listener_stops_by_itself(tmp_path):
+def test_a_worker_without_a_listener_pauses_by_itself(tmp_path):
     path = write_order(Case(plugin="rehearsal", folder=tmp_path, base=tmp_path), name="alone", config={"max_steps": 100_000})
     process = subprocess.Popen(
         [sys.executable, "-m", "studio.worker", str(path)], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -232,7 +232,7 @@ def test_a_worker_without_a_listener_stops_by_itself(tmp_path):
     process.stdout.close()
     process.wait(timeout=10)
     lines = (path.parent / "events.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["status"] == "stopped"
+    assert json.loads(lines[-1])["status"] == "paused"
 
 
 def test_a_worker_dies_with_the_process_that_started_it(tmp_path):
