@@ -6,8 +6,8 @@ What a format or a shape is stands in `readers` and `shapes`.
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ PREVIEWED = 5
 PREVIEWED_CHARACTERS = 2000
 PREVIEWED_MESSAGES = 20
 TRACKED_COLUMNS = 1000
+MAPPABLE = 50
+"""Columns that a person is shown to say what they mean."""
 
 
 def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -43,7 +45,8 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     reading = open_file(Path(order.file), filename=order.filename)
     lines, detection = look_ahead(reading, mapping=order.mapping)
     if detection.shape is None:
-        raise UserError(detection.reason, fields={"mapping": "Choose which column is which."}, code="unknown_shape")
+        facts = {"columns": columns_of(islice(lines, LOOKED_AT))}
+        raise UserError(detection.reason, fields={"mapping": "Choose which column is which."}, code="unknown_shape", facts=facts)
     draft, target = job.work / "draft.parquet", job.out / "rows.parquet"
     taken = Intake(reading, detection)
     with rows.RowWriter(draft) as writer, (job.out / "refusals.jsonl").open("wb") as refusals:
@@ -54,7 +57,8 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     if order.refused == "stop" and taken.refused:
         raise UserError(f"{_counted(taken.refused, 'row was', 'rows were')} refused, and you chose to stop at that. {_first(taken)}")
     if not taken.hashes:
-        raise UserError(f"{nothing_usable(taken)} {_first(taken)}" if taken.refused else "The file is empty.")
+        facts = {"columns": dict.fromkeys(detection.columns[:MAPPABLE], "")}
+        raise UserError(f"{nothing_usable(taken)} {_first(taken)}" if taken.refused else "The file is empty.", facts=facts)
     hashes = np.frombuffer(taken.hashes, dtype=np.uint64)
     held_back = splitting.validation(hashes, percent=order.validation_percent, seed=order.seed)
     repeated = splitting.duplicates(hashes)
@@ -80,7 +84,27 @@ def look_ahead(reading: Reading, *, mapping: dict[str, str]) -> tuple[Iterator[L
     if not records:
         several = f" So were the next {len(refused) - 1}." if len(refused) > 1 else ""
         raise UserError(f"No row can be used. {refused[0].reason}{several}")
-    return chain(first, reading.lines), detect(records, mapping=mapping)
+    try:
+        detection = detect(records, mapping=mapping)
+    except UserError as error:
+        error.facts = {"columns": columns_of(first)}
+        raise
+    return chain(first, reading.lines), detection
+
+
+def columns_of(outcomes: Iterable[Line | Refusal]) -> dict[str, str]:
+    """`{column: the beginning of its first value}`, for whoever has to say which column is which."""
+    found: dict[str, str] = {}
+    for line in outcomes:
+        for name, value in line.columns.items() if isinstance(line, Line) else ():
+            if name in found or len(found) < MAPPABLE:
+                found[name] = found.get(name) or example(value)
+    return found
+
+
+def example(value: Any) -> str:
+    text = _short(value)
+    return excerpt(text if isinstance(text, str) else orjson.dumps(text, default=str).decode())[:80]
 
 
 def watched(lines: Iterator[Line | Refusal], reading: Reading, job: Job) -> Iterator[Line | Refusal]:

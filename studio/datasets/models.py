@@ -82,6 +82,12 @@ class DatasetVersion(Tenant):
         return "importing" if self.order.is_live else "refused"
 
     @property
+    def columns(self) -> dict[str, str]:
+        """`{column: its first value}` of a file that was refused because nobody could tell what its columns mean."""
+        found: dict[str, str] = (self.order.result or {}).get("columns", {}) if self.status == "refused" else {}
+        return found
+
+    @property
     def folder(self) -> Path:
         return Path(settings.DATA_DIR, "datasets", str(self.pk))
 

@@ -16,6 +16,7 @@ from django.db.models import Max
 from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import Dataset, DatasetVersion, Measurement
+from studio.datasets.shapes import detect
 from studio.errors import UserError
 from studio.orders.services import place, request_stop
 from studio.workspaces.models import Member, Project
@@ -146,6 +147,30 @@ def record_version(member: Member, *, dataset: Dataset, stored: Stored) -> Datas
     )
     record(member, "dataset.add_version", version, change={"sha256": [None, stored.sha256]})
     return version
+
+
+def map_columns(member: Member, version: DatasetVersion, *, mapping: dict[str, str]) -> DatasetVersion:
+    """The file of a refused version, read again with the columns that a person named: the dataset's next version."""
+    if version.status != "refused":
+        raise UserError("This version is not refused. Upload the file again to read it in another way.")
+    if not mapping:
+        raise UserError("Say what at least one column means.", fields={"mapping": "Choose the question and the answer, or the text."})
+    detect([dict.fromkeys(version.columns)], mapping=mapping)
+    kept = Path(settings.DATA_DIR, "uploads", version.upload)
+    if not kept.is_file():
+        raise UserError("The uploaded file is gone. Upload it again.")
+    upload = Upload(
+        filename=version.filename,
+        chunks=(),
+        size=kept.stat().st_size,
+        mapping=mapping,
+        validation_percent=version.validation_percent,
+        seed=version.seed,
+    )
+    name = uuid.uuid4().hex
+    kept.with_name(name).hardlink_to(kept)
+    with transaction.atomic():
+        return record_version(member, dataset=version.dataset, stored=Stored(upload, name, version.upload_sha256))
 
 
 def stop_version(member: Member, version: DatasetVersion) -> None:

@@ -15,6 +15,17 @@ from studio.workspaces.models import Project
 
 PAGE = 10
 SHOWN_REFUSALS = 100
+MEANINGS = {
+    "prompt": "the question",
+    "completion": "the answer to learn",
+    "context": "added below the question",
+    "system": "what the model is told beforehand",
+    "messages": "a whole conversation",
+    "text": "plain text",
+    "chosen": "the better answer",
+    "rejected": "the worse answer",
+}
+"""What a column can be, in the words of the form."""
 
 
 def project_of(request: HttpRequest, action: str, pk: str | None) -> Project:
@@ -87,19 +98,49 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
     """One version: what was found, the rows, the refused lines, the lengths under a base model."""
     visible = DatasetVersion.objects.for_action(request, "dataset.view")
     found = get_object_or_404(visible.select_related("order", "dataset__project__client"), pk=pk)
-    context: dict[str, Any] = {
+    context = about(found)
+    if found.is_ready:
+        context |= shown_rows(request, found) | lengths(request, found)
+    measuring = context.get("measurement")
+    live = found.order.is_live or (measuring is not None and measuring.order.is_live)
+    return render_live(request, "datasets/version.html", context, live=live)
+
+
+def about(found: DatasetVersion) -> dict[str, Any]:
+    """What the page of a version shows in every state."""
+    return {
         "section": "projects",
         "version": found,
         "dataset": found.dataset,
         "project": found.dataset.project,
         "order": found.order,
         "versions": found.dataset.versions.select_related("order"),
+        "meanings": MEANINGS,
+        "columns": meant(found, {column: field for field, column in found.mapping.items()}),
     }
-    if found.is_ready:
-        context |= shown_rows(request, found) | lengths(request, found)
-    measuring = context.get("measurement")
-    live = found.order.is_live or (measuring is not None and measuring.order.is_live)
-    return render_live(request, "datasets/version.html", context, live=live)
+
+
+def meant(found: DatasetVersion, fields: dict[str, str]) -> list[dict[str, str]]:
+    """The columns of a refused file, each with its first value and what it was said to be."""
+    return [{"name": name, "example": value, "meaning": fields.get(name, "")} for name, value in found.columns.items()]
+
+
+def map_columns(request: HttpRequest, pk: str) -> HttpResponse:
+    """A refused file once more, now that a person has said what its columns mean."""
+    writable = DatasetVersion.objects.for_action(request, "dataset.create")
+    found = get_object_or_404(writable.select_related("order", "dataset__project__client"), pk=pk)
+    chosen = [(name, request.POST.get(f"column_{number}", "")) for number, name in enumerate(found.columns)]
+    named = [(name, field) for name, field in chosen if field in MEANINGS]
+    try:
+        if len({field for _, field in named}) < len(named):
+            raise UserError("Two columns have the same meaning.", fields={"mapping": "Give each meaning to one column."})
+        made = services.map_columns(request.member, found, mapping={field: name for name, field in named})  # type: ignore[attr-defined]
+    except UserError as error:
+        if found.status != "refused":  # then its page has no such form
+            raise
+        context = about(found) | {"columns": meant(found, dict(chosen)), "error": error}
+        return render(request, "datasets/version.html", context, status=422)
+    return redirect("datasets:version", pk=made.pk)
 
 
 def shown_rows(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:

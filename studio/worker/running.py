@@ -64,7 +64,8 @@ def seal(order: Order, job: WorkerJob) -> dict[str, Any]:
 
 def failure(error: BaseException, kind: Kind | None) -> dict[str, Any]:
     detail = clean("".join(traceback.format_exception(error))[-DETAIL:])
-    return {"status": "failed", "result": {}, "error": clean(sentence(error, kind)), "detail": detail}
+    facts = clean_json(error.facts) if isinstance(error, UserError) else {}
+    return {"status": "failed", "result": facts, "error": clean(sentence(error, kind)), "detail": detail}
 
 
 def sentence(error: BaseException, kind: Kind | None) -> str:

@@ -79,6 +79,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "datasets:version_new": {"GET": "dataset.create", "POST": "dataset.create"},
     "datasets:version": {"GET": "dataset.view"},
     "datasets:refusals": {"GET": "dataset.view"},
+    "datasets:map": {"POST": "dataset.create"},
     "datasets:stop": {"POST": "dataset.create"},
     "runs:list": {"GET": "run.view"},
     "runs:new": {"GET": "run.create", "POST": "run.create"},

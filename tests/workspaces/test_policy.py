@@ -38,6 +38,7 @@ PAGE_OBJECTS = {
     "datasets:version_new": "dataset",
     "datasets:version": "version",
     "datasets:refusals": "version",
+    "datasets:map": "version",
     "datasets:stop": "version",
     "runs:detail": "run",
     "runs:log": "run",
