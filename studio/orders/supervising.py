@@ -13,21 +13,25 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from copy import copy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 from pydantic import ValidationError
 
 from studio.errors import UserError
 from studio.orders import services
 from studio.orders.kinds import KINDS
+from studio.orders.logfile import LogFile
 from studio.orders.models import Event, Order
+from studio.orders.results import Untrue, checked
 from studio.storage import remove_folder
 from studio.training.orders import Event as Line
 from studio.training.orders import Order as OrderFile
+from studio.worker.events import clean_json
 from studio.worker.host import training_environment
 
 log = logging.getLogger("studio.orders")
@@ -37,7 +41,12 @@ STOP_GRACE = 60.0
 EXIT_GRACE = 5.0
 """Seconds in which a process ends that has nothing more to say."""
 MAX_LINE = 4 << 20
+MAX_EVENT = 256 << 10
+"""Bytes of a line that is not the last one: a metric, a sample or a note is stored and sent to every page."""
+MAX_METRICS = 200
+"""Names of metrics whose last value is kept with the order."""
 ENDS = (Order.Status.SUCCEEDED, Order.Status.FAILED, Order.Status.STOPPED)
+CLOCKS_APART = timedelta(hours=1)
 BATCH = 0.05
 """Seconds over which events are gathered before they are stored together."""
 
@@ -109,16 +118,18 @@ class Supervisor:
             services.finish(self.order, status=Order.Status.FAILED, result=None, error=error.message)
             return
         limit = KINDS[self.order.kind].memory_limit
-        with self.order.log_file.open("ab") as log_file:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "studio.worker", str(path)],
-                cwd=settings.ROOT,
-                env=child_environment() | ({"ADAPTER_STUDIO_MEMORY_LIMIT": str(limit)} if limit else {}),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log_file,
-                process_group=0,
-            )
+        child = subprocess.Popen(
+            [sys.executable, "-m", "studio.worker", str(path)],
+            cwd=settings.ROOT,
+            env=child_environment() | ({"ADAPTER_STUDIO_MEMORY_LIMIT": str(limit)} if limit else {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+        )
+        assert child.stderr is not None
+        words = LogFile(child.stderr.fileno(), self.order.log_file)
+        words.start()
         try:
             self.listen(child)
         except SystemExit:  # this worker is told to end, and its server with it
@@ -126,6 +137,7 @@ class Supervisor:
             raise
         finally:
             self.bury(child)
+            words.join(timeout=EXIT_GRACE)  # a process that left the group may hold the pipe for longer
         if not self.lost:
             self.conclude(child.returncode)
             self.clear_away()
@@ -190,7 +202,10 @@ class Supervisor:
         services.notify(self.order)
 
     def read(self, line: bytes) -> Line | None:
-        """The event of a line; None for one that is no event of this attempt, or has been heard before."""
+        """The event of a line; None for one that is no event of this attempt, or has been heard before.
+
+        What it holds is made fit for a database here, as the process should have done: no NaN, no NUL, no time of another age.
+        """
         try:
             event = Line.model_validate_json(line)
         except ValidationError:
@@ -198,8 +213,13 @@ class Supervisor:
             return None
         if event.attempt != self.order.attempt or event.seq <= self.heard:
             return None
+        if len(line) > MAX_EVENT and event.type != "end":
+            log.warning("%s sent an event of %d bytes, which is left out.", self.order, len(line))
+            return None
         self.heard = event.seq
-        return event
+        now = timezone.now()
+        at = event.at if event.at.tzinfo and abs(event.at - now) < CLOCKS_APART else now
+        return Line(seq=event.seq, attempt=event.attempt, at=at, type=event.type, **clean_json(event.model_extra or {}))
 
     def changes(self, events: list[Line]) -> dict[str, Any]:
         """The columns of the order that these events move."""
@@ -214,9 +234,17 @@ class Supervisor:
             elif event.type == "progress":
                 columns |= {"done": number(body.get("done")), "total": number(body.get("total")), "unit": str(body.get("unit", ""))[:20]}
             elif event.type == "metric":
-                order.latest.update({name: value for name, value in body.items() if value is not None})
+                self.remember({name: value for name, value in body.items() if value is not None})
                 columns |= {"latest": order.latest, "done": number(body.get("step")), "total": number(body.get("total")), "unit": "steps"}
         return columns
+
+    def remember(self, metrics: dict[str, Any]) -> None:
+        """Keeps the last value of each metric; of those that come when there are very many already, none."""
+        latest = self.order.latest
+        known = {name: value for name, value in metrics.items() if name in latest}
+        new = {name: value for name, value in metrics.items() if name not in latest}
+        latest.update(known)
+        latest.update(list(new.items())[: MAX_METRICS - len(latest)])
 
     def bury(self, child: "subprocess.Popen[bytes]") -> None:
         """Leaves no process behind: what still runs has had its time, or is not ours any more."""
@@ -238,8 +266,7 @@ class Supervisor:
         """Success is a committed result that was reported, never an exit code."""
         self.order.refresh_from_db(fields=["discard"])
         if self.end is not None and self.end.get("status") in ENDS:
-            status, result = str(self.end["status"]), self.end.get("result") or None
-            services.finish(self.order, status=status, result=result, error=str(self.end.get("error") or ""))
+            self.record(status=str(self.end["status"]), result=self.end.get("result") or {}, error=str(self.end.get("error") or ""))
         elif self.overdue:
             sentence = "It did not stop in time and was ended; nothing was kept."
             services.finish(self.order, status=Order.Status.STOPPED, result=None, error=sentence)
@@ -247,6 +274,21 @@ class Supervisor:
             services.finish(self.order, status=Order.Status.STOPPED, result=None, error="")
         else:
             services.finish(self.order, status=Order.Status.FAILED, result=None, error=died(returncode))
+
+    def record(self, *, status: str, result: Any, error: str) -> None:
+        """Ends the order as its process said. What cannot be recorded has failed: another attempt would leave the same."""
+        try:
+            if not isinstance(result, dict):
+                raise Untrue("it is no result")
+            left = checked(result, target=KINDS[self.order.kind].target(self.order)) if result else None
+            services.finish(self.order, status=status, result=left, error=error)
+        except (OperationalError, InterfaceError):
+            raise  # the database is away: nothing is wrong with the result
+        except Exception as problem:  # a plugin's result can be wrong in any way
+            log.exception("The result of %s cannot be recorded.", self.order)
+            reason = problem.message if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+            sentence = f"What it left cannot be recorded ({reason[:300]}). The log of the server has the details."
+            services.finish(self.order, status=Order.Status.FAILED, result=None, error=sentence)
 
 
 def number(value: Any) -> float:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_TEXT = 20_000
+LARGEST_NUMBER = 1 << 63
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -31,9 +32,11 @@ def clean(text: object) -> str:
 
 
 def clean_json(value: Any) -> Any:
-    """A value as JSON has it: texts cleaned, NaN and infinity as null. Raises TypeError for what JSON does not know."""
-    if value is None or isinstance(value, bool | int):
+    """A value as JSON has it: texts cleaned; NaN, infinity and numbers beyond 64 bits as null. Raises TypeError for what is no JSON."""
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if abs(value) < LARGEST_NUMBER else None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str | Path):

@@ -1,0 +1,124 @@
+"""What a worker process says and leaves is not believed: it is measured, cleaned and compared before it is recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from studio.artifacts.models import Artifact
+from studio.orders import logfile
+from studio.orders.models import Order
+from studio.orders.results import Untrue, checked
+from studio.orders.services import claim
+from studio.orders.supervising import MAX_METRICS, Supervisor
+from studio.storage import commit_folder
+from tests.fixtures import make_version, work_off
+from tests.orders.conftest import events_of
+from tests.orders.test_working_off import TO_THE_PIPE
+
+
+def test_a_plugin_that_prints_without_end_does_not_fill_the_disk(strange, start, monkeypatch):
+    monkeypatch.setattr(logfile, "HEAD", 1 << 20)
+    monkeypatch.setattr(logfile, "TAIL", 1 << 16)
+    strange(
+        "babbling",
+        "import sys",
+        "print('the first words', flush=True)",
+        "for _ in range(16): print('x' * (1 << 20)); print('y' * (1 << 20), file=sys.stderr)",
+        "raise RuntimeError('the last words')",
+    )
+    order = work_off(start("babbling"))
+    assert order.status == "failed"
+    assert order.log_file.stat().st_size < 2 << 20
+    log = order.log_file.read_text()
+    assert log.startswith("the first words")
+    assert "bytes were left out here" in log
+    assert "the last words" in log
+
+
+def test_what_no_database_takes_is_taken_out_of_events(strange, start):
+    strange(
+        "hostile",
+        *TO_THE_PIPE,
+        'head = \'{"attempt": 1, "seq": %d, \'',
+        'forge((head % 3 + \'"type": "progress", "done": NaN, "total": 1e999}\\n\').encode())',
+        'forge((head % 4 + \'"type": "metric", "step": 1, "total": 4, "loss": NaN, "big": 1\' + \'0\' * 400 + \'}\\n\').encode())',
+        'forge((head % 5 + \'"type": "note", "text": "a\\\\u0000b\\\\u001b[31m"}\\n\').encode())',
+        'forge((head % 6 + \'"type": "note", "text": "old", "at": "0001-01-01T00:00:00+14:00"}\\n\').encode())',
+        'forge((head % 7 + \'"type": "note", "text": "\' + \'x\' * 300_000 + \'"}\\n\').encode())',
+        "many = {f'name{number}': 1 for number in range(5000)}",
+        "forge(json.dumps({'attempt': 1, 'seq': 8, 'type': 'metric', 'step': 1, 'total': 4} | many).encode() + b'\\n')",
+        "while job._reporter.seq < 10: job.note('as many as were forged')",
+        "return super().train(config, job)",
+    )
+    order = work_off(start("hostile"))
+    assert (order.status, order.attempt) == ("succeeded", 1)
+    notes = [event.body["text"] for event in events_of(order) if event.type == "note"]
+    assert "ab[31m" in notes
+    assert not any(len(text) > 1000 for text in notes)
+    assert next(event for event in events_of(order) if event.body.get("text") == "old").at.year >= 2024
+    assert len(order.latest) <= MAX_METRICS
+
+
+@pytest.mark.parametrize("folder", ["/etc", "{data}/orders", "{target}/.."])
+def test_a_result_in_a_folder_of_the_process_s_own_choice_is_refused(strange, start, data_folder, folder):
+    strange(
+        "lying",
+        *TO_THE_PIPE,
+        "import pathlib, time",
+        "order = json.loads((job.work.parent / 'order.json').read_text())",
+        f"folder = {folder!r}.format(data={str(data_folder)!r}, target=order['target'])",
+        "result = {'folder': folder, 'sha256': 'a', 'size': 1, 'files': {'../../db.sqlite3': {'sha256': 'a', 'size': 1}}}",
+        "end = {'attempt': 1, 'seq': 99, 'type': 'end', 'status': 'succeeded', 'result': result, 'error': ''}",
+        "forge(json.dumps(end).encode() + b'\\n')",
+        "time.sleep(60)",
+    )
+    order = work_off(start("lying"))
+    assert order.status == "failed"
+    assert "another folder" in order.error
+    assert not Artifact.objects.filter(order=order).exists()
+
+
+def sealed(folder: Path) -> tuple[Path, dict]:
+    (folder / "temp").mkdir()
+    (folder / "temp" / "model.bin").write_bytes(b"weights")
+    target = folder / "target"
+    manifest = commit_folder(folder / "temp", target)
+    return target, {"folder": str(target), "size": manifest["size"], "sha256": manifest["sha256"], "files": manifest["files"]}
+
+
+def test_a_true_result_is_taken_from_what_was_sealed(tmp_path):
+    target, said = sealed(tmp_path)
+    assert checked(said | {"files": {}, "sha256": "", "revision": "7"}, target=target) == said | {"revision": "7"}
+
+
+def test_a_folder_that_is_not_what_was_sealed_is_refused(tmp_path):
+    target, said = sealed(tmp_path)
+    manifest = json.loads((target / "manifest.json").read_text())
+    for name, change in {
+        "a file more": lambda: (target / "more").write_bytes(b"x"),
+        "another size": lambda: (target / "model.bin").write_bytes(b"other weights"),
+        "a link": lambda: ((target / "model.bin").unlink(), (target / "model.bin").symlink_to("/etc/hostname")),
+        "a name in the manifest alone": lambda: (target / "manifest.json").write_text(
+            json.dumps(manifest | {"files": manifest["files"] | {"../../secret_key": {"sha256": "a", "size": 1}}})
+        ),
+        "no manifest": lambda: (target / "manifest.json").unlink(),
+    }.items():
+        change()
+        with pytest.raises((Untrue, ValueError)):
+            checked(said, target=target)
+        for path in target.iterdir():
+            path.unlink()
+        (target / "model.bin").write_bytes(b"weights")
+        (target / "manifest.json").write_text(json.dumps(manifest))
+        assert checked(said, target=target) == said, name
+
+
+def test_a_result_that_cannot_be_recorded_fails_once_and_is_not_tried_again(acme):
+    version = make_version(acme.owner, acme.project, name="Another")
+    Order.objects.filter(pk=version.order_id).update(status=Order.Status.QUEUED)
+    claimed = claim(str(version.order_id), attempt=1, worker="test")
+    Supervisor(claimed).record(status="succeeded", result={"no": "hash"}, error="")
+    claimed.refresh_from_db()
+    assert (claimed.status, claimed.attempt) == ("failed", 1)
+    assert "cannot be recorded (KeyError: 'rows_sha256')" in claimed.error
