@@ -46,6 +46,7 @@ class Visit:
     def _look(self, name: str) -> None:
         self.pictures += 1
         self.page.wait_for_timeout(200)  # colours fade over 150 ms, and axe would measure one half way
+        self.page.evaluate("scrollTo(0, 0)")  # what sticks to the top would else stand in the middle of the picture
         self.page.screenshot(path=self.folder / f"{self.pictures:02}-{name}.png", full_page=True)
         self.mistakes += [f"{name}: {barrier}" for barrier in barriers(self.page)]
 

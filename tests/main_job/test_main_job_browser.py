@@ -82,7 +82,7 @@ def add_the_base_model(visit: Visit) -> None:
 def drop_a_file(visit: Visit, folder: Path) -> None:
     page = visit.page
     path = folder / "support-replies.json"
-    path.write_text(json.dumps([*alpaca_rows(80), {"instruction": "Say nothing.", "input": "", "output": ""}]))
+    path.write_text(json.dumps([*alpaca_rows(80), {"instruction": "Say nothing.", "input": "", "output": ""}], indent=2))
     page.get_by_role("link", name="Home").click()
     page.get_by_role("link", name="Upload a dataset").click()
     visit.look("new-dataset")
@@ -94,7 +94,7 @@ def drop_a_file(visit: Visit, folder: Path) -> None:
     assert [stat(page, name) for name in ("Rows", "To train on", "For validation", "Refused")] == ["80", "76", "4", "1"]
     assert int(stat(page, "Longest")) >= int(stat(page, "95 % up to")) >= int(stat(page, "Half the rows up to")) > 0
     refused = page.get_by_role("region", name="Refused lines")
-    expect(refused).to_contain_text("output is empty, there is nothing to learn.")
+    expect(refused).to_contain_text("Line 402: output is empty, there is nothing to learn.")  # after 80 rows of five lines
     expect(page.get_by_role("article").first).to_contain_text("user")
     visit.look("dataset", everywhere=True)
 
