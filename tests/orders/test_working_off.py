@@ -54,7 +54,9 @@ def test_its_events_are_stored_as_they_were_reported_and_numbered_without_gaps(s
 
 def test_what_the_process_wrote_for_itself_is_cleared_away(start):
     order = work_off(start())
-    assert sorted(path.name for path in order.folder.iterdir()) == ["events.jsonl", "log.txt", "order.json"]
+    names = {path.name for path in order.folder.iterdir()}
+    assert {"events.jsonl", "log.txt", "order.json"} <= names
+    assert not names & {"work", "out"}
 
 
 def test_the_process_is_given_no_secret(strange, start, monkeypatch):
@@ -260,6 +262,6 @@ def test_a_worker_that_is_told_to_end_takes_its_process_along(start, monkeypatch
     finally:
         signal.signal(signal.SIGTERM, before)
     lines = (folder / "events.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["status"] == "stopped"  # it noticed that nobody listens any more
+    assert json.loads(lines[-1])["type"] == "end"  # it noticed that nobody listens any more
     order.refresh_from_db()
     assert (order.status, order.attempt, order.losses) == ("recovering", 2, 0)  # it waits to be taken up again, and nobody is to blame

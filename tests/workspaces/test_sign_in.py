@@ -14,7 +14,8 @@ WRONG = "E-mail or password is not right."
 
 
 @pytest.fixture
-def ana(db):
+def ana(db, settings):
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one takes its time
     return create_workspace(user=User.objects.create_user("ana@example.com", PASSWORD), name="Acme")
 
 
