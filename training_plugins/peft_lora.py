@@ -42,6 +42,7 @@ class PeftLora(TrainingPlugin):
     title = "LoRA (PEFT)"
     method = "lora"
     reads = ("chat", "text")
+    resumes = True
     requires = ("torch", "transformers", "peft", "safetensors")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "Quick try": {"epochs": 1.0, "max_steps": 30, "rank": 8, "alpha": 16.0},
@@ -117,6 +118,7 @@ class PeftLora(TrainingPlugin):
             arithmetic=arithmetic,
             optimizer=torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True),
             save_weights=lambda folder: save_adapter(model, folder, base_name=job.model.name),
+            load_weights=lambda folder: load_adapter(model, folder),
         )
         job.raise_if_stopped()
         outcome = Loop(learner, config, job, train=train, validation=validation).run()
@@ -142,6 +144,17 @@ def save_adapter(model: Any, folder: Path, *, base_name: str) -> None:
     settings = {name: _plain(known[name]) for name in SETTINGS if name in known}
     settings |= {"base_model_name_or_path": base_name, "inference_mode": True}
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Puts the weights of `save_adapter` back into the same adapter."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    if tensors.keys() != get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+        raise RuntimeError("the saved adapter has other layers than this one")
+    set_peft_model_state_dict(model, tensors)
 
 
 def model_card(config: LoraConfig, job: Job, outcome: Any) -> str:
@@ -195,8 +208,9 @@ def _row_issues(config: LoraConfig, base: ModelFacts, data: DatasetFacts) -> lis
         issues.append(_error("max_length", f"{_spaced(config.max_length)} is more than this model's {_spaced(base.context_length)}."))
     elif data.tokens and data.tokens.p95 > config.max_length:
         longest = _spaced(data.tokens.longest)
+        limit = _spaced(config.max_length)
         issues.append(
-            _warning("max_length", f"More than one row in twenty is longer than this and will be cut. The longest has {longest} tokens.")
+            _warning("max_length", f"More than one row in twenty is longer than {limit} tokens and will be cut. The longest has {longest}.")
         )
     if data.validation == 0:
         issues.append(Issue(level="note", message="There are no validation rows, so nothing will show when it starts to learn by heart."))

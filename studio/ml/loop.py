@@ -1,13 +1,15 @@
-"""The one training loop: batches, schedule, steps, evaluations, samples, checkpoints, stop. A plugin brings model and optimizer.
+"""The one training loop: batches, schedule, steps, evaluations, samples, checkpoints, stop, resume. A plugin brings model and optimizer.
 
 What is trained, and what the result looks like, is the plugin's; the loop knows neither adapters nor files.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +17,10 @@ import psutil
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from studio.checkpoints import save_state, states, step_of
 from studio.errors import UserError
 from studio.ml.batches import TokenRow, spread, step_batches, token_row
-from studio.ml.checkpoints import Checkpoints
+from studio.ml.checkpoints import RandomNumbers, machine, origin, read_optimizer, refuse_other_origin, write_optimizer
 from studio.ml.generating import answer
 from studio.ml.loading import Arithmetic, choose_reader
 from studio.ml.loss import summed_loss
@@ -42,6 +45,8 @@ class Learner:
     """Over the trained parameters; each group's learning rate is its highest."""
     save_weights: Callable[[Path], None]
     """Writes what was learnt into a folder, as safetensors and JSON."""
+    load_weights: Callable[[Path], None]
+    """Reads back into the model what `save_weights` wrote, bit by bit."""
 
     @property
     def causal(self) -> Any:
@@ -115,8 +120,11 @@ class Loop:
         self.save_every = config.save_every or self.evaluate_every
         self.arithmetic = learner.arithmetic
         self.reader = choose_reader(learner.causal, arithmetic=self.arithmetic)
-        self.checkpoints = Checkpoints(job.work / "checkpoints", save_weights=learner.save_weights, optimizer=learner.optimizer)
+        self.origin = origin(config, base=job.base, layout=self.reader.layout, rows=[*train, *validation])
+        self.machine = machine(device=self.arithmetic.device, bf16=self.arithmetic.bf16)
         self.outcome = Outcome()
+        self.saved_at = self.looked_at = -1
+        """Steps of the last state, and of the last look at the validation rows that was not cut short."""
         self.highest = [float(group["lr"]) for group in learner.optimizer.param_groups]
         if len(self.validation) < len(validation):
             job.note(f"{len(self.validation)} of {len(validation)} validation rows are looked at, evenly spread.")
@@ -124,7 +132,10 @@ class Loop:
             job.note("This model family needs padded batches, which are slower than rows laid end to end.")
 
     def run(self) -> Outcome:
-        """Trains until the last step or a stop. Raises Stopped where nothing was learnt yet, UserError where loss or memory broke."""
+        """Trains until the last step or a stop, from `job.resume` on where there is one.
+
+        Raises Stopped at a pause and where nothing was learnt yet, UserError where loss or memory broke or the state is another run's.
+        """
         try:
             return self._train()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -134,16 +145,47 @@ class Loop:
 
     def _train(self) -> Outcome:
         self.learner.model.train()
-        self._evaluate()
+        if self.job.resume:
+            self._take_up(self.job.resume)
+        if self._look_is_due():
+            self._evaluate()
         self.job.phase("training", f"{self.total} steps")
-        for batches in self._batches():
+        for batches in islice(self._batches(), self.outcome.steps, self.total):
             if self.job.stopping() or not self._step(batches):
                 return self._stopped()
             self._after_step()
-            if self.outcome.steps == self.total:
-                break
-        self.outcome.stopped = self.job.stopping()
-        return self.outcome
+        return self._stopped() if self.job.stopping() else self.outcome
+
+    def _take_up(self, folder: Path) -> None:
+        """Everything as it was when the state was saved, so that the next step is the one that would have followed."""
+        saved = json.loads((folder / "state.json").read_bytes())
+        refuse_other_origin(saved["origin"], self.origin, step=saved["progress"]["steps"])
+        if saved["machine"] != self.machine:
+            was = ", ".join(f"{name} {value}" for name, value in saved["machine"].items() if value != self.machine[name])
+            self.job.note(f"The steps before this were made with {was}. From here on, losses may differ in their last digits.")
+        self.learner.load_weights(folder)
+        read_optimizer(self.learner.optimizer, folder)
+        looks = {int(step): loss for step, loss in saved["progress"].pop("validation_losses").items()}
+        self.outcome = Outcome(**saved["progress"], validation_losses=looks)
+        self.saved_at, self.looked_at = self.outcome.steps, saved["looked_at"]
+        RandomNumbers.read(folder).restore()
+
+    def _save(self) -> None:
+        """A state of this very step, which is not saved twice."""
+        step = self.outcome.steps
+        if self.saved_at == step:
+            return
+        state = {"progress": asdict(self.outcome), "looked_at": self.looked_at, "origin": self.origin, "machine": self.machine}
+
+        def write(folder: Path) -> None:
+            self.learner.save_weights(folder)
+            write_optimizer(self.learner.optimizer, folder)
+            RandomNumbers.now().write(folder)
+            (folder / "state.json").write_text(json.dumps(state))
+
+        folder = save_state(self.job.checkpoints, step=step, write=write, validation_loss=self.outcome.validation_losses.get(step))
+        self.saved_at = step
+        self.job.checkpoint(step=step, folder=folder)
 
     def _batches(self) -> Iterator[list[list[int]]]:
         return step_batches(
@@ -155,12 +197,13 @@ class Loop:
         )
 
     def _step(self, batches: list[list[int]]) -> bool:
-        """One step of the optimizer; False where a stop came in its middle, which leaves the weights as they were."""
-        started = time.perf_counter()
+        """One step of the optimizer; False where a stop came in its middle, which leaves everything as it was before."""
+        started, before = time.perf_counter(), RandomNumbers.now()
         targets = sum(self.train[number].targets for batch in batches for number in batch)
         loss, tokens = 0.0, 0
         for numbers in batches:
             if self.job.stopping():
+                before.restore()  # dropout may have drawn already
                 return False
             batch = self.reader.batch([self.train[number] for number in numbers])
             with self.arithmetic.autocast():
@@ -207,14 +250,16 @@ class Loop:
     def _after_step(self) -> None:
         step = self.outcome.steps
         last = step == self.total
-        if last or step % self.evaluate_every == 0:
+        if self._look_is_due():
             self._evaluate()
             if not last and not self.job.stopping():
                 self.job.phase("training", f"{self.total} steps")
         if step % self.save_every == 0 and not last and not self.job.stopping():
-            state = {"tokens": self.outcome.tokens, "total": self.total, "losses": self.outcome.losses}
-            folder = self.checkpoints.save(step=step, validation_loss=self.outcome.validation_losses.get(step), state=state)
-            self.job.checkpoint(step=step, folder=folder)
+            self._save()
+
+    def _look_is_due(self) -> bool:
+        step = self.outcome.steps
+        return self.looked_at != step and (step % self.evaluate_every == 0 or step == self.total)
 
     def _evaluate(self) -> None:
         if not self.validation and not self.job.prompts:
@@ -237,6 +282,8 @@ class Loop:
                 if self.job.stopping():
                     return
                 self.job.sample(step=step, prompt=prompt, answer=said)
+        if not self.job.stopping():
+            self.looked_at = step
 
     def _validation_loss(self) -> float | None:
         """Mean loss per supervised token, or None where there are no rows or a stop came first."""
@@ -265,12 +312,16 @@ class Loop:
         self.learner.optimizer.zero_grad(set_to_none=True)
         if self.outcome.steps == 0:
             raise Stopped
+        if self.job.pausing():
+            self.job.phase("saving", "Saving the state to go on from")
+            self._save()
+            raise Stopped
         self.outcome.stopped = True
         return self.outcome
 
     def _broken(self, what: str) -> UserError:
-        last = self.checkpoints.last_step
-        kept = f"The checkpoint of step {last} is kept." if last else "There was no checkpoint yet."
+        there = states(self.job.checkpoints)
+        kept = f"The checkpoint of step {step_of(there[-1])} is kept." if there else "There was no checkpoint yet."
         lower = self.config.learning_rate / 5
         return UserError(
             f"The {what} was no longer a number at step {self.outcome.steps + 1}: the learning rate of {self.config.learning_rate:g} is "

@@ -38,6 +38,7 @@ class RecordingJob(Job):
         self, folder: Path, base: Path, rows: list[dict[str, Any]], *, validation: int = 4, prompts: tuple[str, ...] = ("Hello!",)
     ):
         self.work, self.out, self.base = folder / "work", folder / "out", base
+        self.checkpoints = self.work / "checkpoints"
         self.work.mkdir(parents=True)
         self.out.mkdir()
         self._rows = {"train": rows[validation:], "validation": rows[:validation]}
@@ -199,8 +200,9 @@ def test_checkpoints_are_sealed_and_the_last_two_and_the_best_are_kept(train):
     best = min(looks, key=looks.__getitem__)
     assert [int(folder.name.removeprefix("step-")) for folder in folders] == sorted({best, 6, 7})
     files = read_manifest(folders[-1])["files"]
-    assert set(files) == {"adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "random.safetensors", "state.json"}
-    assert json.loads((folders[-1] / "state.json").read_text())["step"] == 7
+    random = {"random.json", "random.safetensors"}
+    assert set(files) == random | {"adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "state.json"}
+    assert json.loads((folders[-1] / "state.json").read_text())["progress"]["steps"] == 7
 
 
 def test_a_stop_keeps_what_was_learnt(train):
