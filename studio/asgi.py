@@ -1,4 +1,4 @@
-"""The web process: pages and API by Django, live events by Channels. Nothing answers to a foreign origin."""
+"""The web process: pages and API by Django, live events by Channels. No socket answers to a foreign origin."""
 
 import os
 
@@ -13,7 +13,8 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 
 from studio.sockets import websocket_urlpatterns
+from studio.workspaces.intake import Intake
 
 application = ProtocolTypeRouter(
-    {"http": http, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))}
+    {"http": Intake(http), "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))}
 )

@@ -8,7 +8,6 @@ import json
 import logging
 import re
 from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -17,12 +16,10 @@ import redis.asyncio
 from asgiref.sync import sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
-from django.contrib.auth import get_user
-from django.contrib.sessions.backends.db import SessionStore
 
 from studio.orders.models import Event, Order
 from studio.orders.services import DOORBELL
-from studio.workspaces.middleware import member_by_session
+from studio.workspaces.middleware import member_by_cookie
 from studio.workspaces.models import Member
 
 log = logging.getLogger("studio.orders")
@@ -127,8 +124,7 @@ class OrderConsumer(AsyncWebsocketConsumer):
 
     def member(self) -> Member | None:
         """Who watches. Read anew each time: since the socket opened they may have signed out or changed their password."""
-        session = SessionStore(self.scope["session"].session_key)
-        return member_by_session(get_user(SimpleNamespace(session=session)), session)  # type: ignore[arg-type]
+        return member_by_cookie(self.scope["session"].session_key)
 
     def find(self) -> UUID | None:
         """The order's id where this member may watch it."""

@@ -61,9 +61,12 @@ def environment(place: Place) -> dict[str, str]:
 
 
 def web(place: Place) -> Program:
-    options = ["--lifespan", "off", "--ws", "websockets-sansio", "--log-level", "warning", "--timeout-graceful-shutdown", "3"]
+    options = ["--lifespan", "off", "--log-level", "warning", "--timeout-graceful-shutdown", "3"]
+    options += ["--ws", "websockets-sansio", "--ws-max-size", "65536"]  # bytes; browsers send nothing through it
     command = python("uvicorn", "studio.asgi:application", "--fd", str(place.listener), *options)
-    return Program("web", command, grace=6, orphaned=signal.SIGTERM, keeps=(place.listener,))
+    # Uploads pass through it; the system's own folder for temporary files is often small, or even in memory.
+    temporary = {"TMPDIR": str(place.data_dir / "tmp")}
+    return Program("web", command, env=temporary, grace=6, orphaned=signal.SIGTERM, keeps=(place.listener,))
 
 
 def rounds() -> Program:

@@ -1,8 +1,11 @@
 """Answers "who are you" and "may you be here" before any view runs, and turns a UserError into a page."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+from django.contrib.auth import get_user
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.multipartparser import MultiPartParserError
@@ -68,6 +71,12 @@ def member_by_session(user: Any, session: Any) -> Member | None:
     memberships = Member.objects.filter(user=user.pk).select_related("user", "workspace")
     chosen = session.get("workspace")
     return (memberships.filter(workspace=chosen).first() if chosen else None) or memberships.order_by("created_at").first()
+
+
+def member_by_cookie(session_key: str | None) -> Member | None:
+    """As `member_by_session`, for those who stand outside Django's middleware: sockets, and the door for uploads."""
+    session = SessionStore(session_key)
+    return member_by_session(get_user(SimpleNamespace(session=session)), session)  # type: ignore[arg-type]
 
 
 class MemberMiddleware:
