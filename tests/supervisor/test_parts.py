@@ -30,9 +30,12 @@ def test_names_are_coloured_on_a_terminal_only() -> None:
 def test_a_log_whose_terminal_is_gone_goes_on() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    log = Log(os.fdopen(writing, "w"))
+    terminal = os.fdopen(writing, "w")
+    log = Log(terminal)
     log.line("web", "one")
     log.line("web", "two")
+    with pytest.raises(BrokenPipeError):
+        terminal.close()
 
 
 @pytest.mark.parametrize(
