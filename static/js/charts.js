@@ -24,6 +24,7 @@ const CHARTS = [
     { key: "memory", name: "memory", colour: "--hue-1", format: bytes, scale: "memory" },
   ] },
 ];
+const WHOLE = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((power) => [power, 2 * power, 5 * power]);
 const METHODS = { lora: "--lora-indigo", full: "--full-orange" };
 
 export function mountCharts(root, { onCursor = () => {} } = {}) {
@@ -131,7 +132,7 @@ class Chart {
       },
       scales: { x: { time: false }, memory: { range: upTo(1.2) }, ...(spec.fromZero && { y: { range: upTo(1.6) } }) },
       axes: [
-        axis(palette, { values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")), size: 26 }),
+        axis(palette, { values: (plot, ticks) => ticks.map(count), incrs: WHOLE, size: 26 }),
         axis(palette, { values: (plot, ticks) => (spec.lines[0].format ? ticks.map(spec.lines[0].format) : distinct(ticks)), size: 48 }),
         ...(right ? [axis(palette, { scale: "memory", side: 1, values: (plot, ticks) => ticks.map(bytes), size: 56, grid: { show: false } })] : []),
       ],

@@ -1,4 +1,4 @@
-// Figures as people read them: 1.48, 2.0e-4, 98 MB, 1,200, 11 min. The exact value stays in titles and tables.
+// Figures as people read them: 1.48, 0.0002, 98 MB, 1,200, 11 min. The exact value stays in titles and tables.
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 export const count = (value) => (value == null ? "–" : whole.format(value));
@@ -11,7 +11,7 @@ export function figure(value) {
   if (size >= 100) return value.toFixed(0);
   if (size >= 10) return value.toFixed(1);
   if (size >= 0.01) return value.toFixed(size < 1 ? 3 : 2);
-  return value.toExponential(1);
+  return size >= 1e-5 ? String(Number(value.toPrecision(3))) : value.toExponential(1);
 }
 
 export function bytes(value) {

@@ -14,7 +14,7 @@ function relative(seconds, at) {
   if (Math.abs(seconds) < 45) return "just now";
   if (Math.abs(seconds) > 30 * 86_400) return at.toLocaleDateString("en", { day: "numeric", month: "short", year: "numeric" });
   const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? ["minute", 60];
-  return words.format(Math.round(seconds / size), unit);
+  return words.format(Math.round(seconds / size), unit).replace(".", "");
 }
 
 /** 42 s, 11 min, 2 h 5 min. */

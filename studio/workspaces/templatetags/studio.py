@@ -7,6 +7,8 @@ from typing import Any
 from django import template
 from django.utils.html import format_html
 
+from studio.training.form import as_text, plain_float
+
 register = template.Library()
 
 
@@ -46,14 +48,29 @@ def duration(value: Any) -> str:
 
 
 @register.filter
+def span(value: Any) -> str:
+    """A training.Span of seconds: 36 s – 2 min, or about 2 min where both ends read alike."""
+    low, high = duration(value.low), duration(value.high)
+    return f"about {low}" if low == high else f"{low} – {high}"
+
+
+@register.filter
 def number(value: Any) -> str:
-    """1.48, 0.0002, 2e-5: enough digits to compare, no more."""
+    """1.48, 0.991, 0.0002, 2e-06: enough digits to compare, no more; the scripts' `figure` does the same."""
     if value is None or value == "":
         return "–"
     amount = float(value)
-    if amount and abs(amount) < 1e-3:
-        return f"{amount:.2g}"
-    return f"{amount:,.3f}".rstrip("0").rstrip(".") if abs(amount) < 100 else f"{amount:,.0f}"
+    size = abs(amount)
+    for limit, digits in ((100, 0), (10, 1), (1, 2), (0.01, 3)):
+        if size >= limit:
+            return f"{amount:,.{digits}f}"
+    return plain_float(float(f"{amount:.3g}")) if size >= 1e-5 or not size else f"{amount:.2g}"
+
+
+@register.filter
+def typed(value: Any) -> str:
+    """A setting's value as a person would type it."""
+    return as_text(value)
 
 
 @register.filter
