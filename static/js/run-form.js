@@ -13,23 +13,34 @@ function applyPreset(button) {
 
 function changeMethod() {
   const kept = new URLSearchParams();
-  for (const name of ["project", "dataset_version", "base_model", "plugin", "name"]) kept.set(name, new FormData(form).get(name) ?? "");
+  for (const name of ["project", "dataset_version", "base_model", "plugin", "name", "prompts"]) kept.set(name, new FormData(form).get(name) ?? "");
   location.assign(`${form.getAttribute("action")}?${kept}`);
 }
 
-function placeErrors() {
-  const errors = new Map([...document.querySelectorAll("#estimate [data-error-for]")].map((line) => [line.dataset.errorFor, line.textContent]));
+/** What the server said of each field, beside the field; Start waits until nothing speaks against it. */
+function placeWords() {
+  const estimate = document.getElementById("estimate");
+  const errors = new Map([...estimate.querySelectorAll("[data-error-for]")].map((line) => [line.dataset.errorFor, line.textContent]));
+  const warnings = new Map([...estimate.querySelectorAll("[data-warns] .words")].map((line) => [line.closest("[data-warns]").dataset.warns, line.textContent]));
   for (const field of form.querySelectorAll("[data-field]")) {
-    const text = errors.get(field.dataset.field) ?? "";
-    const place = field.querySelector("[data-error]");
-    if (!place) continue;
-    place.hidden = !text;
-    place.querySelector("span").textContent = text;
-    field.classList.toggle("invalid", Boolean(text));
-    field.querySelector(".control")?.toggleAttribute("aria-invalid", Boolean(text));
-    if (text) field.closest("details")?.setAttribute("open", "");
+    const name = field.dataset.field;
+    const error = errors.get(name) ?? "";
+    place(field.querySelector("[data-error]"), error);
+    place(field.querySelector("[data-warning]"), error ? "" : warnings.get(name) ?? "");
+    field.classList.toggle("invalid", Boolean(error));
+    field.classList.toggle("changed", Boolean(estimate.querySelector(`[data-changed="${name}"]`)));
+    const control = field.querySelector(".control");
+    if (error) control?.setAttribute("aria-invalid", "true");
+    else control?.removeAttribute("aria-invalid");
+    if (error) field.closest("details")?.setAttribute("open", "");
   }
-  document.getElementById("start").disabled = errors.size > 0;
+  document.getElementById("start").disabled = errors.size > 0 || estimate.querySelector("[data-blocks]") !== null;
+}
+
+function place(line, text) {
+  if (!line) return;
+  line.hidden = !text;
+  line.querySelector("span").textContent = text;
 }
 
 if (form) {
@@ -38,5 +49,6 @@ if (form) {
     if (button) applyPreset(button);
   });
   form.addEventListener("change", (event) => event.target.name === "plugin" && changeMethod());
-  document.addEventListener("htmx:after:swap", placeErrors);
+  document.addEventListener("htmx:after:swap", placeWords);
+  placeWords();
 }

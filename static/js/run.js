@@ -1,5 +1,5 @@
 // A run page while it lives: takes the stored events from #run-events, then each new one from the socket, once and in order.
-// <div data-run data-run-id data-after data-live data-started>; parts that the page has are filled, others are passed over.
+// <div data-run data-run-id data-after data-live>; parts that the page has are filled, others are passed over.
 import { mountCharts } from "./charts.js";
 import { bytes, count, figure } from "./format.js";
 import { followLog } from "./log.js";
@@ -84,6 +84,7 @@ class RunPage {
     this.pace.push({ step, at: Date.parse(at), attempt });
     if (this.pace.length > WINDOW) this.pace.shift();
     for (const [name, value] of Object.entries(event)) if (Number.isFinite(value)) this.latest[name] = value;
+    this.root.querySelector("[data-run-figures]")?.removeAttribute("hidden");
     this.peak = Math.max(this.peak ?? 0, event.memory ?? 0);
     this.steps = { step, total };
     if (Number.isFinite(event.validation_loss)) this.mark("evaluation", step, total);
@@ -161,8 +162,9 @@ class RunPage {
       step: this.steps && `${count(this.steps.step)} / ${count(this.steps.total)}`, loss: figure(latest.loss), validation_loss: figure(latest.validation_loss),
       learning_rate: figure(latest.learning_rate), grad_norm: figure(latest.grad_norm), tokens_per_second: count(latest.tokens_per_second),
       tokens: count(latest.tokens), epoch: latest.epoch == null ? "–" : latest.epoch.toFixed(2), memory: bytes(this.peak || null),
-      left: this.live ? (this.left === null ? "–" : span(this.left)) : "–",
+      time: this.live ? (this.left === null ? "–" : span(this.left)) : (this.took ?? "–"), took: this.took ?? "–", done: this.steps && count(this.steps.step),
     };
+    this.root.querySelector('[data-run-stat="time"]')?.closest(".stat").querySelector("dt").replaceChildren(this.live ? "Time left" : "Took");
     for (const place of this.root.querySelectorAll("[data-run-stat]")) {
       const text = stats[place.dataset.runStat] ?? "–";
       if (place.textContent !== text) place.textContent = text;
@@ -171,17 +173,24 @@ class RunPage {
     this.showMemory();
   }
 
+  /** How long it has worked, in words. */
+  get took() {
+    const started = Date.parse(document.getElementById("live")?.dataset.started);
+    return started ? span(((this.ended?.at ?? Date.now()) - started) / 1000) : null;
+  }
+
   sentence() {
     const { latest, steps, now } = this;
     const loss = latest.loss == null ? "" : `loss ${figure(latest.loss)}`;
     if (this.ended) {
-      const where = steps ? `step ${count(steps.step)} of ${count(steps.total)}` : "";
-      const took = this.root.dataset.started ? ` in ${span((this.ended.at - Date.parse(this.root.dataset.started)) / 1000)}` : "";
+      const where = steps ? ` at step ${count(steps.step)} of ${count(steps.total)}` : "";
+      const took = this.took ? ` in ${this.took}` : "";
       const validation = latest.validation_loss == null ? "" : `validation loss ${figure(latest.validation_loss)}`;
       if (this.ended.status === "succeeded") return join(`Done${took}`, steps && `${count(steps.step)} steps`, loss, validation);
-      return this.ended.status === "stopped" ? join("Stopped", where && `at ${where}`, loss, validation) : join("Failed", where && `at ${where}`);
+      const after = this.took && steps ? `after ${this.took}` : "";
+      return this.ended.status === "stopped" ? join(`Stopped${where}`, after, loss, validation) : join(`Failed${where}`, after);
     }
-    if (!now) return null;
+    if (!now) return document.getElementById("live")?.dataset.waiting;
     const part = this.share === null || this.share === undefined ? "" : `${Math.round(this.share * 100)} %`;
     if (!steps || (now.name !== "training" && now.name !== "evaluating")) return join(now.text || PHASES[now.name], part);
     const trend = this.charts?.series.trend();

@@ -29,6 +29,7 @@ export class Samples {
     this.bySteps = new Map([...this.bySteps].sort(([a], [b]) => a - b));
     this.box.hidden = false;
     this.range.max = this.bySteps.size - 1;
+    this.range.hidden = this.bySteps.size < 2; // nothing to choose from yet
     if (this.following) this.chosen = this.steps.at(-1);
     this.draw(this.chosen);
   }

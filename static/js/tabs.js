@@ -16,6 +16,13 @@ export function tabs() {
     all[at].click();
     event.preventDefault();
   });
+  window.addEventListener("hashchange", () => {
+    const tab = location.hash && document.querySelector(`[role="tab"][aria-controls="${CSS.escape(location.hash.slice(1))}"]`);
+    if (!tab) return;
+    show(tab);
+    tab.scrollIntoView({ block: "center" });
+    tab.focus({ preventScroll: true });
+  });
   for (const list of document.querySelectorAll('[role="tablist"]')) {
     const named = location.hash && list.querySelector(`[aria-controls="${CSS.escape(location.hash.slice(1))}"]`);
     show(named || list.querySelector('[aria-selected="true"]') || list.querySelector('[role="tab"]'));

@@ -1,5 +1,6 @@
 """What a new run can be made of: the versions, base models and plugins that one may choose from."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,17 @@ from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.runs import services
+from studio.runs.models import Run
 from studio.runs.services import Forecast
 from studio.training.form import FormField, as_text, form_fields, parse_form
-from studio.training.registry import load_plugins
+from studio.training.registry import Loaded, load_plugins
 from studio.workspaces.models import Project
 
 DEFAULT_PLUGIN = "peft_lora"
+LABELS = {"dataset_version": "Dataset", "base_model": "Base model", "plugin": "Way to train", "name": "Name"}
+"""Of the fields that are no settings."""
+NUMBERED = re.compile(r"Run \d+")
+"""A name that the studio gave, and gives anew."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +52,22 @@ class RunForm:
     prompts: str = ""
 
     @classmethod
-    def read(cls, request: HttpRequest, project: Project) -> "RunForm":
-        sent = request.POST if request.method == "POST" else request.GET
+    def read(cls, request: HttpRequest, project: Project, *, like: Run | None = None) -> "RunForm":
+        """The form as it was sent; opened for the first time, as the address says or as the run `like` was."""
+        sent = request.POST if request.method == "POST" else filled_like(like) if like else request.GET
         seen = DatasetVersion.objects.for_action(request, "dataset.view").filter(dataset__project=project, facts__isnull=False)
         versions = list(seen.select_related("dataset").order_by("-created_at"))
         models = list(BaseModel.objects.for_action(request, "base_model.view").filter(facts__isnull=False).order_by("-created_at"))
         plugins = load_plugins()
         wanted = sent.get("plugin", "")
+        name = wanted if wanted in plugins else DEFAULT_PLUGIN if DEFAULT_PLUGIN in plugins else next(iter(plugins))
         return cls(
             project=project,
             versions=versions,
             models=models,
-            version=next((v for v in versions if str(v.pk) == sent.get("dataset_version")), versions[0] if versions else None),
+            version=next((v for v in versions if str(v.pk) == sent.get("dataset_version")), newest_fitting(versions, plugins[name])),
             model=next((m for m in models if str(m.pk) == sent.get("base_model")), models[0] if models else None),
-            plugin_name=wanted if wanted in plugins else DEFAULT_PLUGIN if DEFAULT_PLUGIN in plugins else next(iter(plugins)),
+            plugin_name=name,
             typed={key.removeprefix("set_"): str(value) for key, value in sent.items() if key.startswith("set_")},
             name=sent.get("name", ""),
             prompts=sent.get("prompts", ""),
@@ -100,19 +108,42 @@ class RunForm:
         errors |= refused.fields if refused else {}
         warnings = {issue.field: issue.message for issue in issues if issue.level == "warning" and issue.field}
         fields = self.drawn(errors, warnings)
+        labels = LABELS | {drawn.field.name: drawn.field.label for drawn in fields}
         return {
             "form": self,
             "basic": [drawn for drawn in fields if not drawn.field.advanced],
             "advanced": [drawn for drawn in fields if drawn.field.advanced],
             "changed": [drawn for drawn in fields if drawn.is_changed],
-            "errors": errors,
+            "errors": [{"field": name, "label": labels.get(name, ""), "message": text} for name, text in errors.items()],
+            "error_of": errors,
             "refused": refused,
-            "issues": [issue for issue in issues if not issue.field or issue.level != "error"],
+            "issues": [
+                {"level": issue.level, "field": issue.field, "label": labels.get(issue.field, ""), "message": issue.message}
+                for issue in issues
+                if not issue.field or issue.level != "error"
+            ],
             "outlook": outlook,
             "estimate": outlook.estimate if outlook else None,
             "parts": parts(outlook),
             "presets": {name: {key: as_text(value) for key, value in preset.items()} for name, preset in self.plugin.presets.items()},
         }
+
+
+def newest_fitting(versions: list[DatasetVersion], loaded: Loaded) -> DatasetVersion | None:
+    """The newest version that the plugin learns from; where there is none, the newest."""
+    reads = loaded.plugin.reads if loaded.plugin else ()
+    return next((version for version in versions if version.facts and version.facts["shape"] in reads), versions[0] if versions else None)
+
+
+def filled_like(run: Run) -> dict[str, str]:
+    """What somebody would have typed to start a run again: a name of its own, all else as it was."""
+    return {
+        "plugin": run.plugin,
+        "dataset_version": str(run.dataset_version_id),
+        "base_model": str(run.base_model_id),
+        "name": "" if NUMBERED.fullmatch(run.name) else run.name if run.name.endswith("(copy)") else f"{run.name} (copy)"[:120],
+        "prompts": "" if run.prompts == services.PROMPTS else "\n".join(run.prompts),
+    } | {f"set_{name}": as_text(value) for name, value in run.config.items()}
 
 
 def parts(outlook: Forecast | None) -> list[dict[str, Any]]:

@@ -1,14 +1,16 @@
 """Home, a project, and runs from the form to the result."""
 
 import inspect
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 
-from studio.artifacts.models import Artifact, Build
-from studio.artifacts.services import QUANTIZATIONS
+from studio.artifacts.models import Artifact
 from studio.basemodels import services as base_services
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import Dataset
@@ -25,6 +27,10 @@ from studio.training.registry import load_plugins
 from studio.workspaces.models import Client, Project
 
 LOG_PIECE = 64 << 10
+SPARK = 48
+"""Losses in the small line beside a run."""
+NEEDED = timedelta(days=7)
+"""How long a failed run asks for somebody on the home page."""
 POINTS = 2000
 """Metric events that a page is sent at once; longer runs are thinned out evenly."""
 
@@ -32,27 +38,34 @@ POINTS = 2000
 def home(request: HttpRequest) -> HttpResponse:
     """What is running now, what needs me, what was done lately; for a newcomer, the next step."""
     runs = Run.objects.for_action(request, "run.view").select_related("order", "project__client", "base_model")
-    orders = Order.objects.for_action(request, "run.view")
     projects = Project.objects.for_action(request, "project.view").select_related("client")
     models = BaseModel.objects.for_action(request, "base_model.view")
-    failed = runs.filter(order__status=Order.Status.FAILED)[:5]
+    failed = runs.filter(order__status=Order.Status.FAILED, order__ended_at__gte=timezone.now() - NEEDED)[:5]
     context = {
         "section": "home",
-        "live": runs.filter(order__status__in=Order.LIVE),
-        "imports": models.filter(order__status__in=Order.LIVE).select_related("order"),
+        "live": with_points(runs.filter(order__status__in=Order.LIVE)[:20]),
         "failed": failed,
-        "recent": runs.exclude(order__status__in=Order.LIVE)[:8],
+        "recent": runs.exclude(order__status__in=Order.LIVE).exclude(pk__in=[run.pk for run in failed])[:8],
         "projects": projects[:12],
         "has_model": models.filter(facts__isnull=False).exists(),
         "coming_model": models.filter(facts__isnull=True, order__status__in=Order.LIVE).first(),
         "offered": base_services.PACKAGES,
         "has_dataset": Dataset.objects.for_action(request, "dataset.view").exists(),
         "has_run": runs.exists(),
-        "artifacts": Artifact.objects.for_action(request, "artifact.view").select_related("project__client")[:5],
         "workers": [slot for slot in Slot.objects.all() if slot.is_alive],
-        "busy": orders.filter(status__in=Order.ACTIVE).count(),
     }
     return render(request, "runs/home.html", context)
+
+
+def with_points(runs: Iterable[Run]) -> list[Run]:
+    """The runs, each with the newest losses of its order as `points`, for a line in its row."""
+    found = list(runs)
+    for run in found:
+        newest = Event.objects.filter(order=run.order_id, attempt=run.order.attempt, type="metric", body__has_key="loss").order_by("-seq")[
+            :SPARK
+        ]
+        run.points = ",".join(str(event.body["loss"]) for event in reversed(newest))  # type: ignore[attr-defined]
+    return found
 
 
 def project(request: HttpRequest, pk: str) -> HttpResponse:
@@ -94,13 +107,16 @@ def runs(request: HttpRequest) -> HttpResponse:
 def new(request: HttpRequest) -> HttpResponse:
     """What to learn from, what to start from, how: and what it will take."""
     projects = Project.objects.for_action(request, "run.create").select_related("client")
-    wanted = request.POST.get("project") or request.GET.get("project")
+    like = None
+    if "from" in request.GET:
+        like = Run.objects.for_action(request, "run.view").named(request.GET["from"])
+    wanted = request.POST.get("project") or (str(like.project_id) if like else request.GET.get("project"))
     if wanted is None:
         only = projects[:2]
         if len(only) == 1:
             return redirect(f"{request.path}?project={only[0].pk}")
         return render(request, "runs/choose_project.html", {"section": "runs", "projects": projects})
-    form = RunForm.read(request, project_of(request, "run.create", wanted))
+    form = RunForm.read(request, project_of(request, "run.create", wanted), like=like)
     refused = None
     if request.method == "POST":
         try:
@@ -109,7 +125,8 @@ def new(request: HttpRequest) -> HttpResponse:
             refused = error
         else:
             return redirect("runs:detail", pk=run.pk)
-    return render(request, "runs/new.html", {"section": "runs"} | form.context(refused), status=422 if refused else 200)
+    context = {"section": "runs", "like": like} | form.context(refused)
+    return render(request, "runs/new.html", context, status=422 if refused else 200)
 
 
 def start(request: HttpRequest, form: RunForm) -> Run:
@@ -152,8 +169,7 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
         "predicted": predicted,
         "parts": parts(Forecast([], predicted)),
         "settings": changed_settings(run),
-        "quantizations": QUANTIZATIONS,
-        "builds": Build.objects.for_action(request, "build.view").filter(source__order=run.order).select_related("order"),
+        "worker_there": services.training_host() is not None,
     }
     if request.headers.get("HX-Request") and request.GET.get("part") == "live":
         return render(request, "runs/detail.html#live", context)
@@ -181,6 +197,7 @@ def changed_settings(run: Run) -> list[dict[str, Any]]:
                 "name": field.label if field else name,
                 "value": value,
                 "changed": bool(field and field.default != value),
+                "default": field.text if field else "",
                 "help": field.help if field else "",
             }
         )
@@ -221,6 +238,28 @@ def stop(request: HttpRequest, pk: str) -> HttpResponse:
     return redirect("runs:detail", pk=run.pk)
 
 
+def pause(request: HttpRequest, pk: str) -> HttpResponse:
+    run = get_object_or_404(Run.objects.for_action(request, "run.pause").select_related("order"), pk=pk)
+    try:
+        services.pause_run(request.member, run)  # type: ignore[attr-defined]
+    except UserError as error:
+        messages.info(request, error.message)
+    else:
+        messages.success(request, "Pausing. The worker is free once the state is saved.")
+    return redirect("runs:detail", pk=run.pk)
+
+
+def resume(request: HttpRequest, pk: str) -> HttpResponse:
+    run = get_object_or_404(Run.objects.for_action(request, "run.resume").select_related("order"), pk=pk)
+    try:
+        services.resume_run(request.member, run)  # type: ignore[attr-defined]
+    except UserError as error:
+        messages.info(request, error.message)
+    else:
+        messages.success(request, "Resumed. It goes on as soon as a worker is free.")
+    return redirect("runs:detail", pk=run.pk)
+
+
 def plugins(request: HttpRequest) -> HttpResponse:
     return render(request, "runs/plugins.html", {"section": "plugins", "plugins": list(load_plugins().values())})
 
@@ -236,8 +275,6 @@ def plugin(request: HttpRequest, name: str) -> HttpResponse:
 
 def workers(request: HttpRequest) -> HttpResponse:
     queued = Order.objects.for_action(request, "run.view").filter(status=Order.Status.QUEUED).count()
-    return render(
-        request,
-        "runs/workers.html",
-        {"section": "workers", "slots": [slot for slot in Slot.objects.all() if slot.is_alive], "queued": queued},
-    )
+    held = {order.worker: order for order in Order.objects.for_action(request, "run.view").filter(status__in=Order.ACTIVE)}
+    slots = [{"slot": slot, "order": held.get(slot.name)} for slot in Slot.objects.all() if slot.is_alive]
+    return render(request, "runs/workers.html", {"section": "workers", "slots": slots, "queued": queued})

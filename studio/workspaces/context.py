@@ -1,9 +1,13 @@
 """What the frame around every page needs: where one can go."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.http import HttpRequest
 from django.urls import reverse
+
+SOURCES: list[Callable[[Any], list[dict[str, str]]]] = []
+"""Apps add what the palette reaches of theirs: each answers `[{title, hint, url, kind}]` for a member."""
 
 
 def palette(member: Any) -> list[dict[str, str]]:
@@ -29,8 +33,9 @@ def palette(member: Any) -> list[dict[str, str]]:
         found.append(
             {"title": project.name, "hint": project.client.name, "url": reverse("projects:detail", args=[project.pk]), "kind": "project"}
         )
+    found += [entry for source in SOURCES for entry in source(member)]
     for client in Client.objects.for_action(member, "client.view")[:200]:
-        found.append({"title": client.name, "hint": "client", "url": reverse("clients:detail", args=[client.pk]), "kind": "client"})
+        found.append({"title": client.name, "hint": "", "url": reverse("clients:detail", args=[client.pk]), "kind": "client"})
     return found
 
 
