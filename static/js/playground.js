@@ -1,6 +1,10 @@
 // The playground: one question to each column, answers streaming beside each other as JSON lines.
 // <form data-playground data-url> with [data-answers data-target] columns, [data-stop] and [data-clear].
 const form = document.querySelector("[data-playground]");
+const STATES = {
+  "loading the model": "Loading the model.", answering: "Reading the question.",
+  "preparing the model": "Preparing the model. The first answer takes longest.",
+};
 
 class Column {
   constructor(box) {
@@ -41,7 +45,7 @@ class Column {
 
   take(line, { told, answer, figures }) {
     const atEnd = this.chat.scrollHeight - this.chat.scrollTop - this.chat.clientHeight < 60;
-    if (line.state) figures.textContent = line.state === "loading" ? "Loading the model." : line.state;
+    if (line.state) figures.textContent = STATES[line.state] ?? line.state;
     if (line.delta) {
       figures.textContent = "";
       told.text += line.delta;
