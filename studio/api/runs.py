@@ -159,6 +159,22 @@ def stop_run(request: HttpRequest, pk: UUID, payload: StopIn | None = None) -> d
     return run_out(visible(request, "run.stop").get(pk=pk))
 
 
+@router.post("/runs/{uuid:pk}/pause", response={202: RunOut}, url_name="run_pause")
+def pause_run(request: HttpRequest, pk: UUID) -> dict[str, Any]:
+    """Frees the worker: the run saves a state and ends as paused. It can be resumed from there, without a trace in its losses."""
+    run = get_object_or_404(Run.objects.for_action(request, "run.pause").select_related("order"), pk=pk)
+    services.pause_run(request.member, run)  # type: ignore[attr-defined]
+    return run_out(visible(request, "run.pause").get(pk=pk))
+
+
+@router.post("/runs/{uuid:pk}/resume", response={202: RunOut}, url_name="run_resume")
+def resume_run(request: HttpRequest, pk: UUID) -> dict[str, Any]:
+    """Queues a run again that was paused, or failed after a state was saved. It goes on from the last one."""
+    run = get_object_or_404(Run.objects.for_action(request, "run.resume").select_related("order"), pk=pk)
+    services.resume_run(request.member, run)  # type: ignore[attr-defined]
+    return run_out(visible(request, "run.resume").get(pk=pk))
+
+
 class RunChanges(Input):
     """What differs from the run that is cloned: these, and any setting of its plugin by its name."""
 

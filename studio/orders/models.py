@@ -1,5 +1,6 @@
 """Work that a worker process does: one row per order, and the numbered events it reported."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from studio.checkpoints import states, step_of
 from studio.workspaces.models import Client, Tenant, Workspace
 
 
@@ -20,15 +22,19 @@ class Order(Tenant):
         STARTING = "starting", "Starting"
         RUNNING = "running", "Running"
         FINISHING = "finishing", "Finishing"
+        PAUSING = "pausing", "Pausing"
+        PAUSED = "paused", "Paused"
         RECOVERING = "recovering", "Recovering"
         SUCCEEDED = "succeeded", "Done"
         FAILED = "failed", "Failed"
         STOPPED = "stopped", "Stopped"
 
-    ACTIVE: ClassVar[tuple[str, ...]] = (Status.STARTING, Status.RUNNING, Status.FINISHING)
+    ACTIVE: ClassVar[tuple[str, ...]] = (Status.STARTING, Status.RUNNING, Status.FINISHING, Status.PAUSING)
     """A worker holds it."""
-    LIVE: ClassVar[tuple[str, ...]] = (Status.QUEUED, Status.RECOVERING, *ACTIVE)
-    """It has not ended."""
+    WAITING: ClassVar[tuple[str, ...]] = (Status.QUEUED, Status.RECOVERING)
+    """A worker will take it."""
+    LIVE: ClassVar[tuple[str, ...]] = (*WAITING, *ACTIVE)
+    """It goes on by itself."""
     MAX_LOSSES: ClassVar[int] = 3
 
     workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="orders")
@@ -53,6 +59,10 @@ class Order(Tenant):
     stop_requested_at = models.DateTimeField(null=True)
     discard = models.BooleanField(default=False)
     """The stop throws away what was learnt."""
+    pausing = models.BooleanField(default=False)
+    """The stop is a pause: a state is saved, and the order can be resumed."""
+    worked = models.FloatField(default=0)
+    """Seconds of the attempts before this one."""
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)
@@ -80,11 +90,28 @@ class Order(Tenant):
         return self.folder / "log.txt"
 
     @property
+    def checkpoints(self) -> Path:
+        """The states that all its attempts save, and the next one goes on from."""
+        return self.folder.parent / "checkpoints"
+
+    @property
+    def saved_step(self) -> int | None:
+        """The step that another attempt would go on from; None where it would have to start anew."""
+        saved = states(self.checkpoints)
+        return step_of(saved[-1]) if saved else None
+
+    @property
+    def can_resume(self) -> bool:
+        return self.status == self.Status.PAUSED or (self.status == self.Status.FAILED and self.saved_step is not None)
+
+    @property
     def seconds(self) -> float:
-        """How long it has worked, without the wait in the queue."""
-        if self.started_at is None:
-            return 0.0
-        return ((self.ended_at or timezone.now()) - self.started_at).total_seconds()
+        """How long it has worked in all attempts, without the wait in the queue."""
+        return self.worked + self.seconds_until(self.ended_at or timezone.now())
+
+    def seconds_until(self, end: datetime | None) -> float:
+        """How long this attempt had worked at a moment."""
+        return max(0.0, (end - self.started_at).total_seconds()) if self.started_at and end else 0.0
 
     @property
     def share(self) -> float:
@@ -94,9 +121,7 @@ class Order(Tenant):
     @property
     def position(self) -> int:
         """How many stand before it in its queue."""
-        return Order.objects.filter(
-            queue=self.queue, status__in=(self.Status.QUEUED, self.Status.RECOVERING), created_at__lt=self.created_at
-        ).count()
+        return Order.objects.filter(queue=self.queue, status__in=self.WAITING, created_at__lt=self.created_at).count()
 
 
 class Event(models.Model):

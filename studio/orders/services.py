@@ -59,7 +59,7 @@ def redis_at(url: str) -> "redis.Redis":
 def claim(pk: str, *, attempt: int, worker: str) -> Order | None:
     """The order, for the one worker that gets it; None for all others."""
     now = timezone.now()
-    waiting = Order.objects.filter(pk=pk, attempt=attempt, status__in=(Order.Status.QUEUED, Order.Status.RECOVERING))
+    waiting = Order.objects.filter(pk=pk, attempt=attempt, status__in=Order.WAITING)
     taken = waiting.update(status=Order.Status.STARTING, worker=worker[:120], started_at=now, heartbeat_at=now, error="")
     return Order.objects.get(pk=pk) if taken else None
 
@@ -70,20 +70,76 @@ def held(order: Order) -> Any:
 
 
 def request_stop(order: Order, *, discard: bool = False) -> None:
-    """Asks the worker to stop; a queued order ends at once. Refused once it has ended."""
-    if not order.is_live:
+    """Asks the worker to stop; what no worker holds ends at once. Refused once it has ended."""
+    paused = order.status == Order.Status.PAUSED
+    if not order.is_live and not paused:
         raise UserError("This has already ended.")
+    if (paused or order.pausing) and not discard:
+        raise UserError("This is paused, so what it learnt is kept already. Resume it to go on, or discard it.")
     now = timezone.now()
     with transaction.atomic():
-        waiting = Order.objects.filter(pk=order.pk, status__in=(Order.Status.QUEUED, Order.Status.RECOVERING))
-        if waiting.update(status=Order.Status.STOPPED, stop_requested_at=now, ended_at=now, discard=discard):
+        resting = Order.objects.filter(pk=order.pk, status__in=(*Order.WAITING, Order.Status.PAUSED))
+        order.discard = order.discard or discard
+        status = without_result(order)
+        if resting.update(status=status, stop_requested_at=now, ended_at=now, discard=discard):
             order.refresh_from_db()
-            end_without_result(order, status="stopped", error="")
+            end_without_result(order, status=status, error="")
         else:
             Order.objects.filter(pk=order.pk, stop_requested_at=None).update(stop_requested_at=now)
             if discard:  # also after a stop that was to keep something
                 Order.objects.filter(pk=order.pk, status__in=Order.ACTIVE).update(discard=True)
         transaction.on_commit(lambda: notify(order))  # also where the stop is part of a larger change
+
+
+def request_pause(order: Order) -> None:
+    """Asks the worker to save a state and end; what waits is paused at once. Refused where nothing is left to pause."""
+    if order.status == Order.Status.PAUSED:
+        raise UserError("This is paused already.")
+    if not order.is_live:
+        raise UserError("This has already ended.")
+    now, mine = timezone.now(), Order.objects.filter(pk=order.pk)
+    with transaction.atomic():
+        if mine.filter(status__in=Order.WAITING).update(status=Order.Status.PAUSED, ended_at=now):
+            order.refresh_from_db()
+            append(order, "end", {"status": order.status, "error": ""})
+        else:
+            working = mine.filter(status__in=(Order.Status.STARTING, Order.Status.RUNNING), stop_requested_at=None)
+            if not working.update(status=Order.Status.PAUSING, pausing=True, stop_requested_at=now):
+                raise UserError("This is already stopping or finishing, so there is nothing left to pause.")
+        transaction.on_commit(lambda: notify(order))
+
+
+def resume(order: Order) -> None:
+    """Queues the next attempt of what was paused, or failed after a state was saved. It goes on from there; no loss is counted."""
+    if order.is_live:
+        raise UserError("This is not paused, so there is nothing to resume.")
+    if order.status == Order.Status.FAILED and order.saved_step is None:
+        raise UserError("Nothing was saved before it failed, so there is nothing to go on from. Start a copy of it instead.")
+    if not order.can_resume:
+        raise UserError("This has already ended.")
+    fresh: dict[str, Any] = {
+        "stop_requested_at": None,
+        "pausing": False,
+        "discard": False,
+        "started_at": None,
+        "ended_at": None,
+        "heartbeat_at": None,
+    }
+    mine = Order.objects.filter(pk=order.pk, attempt=order.attempt, status=order.status)
+    with transaction.atomic():
+        if not mine.update(status=Order.Status.QUEUED, attempt=order.attempt + 1, losses=0, error="", worked=order.seconds, **fresh):
+            raise UserError("Somebody else has just resumed this.")
+        order.refresh_from_db()
+        where = "" if order.saved_step is None else f" It goes on from step {order.saved_step}."
+        append(order, "note", {"text": f"Resumed; it waits for a worker.{where}", "level": "info"})
+        transaction.on_commit(lambda: ring(order))
+        transaction.on_commit(lambda: notify(order))
+
+
+def without_result(order: Order) -> str:
+    """How an order ends that was to stop and left no result: paused where a state is kept to go on from, stopped where not."""
+    keeps = order.pausing or order.saved_step is not None
+    return Order.Status.PAUSED if keeps and not order.discard else Order.Status.STOPPED
 
 
 def append(order: Order, type_: str, body: dict[str, Any]) -> None:
@@ -104,6 +160,9 @@ def notify(order: Order) -> None:
 def finish(order: Order, *, status: str, result: dict[str, Any] | None, error: str) -> bool:
     """Ends an order once, with its last event, and records what it left. False where the attempt no longer holds it."""
     with transaction.atomic():
+        if result is None and status in (Order.Status.STOPPED, Order.Status.PAUSED):
+            order.refresh_from_db(fields=["discard", "pausing"])
+            status = without_result(order)
         ended = held(order).update(status=status, result=result, error=error[:4000], ended_at=timezone.now())
         if not ended:
             return False
@@ -111,6 +170,7 @@ def finish(order: Order, *, status: str, result: dict[str, Any] | None, error: s
         if result is not None and status in (Order.Status.SUCCEEDED, Order.Status.STOPPED) and not order.discard:
             append(order, "end", {"status": status, "error": error[:4000]})
             KINDS[order.kind].succeeded(order, result)
+            transaction.on_commit(lambda: remove_folder(order.checkpoints))
         else:
             end_without_result(order, status=status, error=error[:4000])
     notify(order)
@@ -118,9 +178,15 @@ def finish(order: Order, *, status: str, result: dict[str, Any] | None, error: s
 
 
 def end_without_result(order: Order, *, status: str, error: str) -> None:
-    """The last event of an order that leaves nothing; what it may have sealed already is thrown away."""
+    """The last event of an order that leaves nothing; what it may have sealed already is thrown away.
+
+    Its states are kept where it may be resumed: paused or failed, until it has succeeded or is discarded.
+    """
     append(order, "end", {"status": status, "error": error})
-    KINDS[order.kind].ended(order)
+    if status != Order.Status.PAUSED:
+        KINDS[order.kind].ended(order)
+    if status == Order.Status.STOPPED:
+        transaction.on_commit(lambda: remove_folder(order.checkpoints))
     transaction.on_commit(lambda: remove_folder(KINDS[order.kind].target(order)))
 
 
@@ -132,7 +198,7 @@ def reconcile() -> list[str]:
     """Finds orders that a dead worker left, and orders whose bell was never heard. Returns what it did, in words."""
     did = [recover(order, stale()) for order in Order.objects.filter(stale(), status__in=Order.ACTIVE)]
     try:
-        did += [ring_again(order) for order in Order.objects.filter(status__in=(Order.Status.QUEUED, Order.Status.RECOVERING))]
+        did += [ring_again(order) for order in Order.objects.filter(status__in=Order.WAITING)]
     except redis.RedisError as error:
         log.warning("The queue is away (%s); what waits is looked at again later.", error)
     return [line for line in did if line]
@@ -158,7 +224,7 @@ def recover(order: Order, lost: Q) -> str:
     with transaction.atomic():
         mine = held(order).filter(lost)
         if order.stop_requested_at or losses >= Order.MAX_LOSSES:
-            status = Order.Status.STOPPED if order.stop_requested_at else Order.Status.FAILED
+            status = without_result(order) if order.stop_requested_at else Order.Status.FAILED
             advice = f"The worker was lost {losses} times. Look at its log and memory, then start it again."
             error = "" if order.stop_requested_at else advice
             if not mine.update(status=status, losses=losses, error=error, ended_at=timezone.now()):
@@ -183,7 +249,9 @@ def release(order: Order) -> None:
 
 def try_again(order: Order, mine: Any, *, losses: int, why: str) -> bool:
     """The next attempt of an order, where `mine` still holds it."""
-    if not mine.update(status=Order.Status.RECOVERING, attempt=order.attempt + 1, losses=losses, heartbeat_at=None, done=0):
+    worked = order.worked + order.seconds_until(order.heartbeat_at)
+    fresh = {"heartbeat_at": None, "started_at": None, "worked": worked, "done": 0}
+    if not mine.update(status=Order.Status.RECOVERING, attempt=order.attempt + 1, losses=losses, **fresh):
         return False
     order.refresh_from_db()
     append(order, "note", {"text": why, "level": "warning"})

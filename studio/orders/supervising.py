@@ -19,6 +19,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
+from django.db.models import Case, Value, When
 from django.utils import timezone
 from pydantic import ValidationError
 
@@ -45,7 +46,7 @@ MAX_EVENT = 256 << 10
 """Bytes of a line that is not the last one: a metric, a sample or a note is stored and sent to every page."""
 MAX_METRICS = 200
 """Names of metrics whose last value is kept with the order."""
-ENDS = (Order.Status.SUCCEEDED, Order.Status.FAILED, Order.Status.STOPPED)
+ENDS = (Order.Status.SUCCEEDED, Order.Status.FAILED, Order.Status.STOPPED, Order.Status.PAUSED)
 CLOCKS_APART = timedelta(hours=1)
 BATCH = 0.05
 """Seconds over which events are gathered before they are stored together."""
@@ -167,8 +168,11 @@ class Supervisor:
         if not services.held(self.order).update(heartbeat_at=timezone.now()):
             self.lost = True
             return False
-        if self.stop_sent_at is None and services.held(self.order).filter(stop_requested_at__isnull=False).exists():
+        asked = services.held(self.order).filter(stop_requested_at__isnull=False).values_list("pausing", flat=True).first()
+        if self.stop_sent_at is None and asked is not None:
             self.stop_sent_at = time.monotonic()
+            if asked:
+                (self.order.folder / "pause").touch()  # before the stop, which the process may notice at once
             (self.order.folder / "stop").touch()
             child.send_signal(signal.SIGTERM)
         return True
@@ -228,8 +232,9 @@ class Supervisor:
         for event in events:
             body = event.model_extra or {}
             if event.type == "phase":
-                saving = body.get("name") == "saving"
-                columns["status"] = Order.Status.FINISHING if saving and order.kind == "train" else Order.Status.RUNNING
+                saving = body.get("name") == "saving" and order.kind == "train"
+                working = Value(Order.Status.FINISHING if saving else Order.Status.RUNNING)
+                columns["status"] = Case(When(pausing=True, then=Value(Order.Status.PAUSING)), default=working)
                 columns["phase"], columns["phase_text"] = str(body.get("name", ""))[:20], str(body.get("text", ""))[:300]
             elif event.type == "progress":
                 columns |= {"done": number(body.get("done")), "total": number(body.get("total")), "unit": str(body.get("unit", ""))[:20]}
@@ -257,7 +262,7 @@ class Supervisor:
         child.wait()
 
     def clear_away(self) -> None:
-        """Throws away the checkpoints and drafts of every attempt; their orders, events and logs stay."""
+        """Throws away the drafts of every attempt; their orders, events and logs stay, and so do states that can be gone on from."""
         for attempt in self.order.folder.parent.iterdir():
             remove_folder(attempt / "work")
             remove_folder(attempt / "out")
@@ -268,7 +273,8 @@ class Supervisor:
         if self.end is not None and self.end.get("status") in ENDS:
             self.record(status=str(self.end["status"]), result=self.end.get("result") or {}, error=str(self.end.get("error") or ""))
         elif self.overdue:
-            sentence = "It did not stop in time and was ended; nothing was kept."
+            kept = "nothing was kept" if self.order.saved_step is None else f"what it learnt until step {self.order.saved_step} is kept"
+            sentence = f"It did not stop in time and was ended; {kept}."
             services.finish(self.order, status=Order.Status.STOPPED, result=None, error=sentence)
         elif self.stop_sent_at is not None and returncode == -signal.SIGTERM:  # asked before it had begun to listen
             services.finish(self.order, status=Order.Status.STOPPED, result=None, error="")

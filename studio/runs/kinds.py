@@ -51,6 +51,7 @@ class TrainKind(OrderKind):
             host=host,
             prompts=run.prompts,
             lineage=lineage(run),
+            checkpoints=str(order.checkpoints),
         ).model_dump(mode="json")
 
     def target(self, order: Order) -> Path:

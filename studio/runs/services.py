@@ -10,7 +10,7 @@ from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.orders.models import Slot
-from studio.orders.services import place, request_stop
+from studio.orders.services import place, request_pause, request_stop, resume
 from studio.runs.models import Run
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
 from studio.training.form import check_config
@@ -164,3 +164,20 @@ def stop_run(member: Member, run: Run, *, discard: bool = False) -> None:
     with transaction.atomic():
         request_stop(run.order, discard=discard)
         record(member, "run.stop", run, change={"discard": [None, discard]})
+
+
+def pause_run(member: Member, run: Run) -> None:
+    """Frees the worker: the run saves a state, and can be resumed from there."""
+    plugin = plugin_of(run.plugin)
+    if not plugin.resumes:
+        raise UserError(f"{plugin.title} cannot go on from where it was, so its runs cannot be paused. Stop the run, or let it end.")
+    with transaction.atomic():
+        request_pause(run.order)
+        record(member, "run.pause", run)
+
+
+def resume_run(member: Member, run: Run) -> None:
+    """Goes on from the last state of a run that was paused or has failed."""
+    with transaction.atomic():
+        resume(run.order)
+        record(member, "run.resume", run)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from studio.runs.models import Run
-from tests.fixtures import make_base_model, make_order, work_off
+from tests.fixtures import Api, make_base_model, make_key, make_order, work_off
 
 SETTINGS = {"max_steps": 4, "seconds_per_step": 0.01}
 
@@ -158,3 +158,32 @@ def test_what_a_run_needs_must_be_there_and_ready(acme, slot):
     elsewhere = acme.api.post("projects", {"client": str(acme.client.pk), "name": "Elsewhere"}).json()
     assert fields(project=elsewhere["id"]) == ["dataset_version"]
     assert json.loads(acme.api.get("runs").content)["next"] is None
+
+
+def test_a_run_is_paused_and_resumed(acme, slot):
+    run = acme.api.post("runs", order_of(acme)).json()
+    paused = acme.api.post(f"runs/{run['id']}/pause")
+    assert (paused.status_code, paused.json()["status"], paused.json()["artifact"]) == (202, "paused", None)
+    assert acme.api.get("runs?status=paused").json()["items"][0]["id"] == run["id"]
+    resumed = acme.api.post(f"runs/{run['id']}/resume")
+    assert (resumed.status_code, resumed.json()["status"], resumed.json()["attempt"]) == (202, "queued", 2)
+    done = work_off(Run.objects.get(pk=run["id"]).order)
+    assert done.status == "succeeded"
+    events = acme.api.get(f"runs/{run['id']}/events").json()["items"]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["status"] for event in events if event["type"] == "end"] == ["paused", "succeeded"]
+
+
+def test_an_ended_run_is_not_paused_and_a_running_one_not_resumed(acme, slot):
+    for act in ("pause", "resume"):
+        answer = acme.api.post(f"runs/{acme.run.pk}/{act}")
+        assert (answer.status_code, answer.json()["error"]["message"]) == (400, "This has already ended.")
+    run = acme.api.post("runs", order_of(acme)).json()
+    answer = acme.api.post(f"runs/{run['id']}/resume")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "This is not paused, so there is nothing to resume.")
+
+
+def test_a_key_that_reads_can_neither_pause_nor_resume(acme, slot):
+    reader = Api(make_key(acme.owner, scopes=["read"]))
+    for act in ("pause", "resume"):
+        assert reader.post(f"runs/{acme.run.pk}/{act}").status_code == 404

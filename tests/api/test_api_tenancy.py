@@ -27,6 +27,8 @@ PATHS = [
     ("get", "runs/{run}"),
     ("get", "runs/{run}/events"),
     ("post", "runs/{run}/stop"),
+    ("post", "runs/{run}/pause"),
+    ("post", "runs/{run}/resume"),
     ("post", "runs/{run}/clone"),
     ("get", "artifacts/{artifact}"),
     ("get", "artifacts/{artifact}/download"),
