@@ -1,6 +1,7 @@
 // The playground: one question to each column, answers streaming beside each other as JSON lines.
 // <form data-playground data-url> with [data-answers data-target] columns, [data-stop] and [data-clear].
 const form = document.querySelector("[data-playground]");
+const MOST = 512; // tokens of one answer
 const STATES = {
   "loading the model": "Loading the model.", answering: "Reading the question.",
   "preparing the model": "Preparing the model. The first answer takes longest.",
@@ -29,7 +30,7 @@ class Column {
       const response = await fetch(url, {
         method: "POST",
         headers: { "Content-Type": "application/json", "X-CSRFToken": token },
-        body: JSON.stringify({ target: this.target, messages: this.messages }),
+        body: JSON.stringify({ target: this.target, messages: this.messages, max_tokens: MOST }),
         signal,
       });
       if (!response.ok) throw new Error(await refusal(response));
@@ -94,7 +95,7 @@ function fail(answer, text) {
 
 function speed({ tokens, seconds, first }) {
   const rate = seconds > 0 ? tokens / seconds : 0;
-  return `${rate < 10 ? rate.toFixed(1) : Math.round(rate)} tokens/s · first after ${Number(first).toFixed(2)} s · ${tokens} tokens`;
+  return `${rate < 10 ? rate.toFixed(1) : Math.round(rate)} tokens/s · first after ${Number(first).toFixed(2)} s · ${tokens} tokens${tokens >= MOST ? ", cut there" : ""}`;
 }
 
 function start() {

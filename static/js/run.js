@@ -241,7 +241,7 @@ class RunPage {
   }
 }
 
-const join = (...parts) => parts.filter(Boolean).join(" · ");
+const join = (...parts) => parts.filter(Boolean).join("\u00a0· ");
 
 function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
