@@ -1,8 +1,13 @@
 """Which characters of a chat, as the model's template writes it, are the assistant's answers. No tokens, no torch.
 
-Templates come from strangers: they run in the immutable sandbox of transformers, inside a worker process, and what they write is text.
+Templates come from strangers: they run in the immutable sandbox of transformers, inside a worker process, for a limited time, and what
+they write is text.
 """
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -13,6 +18,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from studio.errors import UserError
 
 _render: Any = render_jinja_template  # its annotation promises a text; it returns texts and marks
+
+LONGEST_RENDERING = 5.0
+"""Seconds of processor time for one chat; a template of a real model takes a few milliseconds."""
 
 Messages = list[dict[str, Any]]
 Span = tuple[int, int]
@@ -26,6 +34,35 @@ PLAIN_TEMPLATE = (
 
 # A template is a program: it can fail in any of the ways that arithmetic, indexing and calls can.
 TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+class Endless(UserError):
+    """The template goes on and on, by mistake or by intent. A model with such a template is of no use anywhere."""
+
+
+class _TimeIsUp(BaseException):
+    """No Exception, so that nothing on the way takes it for one of its own."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Breaks off what takes longer, in processor time; raises Endless. Only in a main thread, where workers do their orders."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_number: int, _frame: object) -> None:
+        raise _TimeIsUp
+
+    before = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    except _TimeIsUp as error:
+        raise Endless(f"The model's chat template does not end within {seconds:.0f} seconds for one chat. Choose another model.") from error
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 @dataclass(frozen=True)
@@ -71,7 +108,8 @@ class ChatTemplate:
 
     def _write(self, messages: Messages, **options: Any) -> tuple[str, list[Any]]:
         try:
-            texts, marks = _render([messages], chat_template=self.source, **options, **self.tokens)
+            with limited(LONGEST_RENDERING):
+                texts, marks = _render([messages], chat_template=self.source, **options, **self.tokens)
         except TEMPLATE_ERRORS as error:
             roles = ", ".join(message["role"] for message in messages[:6])
             raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from studio.errors import UserError
 from studio.ml import gguf_source, modelfiles, packages, tokenizer_proof
+from studio.ml.chattemplate import Endless
 from studio.ml.modelconfig import clean_generation_config, write_json
 from studio.ml.modelfacts import read_config, read_json, read_model_facts
 from studio.ml.tokens import encode_row, has_own_template, load_tokenizer
@@ -139,6 +140,8 @@ def _end_answers(folder: Path, tokenizer: Any, *, job: Job) -> None:
     """Answers are learnt to end with the template's end of turn, so generating has to stop there as well."""
     try:
         probe = encode_row(tokenizer, PROBE, max_length=None)
+    except Endless:
+        raise  # llama.cpp would hang on it as well
     except UserError as error:
         job.note(f"Only rows of plain text can be used with this model. {error.message}", level="warning")
         return

