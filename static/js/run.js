@@ -7,7 +7,7 @@ import { Samples } from "./samples.js";
 import { span } from "./times.js";
 import { setMeter } from "./widths.js";
 
-const LIVE = ["queued", "starting", "running", "finishing", "recovering"];
+const LIVE = ["queued", "starting", "running", "finishing", "pausing", "recovering"];
 const PHASES = {
   preparing: "Preparing", reading: "Reading the rows", loading: "Loading the model", tokenizing: "Counting tokens", training: "Training",
   evaluating: "Looking at the validation rows", saving: "Saving", downloading: "Downloading", converting: "Converting", checking: "Checking",
@@ -61,7 +61,10 @@ class RunPage {
   }
 
   take(events) {
-    for (const event of events) this[event.type]?.(event);
+    for (const event of events) {
+      if (this.ended && event.type !== "end") this.goOn();
+      this[event.type]?.(event);
+    }
     this.samples.append(events);
     this.charts?.append(events);
     this.show();
@@ -113,6 +116,13 @@ class RunPage {
     this.live = false;
     this.ended = { status, at: Date.parse(at) };
     this.refreshUntilSettled();
+  }
+
+  /** Something came after the end: the run was resumed. */
+  goOn() {
+    this.ended = this.now = null;
+    this.live = true;
+    this.bar?.querySelector("progress")?.closest(".progress").classList.remove("danger", "muted");
   }
 
   /** Lets the server draw what it alone knows: the status, the buttons, what to do next. */
@@ -175,8 +185,9 @@ class RunPage {
 
   /** How long it has worked, in words. */
   get took() {
-    const started = Date.parse(document.getElementById("live")?.dataset.started);
-    return started ? span(((this.ended?.at ?? Date.now()) - started) / 1000) : null;
+    const { started, worked } = document.getElementById("live")?.dataset ?? {};
+    const since = Date.parse(started);
+    return since ? span(((this.ended?.at ?? Date.now()) - since) / 1000 + Number(worked || 0)) : null;
   }
 
   sentence() {
@@ -188,6 +199,7 @@ class RunPage {
       const validation = latest.validation_loss == null ? "" : `validation loss ${figure(latest.validation_loss)}`;
       if (this.ended.status === "succeeded") return join(`Done${took}`, steps && `${count(steps.step)} steps`, loss, validation);
       const after = this.took && steps ? `after ${this.took}` : "";
+      if (this.ended.status === "paused") return join(`Paused${where}`, after, loss, validation);
       return this.ended.status === "stopped" ? join(`Stopped${where}`, after, loss, validation) : join(`Failed${where}`, after);
     }
     if (!now) return document.getElementById("live")?.dataset.waiting;
@@ -209,7 +221,7 @@ class RunPage {
     if (share == null) {
       if (this.live && this.now) bar.removeAttribute("value");
     } else bar.value = share;
-    const tone = { succeeded: "success", failed: "danger", stopped: "muted" }[this.ended?.status];
+    const tone = { succeeded: "success", failed: "danger", stopped: "muted", paused: "muted" }[this.ended?.status];
     if (tone) bar.closest(".progress").classList.add(tone);
   }
 

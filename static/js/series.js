@@ -26,11 +26,12 @@ export class Series {
   beginAttempt(event) {
     if (event.attempt === this.attempt) return;
     this.attempt = event.attempt;
-    const keep = this.steps.findIndex((step) => step >= event.step);
+    const first = Number.isFinite(event.loss) ? event.step : event.step + 1; // a look at the step that it goes on from keeps that step
+    const keep = this.steps.findIndex((step) => step >= first);
     if (keep < 0) return;
     this.steps.length = keep;
     for (const name of COLUMNS) this[name].length = keep;
-    this.checkpoints = this.checkpoints.filter((step) => step < event.step);
+    this.checkpoints = this.checkpoints.filter((step) => step < first);
   }
 
   add(event) {

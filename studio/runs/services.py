@@ -9,12 +9,12 @@ from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
-from studio.orders.models import Slot
+from studio.orders.models import Order, Slot
 from studio.orders.services import place, request_pause, request_stop, resume
 from studio.runs.models import Run
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
 from studio.training.form import check_config
-from studio.training.registry import Loaded, find, missing_packages
+from studio.training.registry import Loaded, find, load_plugins, missing_packages
 from studio.workspaces.models import Member, Project
 
 PROMPTS = ["Introduce yourself in one sentence.", "What is the capital of France?", "Give three tips for staying healthy."]
@@ -164,6 +164,13 @@ def stop_run(member: Member, run: Run, *, discard: bool = False) -> None:
     with transaction.atomic():
         request_stop(run.order, discard=discard)
         record(member, "run.stop", run, change={"discard": [None, discard]})
+
+
+def is_pausable(run: Run) -> bool:
+    """Whether a page should offer to pause it."""
+    loaded = load_plugins().get(run.plugin)
+    resumes = loaded is not None and loaded.plugin is not None and loaded.plugin.resumes
+    return resumes and run.order.is_live and not run.order.stop_requested_at and run.order.status != Order.Status.FINISHING
 
 
 def pause_run(member: Member, run: Run) -> None:

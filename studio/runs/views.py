@@ -166,6 +166,7 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
         "project": run.project,
         "after": after,
         "plugin": load_plugins().get(run.plugin),
+        "pausable": services.is_pausable(run),
         "predicted": predicted,
         "parts": parts(Forecast([], predicted)),
         "settings": changed_settings(run),
@@ -181,7 +182,8 @@ def shown_events(run: Run, *, upto: int) -> list[dict[str, Any]]:
     events = list(Event.objects.filter(order=run.order_id, seq__lte=upto).exclude(type="progress"))
     metrics = [event for event in events if event.type == "metric" and "validation_loss" not in event.body]
     step = len(metrics) // POINTS + 1
-    dropped = {event.seq for number, event in enumerate(metrics[:-1]) if number % step}
+    begins = {event.attempt: event.seq for event in reversed(metrics)}.values()  # a chart cuts off there what was done in vain
+    dropped = {event.seq for number, event in enumerate(metrics[:-1]) if number % step and event.seq not in begins}
     return [event.wire() for event in events if event.seq not in dropped]
 
 
