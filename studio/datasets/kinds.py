@@ -21,6 +21,7 @@ NEWEST_VERSIONS = 20
 class DatasetKind(OrderKind):
     kind = "dataset"
     memory_limit = 4 << 30
+    time_limit = 2 * 3600
 
     def payload(self, order: Order) -> dict[str, Any]:
         version: DatasetVersion = order.dataset_version
@@ -49,6 +50,7 @@ class DatasetKind(OrderKind):
 
 class TokensKind(OrderKind):
     kind = "tokens"
+    time_limit = 3600
 
     def payload(self, order: Order) -> dict[str, Any]:
         measurement = order.measurement

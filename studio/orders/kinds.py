@@ -13,6 +13,10 @@ class OrderKind:
     queue: ClassVar[str] = "files"
     memory_limit: ClassVar[int] = 0
     """Bytes of address space that the process may take; 0 sets no limit."""
+    time_limit: ClassVar[float] = 0
+    """Seconds that one attempt may take; 0 sets no limit. What reads a stranger's file has one: others wait behind it."""
+    environment: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of variables that its process is given beyond what every process is, such as a token."""
 
     def payload(self, order: Order) -> dict[str, Any]:
         """The kind's own part of order.json."""

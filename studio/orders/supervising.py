@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from studio.errors import UserError
 from studio.orders import services
-from studio.orders.kinds import KINDS
+from studio.orders.kinds import KINDS, OrderKind
 from studio.orders.logfile import LogFile
 from studio.orders.models import Event, Order
 from studio.orders.results import Untrue, checked
@@ -51,7 +51,7 @@ CLOCKS_APART = timedelta(hours=1)
 BATCH = 0.05
 """Seconds over which events are gathered before they are stored together."""
 
-# The child needs a path, a home and its devices; no key, no database, no queue.
+# The child needs a path, a home and its devices; no key, no database, no queue. Its kind may ask for more.
 KEPT_ENVIRONMENT = (
     "PATH",
     "HOME",
@@ -64,12 +64,14 @@ KEPT_ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
     "SSL_CERT_FILE",
 )
-KEPT_PREFIXES = ("PIP_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "NVIDIA_", "CUDA_", "HF_", "ADAPTER_STUDIO_", "HTTP_PROXY", "HTTPS_PROXY")
+KEPT_PREFIXES = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "NVIDIA_", "CUDA_", "HF_HOME", "HF_HUB_", "ADAPTER_STUDIO_")
 
 
-def child_environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT or name.startswith(KEPT_PREFIXES)}
-    return kept | training_environment() | {"PYTHONUNBUFFERED": "1"}
+def child_environment(kind: OrderKind) -> dict[str, str]:
+    prefixes = (*KEPT_PREFIXES, *kind.environment)
+    kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT or name.startswith(prefixes)}
+    limit = {"ADAPTER_STUDIO_MEMORY_LIMIT": str(kind.memory_limit)} if kind.memory_limit else {}
+    return kept | training_environment() | limit | {"PYTHONUNBUFFERED": "1"}
 
 
 def write_order(order: Order) -> Path:
@@ -106,9 +108,11 @@ class Supervisor:
 
     def __init__(self, order: Order):
         self.order = order
+        self.kind = KINDS[order.kind]
         self.end: dict[str, Any] | None = None
         self.stop_sent_at: float | None = None
         self.overdue = False
+        self.too_long = False
         self.lost = False
         self.heard = order.last_seq
 
@@ -118,11 +122,10 @@ class Supervisor:
         except UserError as error:
             services.finish(self.order, status=Order.Status.FAILED, result=None, error=error.message)
             return
-        limit = KINDS[self.order.kind].memory_limit
         child = subprocess.Popen(
             [sys.executable, "-m", "studio.worker", str(path)],
             cwd=settings.ROOT,
-            env=child_environment() | ({"ADAPTER_STUDIO_MEMORY_LIMIT": str(limit)} if limit else {}),
+            env=child_environment(self.kind),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -145,7 +148,7 @@ class Supervisor:
 
     def listen(self, child: "subprocess.Popen[bytes]") -> None:
         """Stores events as they come, beats, and passes a stop on, until the last event or the end of the process."""
-        beaten_at = 0.0
+        beaten_at, began_at = 0.0, time.monotonic()
         for lines in batches(child):
             if lines:
                 self.store(lines)
@@ -161,6 +164,9 @@ class Supervisor:
             if self.stop_sent_at is not None and now - self.stop_sent_at > STOP_GRACE:
                 log.warning("%s did not stop in %d s and is killed.", self.order, STOP_GRACE)
                 self.overdue = True
+                return
+            if self.kind.time_limit and now - began_at > self.kind.time_limit:
+                self.too_long = True
                 return
 
     def beat(self, child: "subprocess.Popen[bytes]") -> bool:
@@ -256,7 +262,7 @@ class Supervisor:
         if child.stdout:
             child.stdout.close()
         with suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=0 if self.lost or self.overdue else EXIT_GRACE)
+            child.wait(timeout=0 if self.lost or self.overdue or self.too_long else EXIT_GRACE)
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # also what the process itself started
         child.wait()
@@ -272,6 +278,9 @@ class Supervisor:
         self.order.refresh_from_db(fields=["discard"])
         if self.end is not None and self.end.get("status") in ENDS:
             self.record(status=str(self.end["status"]), result=self.end.get("result") or {}, error=str(self.end.get("error") or ""))
+        elif self.too_long:
+            sentence = f"It took longer than {self.kind.time_limit / 60:.0f} minutes and was ended. Try a smaller file, or another model."
+            services.finish(self.order, status=Order.Status.FAILED, result=None, error=sentence)
         elif self.overdue:
             kept = "nothing was kept" if self.order.saved_step is None else f"what it learnt until step {self.order.saved_step} is kept"
             sentence = f"It did not stop in time and was ended; {kept}."
@@ -286,7 +295,7 @@ class Supervisor:
         try:
             if not isinstance(result, dict):
                 raise Untrue("it is no result")
-            left = checked(result, target=KINDS[self.order.kind].target(self.order)) if result else None
+            left = checked(result, target=self.kind.target(self.order)) if result else None
             services.finish(self.order, status=status, result=left, error=error)
         except (OperationalError, InterfaceError):
             raise  # the database is away: nothing is wrong with the result

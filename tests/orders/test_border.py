@@ -7,10 +7,11 @@ import pytest
 
 from studio.artifacts.models import Artifact
 from studio.orders import logfile
+from studio.orders.kinds import KINDS
 from studio.orders.models import Order
 from studio.orders.results import Untrue, checked
 from studio.orders.services import claim
-from studio.orders.supervising import MAX_METRICS, Supervisor
+from studio.orders.supervising import MAX_METRICS, Supervisor, child_environment
 from studio.storage import commit_folder
 from tests.fixtures import make_version, work_off
 from tests.orders.conftest import events_of
@@ -122,3 +123,26 @@ def test_a_result_that_cannot_be_recorded_fails_once_and_is_not_tried_again(acme
     claimed.refresh_from_db()
     assert (claimed.status, claimed.attempt) == ("failed", 1)
     assert "cannot be recorded (KeyError: 'rows_sha256')" in claimed.error
+
+
+def test_an_order_that_takes_too_long_is_ended(strange, start, monkeypatch):
+    monkeypatch.setattr(KINDS["train"], "time_limit", 1.5)
+    strange("slow", "import time", "while True: job.note('still here'); time.sleep(0.2)")
+    order = work_off(start("slow"))
+    assert (order.status, order.attempt) == ("failed", 1)
+    assert order.error.startswith("It took longer than")
+
+
+@pytest.mark.parametrize("kind", ["dataset", "tokens", "base_model", "build"])
+def test_whatever_reads_a_stranger_s_file_has_a_limit(kind):
+    assert KINDS[kind].time_limit
+
+
+def test_a_token_for_the_hub_goes_to_those_alone_who_fetch_from_it(monkeypatch):
+    planted = {"HF_TOKEN": "hub", "PIP_INDEX_URL": "https://me:secret@example.com", "HTTPS_PROXY": "http://me:secret@proxy"}
+    for name, value in planted.items():
+        monkeypatch.setenv(name, value)
+    given = {kind: child_environment(KINDS[kind]).items() for kind in KINDS}
+    assert planted.items() <= given.pop("base_model")
+    for kind, environment in given.items():
+        assert not planted.items() & environment, kind
