@@ -28,9 +28,12 @@ class Visit:
         page.on("pageerror", lambda error: self.mistakes.append(f"{page.url}: {error}"))
         page.on("response", self._judge)
 
-    def look(self, name: str, *, everywhere: bool = False) -> None:
-        """Takes a picture and lets axe look for barriers; `everywhere` also in the dark and on a phone."""
-        self._look(name)
+    def look(self, name: str, *, everywhere: bool = False, whole: bool = True) -> None:
+        """Takes a picture, of the `whole` page or of one screen, and lets axe look for barriers.
+
+        `everywhere` does so in the dark and on a phone, too.
+        """
+        self._look(name, whole=whole)
         if not everywhere:
             return
         with self._dark():
@@ -43,11 +46,11 @@ class Visit:
             self._look(f"{name}-phone-dark")
         self.page.set_viewport_size(DESK)
 
-    def _look(self, name: str) -> None:
+    def _look(self, name: str, *, whole: bool = True) -> None:
         self.pictures += 1
         self.page.wait_for_timeout(200)  # colours fade over 150 ms, and axe would measure one half way
         self.page.evaluate("scrollTo(0, 0)")  # what sticks to the top would else stand in the middle of the picture
-        self.page.screenshot(path=self.folder / f"{self.pictures:02}-{name}.png", full_page=True)
+        self.page.screenshot(path=self.folder / f"{self.pictures:02}-{name}.png", full_page=whole)
         self.mistakes += [f"{name}: {barrier}" for barrier in barriers(self.page)]
 
     @contextmanager

@@ -153,6 +153,10 @@ def watch_it_train(visit: Visit) -> None:
     page.get_by_text("Figures as a table").click()
     after = figures(page)
     assert after[: len(before)] == before and len(before) > 1
+    page.get_by_text("Figures as a table").click()
+    expect(page.locator("[data-run-sentence]")).to_contain_text(re.compile(rf"Step ([89]|1\d) of {STEPS}|Done"), timeout=LONGEST_JOB)
+    visit.look("run-later", whole=False)
+    page.get_by_text("Figures as a table").click()
 
     expect(page.get_by_role("heading", name="Your adapter is ready")).to_be_visible(timeout=LONGEST_JOB)
     assert [row[0] for row in figures(page)] == [str(step) for step in range(STEPS + 1)]
