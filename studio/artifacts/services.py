@@ -10,7 +10,7 @@ from studio.audit.services import record
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.orders.services import place, request_stop
-from studio.workspaces.models import Member
+from studio.workspaces.models import Member, hold
 
 QUANTIZATIONS: dict[str, tuple[str, str]] = {
     "q8_0": ("q8_0 · recommended", "About 1 byte per weight. Answers as the original does, at half its size."),
@@ -35,6 +35,7 @@ def request_build(member: Member, *, artifact: Artifact, quantization: str) -> B
         text = f"Choose from {', '.join(QUANTIZATIONS)}."
         raise UserError(text, fields={"quantization": text})
     with transaction.atomic():
+        hold(artifact)
         for known in Build.objects.filter(source=artifact, quantization=quantization).select_related("order"):
             if known.order.is_live or known.passed:
                 return known

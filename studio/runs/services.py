@@ -1,9 +1,12 @@
 """Makes runs: what is asked of a plugin before, and what is recorded when it ends."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
 
 from studio.audit.services import record
 from studio.basemodels.models import BaseModel
@@ -15,10 +18,11 @@ from studio.runs.models import Run
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
 from studio.training.form import check_config
 from studio.training.registry import Loaded, find, load_plugins, missing_packages
-from studio.workspaces.models import Member, Project
+from studio.workspaces.models import Member, Project, hold
 
 PROMPTS = ["Introduce yourself in one sentence.", "What is the capital of France?", "Give three tips for staying healthy."]
 """Asked at every evaluation where the person names none."""
+DOUBLE_CLICK = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -110,30 +114,44 @@ def create_run(
     base: BaseModel,
     version: DatasetVersion,
     prompts: list[str] | None = None,
+    by_hand: bool = False,
 ) -> Run:
-    """A queued run, in one transaction with its audit record; refused with a sentence beside each field."""
+    """A queued run, in one transaction with its audit record; refused with a sentence beside each field.
+
+    `by_hand`: the same run asked for twice within DOUBLE_CLICK is one run.
+    """
     if version.dataset.project_id != project.pk:
         raise UserError("This dataset is another project's.", fields={"dataset_version": "Choose a dataset of this project."})
     parsed, outlook = ask(plugin_name, config, base=base, version=version)
     if outlook.errors:
         fields = {issue.field or "plugin": issue.message for issue in outlook.errors}
         raise UserError(outlook.errors[0].message, fields=fields, code="invalid_config")
+    wanted = {
+        "plugin": plugin_name,
+        "config": parsed.model_dump(mode="json"),
+        "base_model": base,
+        "dataset_version": version,
+        "prompts": (prompts if prompts else PROMPTS)[:8],
+    }
     with transaction.atomic():
-        order = place(member, kind="train", client=project.client)
-        number = Run.objects.filter(project=project).count() + 1
+        hold(project)
+        runs = Run.objects.filter(project=project)
+        if by_hand and (same := just_started(runs.filter(order__created_by=member.user), wanted)):
+            return same
         run: Run = Run.objects.create(
             project=project,
-            name=" ".join(name.split())[:120] or f"Run {number}",
-            plugin=plugin_name,
-            config=parsed.model_dump(mode="json"),
-            base_model=base,
-            dataset_version=version,
-            prompts=(prompts if prompts else PROMPTS)[:8],
+            name=" ".join(name.split())[:120] or f"Run {runs.count() + 1}",
             estimate=outlook.estimate.model_dump(mode="json") if outlook.estimate else None,
-            order=order,
+            order=place(member, kind="train", client=project.client),
+            **wanted,
         )
         record(member, "run.create", run, change={"plugin": [None, plugin_name]})
     return run
+
+
+def just_started(runs: "QuerySet[Run]", wanted: dict[str, Any]) -> Run | None:
+    recent = runs.filter(created_at__gt=timezone.now() - DOUBLE_CLICK)
+    return next((run for run in recent if all(getattr(run, name) == value for name, value in wanted.items())), None)
 
 
 def clone_run(

@@ -144,6 +144,7 @@ def start(request: HttpRequest, form: RunForm) -> Run:
         base=form.model,
         version=form.version,
         prompts=[line.strip()[:500] for line in form.prompts.splitlines() if line.strip()],
+        by_hand=True,
     )
 
 

@@ -92,6 +92,14 @@ class Member(models.Model):
         return bound
 
 
+def hold(row: models.Model) -> None:
+    """Locks a row until the transaction ends: of two requests that look whether something is there and then make it, one waits.
+
+    SQLite has one writer at a time anyway.
+    """
+    type(row)._base_manager.select_for_update().get(pk=row.pk)
+
+
 class ScopedQuerySet(models.QuerySet[Any]):
     """The only way in which views, sockets, forms and the API reach rows."""
 

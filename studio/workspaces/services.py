@@ -13,7 +13,7 @@ from django.utils.text import slugify
 
 from studio.audit.services import record
 from studio.errors import UserError
-from studio.workspaces.models import ApiKey, Client, Member, Project, SetupToken, User, Workspace
+from studio.workspaces.models import ApiKey, Client, Member, Project, SetupToken, User, Workspace, hold
 from studio.workspaces.policy import SCOPE_ACTIONS
 
 SETUP_HOURS = 24
@@ -109,6 +109,7 @@ def plain_name(name: str) -> str:
 def create_client(member: Member, *, name: str, slug: str = "") -> Client:
     name = plain_name(name)
     with transaction.atomic():
+        hold(member.workspace)
         taken = set(Client.objects.filter(workspace=member.workspace).values_list("slug", flat=True))
         own = chosen_slug(taken, slug, owner="client") or free_slug(taken, name)
         client: Client = Client.objects.create(workspace=member.workspace, name=name, slug=own, colour=len(taken) % 8 + 1)
@@ -121,6 +122,7 @@ def create_project(member: Member, *, client: Client, name: str, slug: str = "")
     if client.archived_at is not None:
         raise UserError("This client is archived.", fields={"client": "This client is archived. Choose another."})
     with transaction.atomic():
+        hold(client)
         taken = set(Project.objects.filter(client=client).values_list("slug", flat=True))
         own = chosen_slug(taken, slug, owner="project of this client") or free_slug(taken, name)
         project: Project = Project.objects.create(client=client, name=name, slug=own)
