@@ -33,11 +33,10 @@ def checked_source(member: Member, source: str) -> tuple[str, str]:
             raise refuse("Write it as hub:owner/name or hub:owner/name@revision.")
         return f"hub:{rest}", rest.split("@")[0].split("/")[1]
     if scheme == "path":
-        folder = Path(rest).expanduser()
+        folder = existing_folder(rest)
         allowed = settings.MODEL_FOLDERS
-        if not folder.is_absolute() or not folder.is_dir():
+        if folder is None:
             raise refuse(f"There is no folder {rest[:200]} on the server.")
-        folder = folder.resolve()
         if folder.is_relative_to(settings.DATA_DIR):
             raise refuse("This folder is the studio's own.")
         if allowed and not any(folder.is_relative_to(root) for root in allowed):
@@ -46,6 +45,16 @@ def checked_source(member: Member, source: str) -> tuple[str, str]:
             raise refuse("Only the workspace's owner may register a folder of the server.")
         return f"path:{folder}", folder.name
     raise refuse("Start with package:, path: or hub:.")
+
+
+def existing_folder(typed: str) -> Path | None:
+    """The folder that somebody means; None where there is none, or none that may be looked at."""
+    try:
+        folder = Path(typed).expanduser()
+        found = folder.is_absolute() and folder.is_dir()
+    except (OSError, RuntimeError, ValueError):  # too long, forbidden; the home of nobody; a NUL
+        return None
+    return folder.resolve() if found else None
 
 
 def register(member: Member, *, source: str, name: str = "") -> BaseModel:

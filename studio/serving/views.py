@@ -1,10 +1,12 @@
 """The playground: one question to the base model and to the adapter, side by side, answers streaming."""
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import orjson
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
@@ -14,6 +16,9 @@ from studio.artifacts.models import Artifact
 from studio.basemodels.models import BaseModel
 
 TIMEOUT = httpx.Timeout(600, connect=5)
+AT_ONCE = 4
+"""Answers that one member may be waiting for: both columns, on two pages. The engine is everybody's."""
+WAITING: Counter[int] = Counter()
 
 
 def playground(request: HttpRequest) -> HttpResponse:
@@ -44,11 +49,11 @@ def playground(request: HttpRequest) -> HttpResponse:
 def question(request: HttpRequest) -> dict[str, Any]:
     """What the engine is asked, from what the page sent; only what this member may reach."""
     try:
-        sent = json.loads(request.body)
+        sent = orjson.loads(request.body)  # refuses half characters, which could not be sent on
         kind, _, pk = str(sent["target"]).partition(":")
         messages = [{"role": str(message["role"]), "content": str(message["content"])} for message in sent["messages"]]
         limit, warmth = int(sent.get("max_tokens", 256)), float(sent.get("temperature", 0))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as problem:
         raise Http404 from problem
     rows = {"adapter": Artifact, "base": BaseModel}.get(kind)
     if rows is None:
@@ -71,8 +76,25 @@ async def chat(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
         return JsonResponse({"error": "The conversation is too long. Start a new one."}, status=413)
     ask = await sync_to_async(question)(request)
     return StreamingHttpResponse(
-        answer(ask), content_type="application/x-ndjson", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        in_turn(request.member.pk, ask),  # type: ignore[attr-defined]
+        content_type="application/x-ndjson",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
+
+
+async def in_turn(member: int, ask: dict[str, Any]) -> AsyncIterator[bytes]:
+    """The answer, unless this member waits for several already. Whoever leaves gives their place back."""
+    if WAITING[member] >= AT_ONCE:
+        yield json.dumps({"error": f"You are waiting for {AT_ONCE} answers already. Ask again once one of them has come."}).encode() + b"\n"
+        return
+    WAITING[member] += 1
+    try:
+        async for piece in answer(ask):
+            yield piece
+    finally:
+        WAITING[member] -= 1
+        if not WAITING[member]:
+            del WAITING[member]
 
 
 async def answer(ask: dict[str, Any]) -> AsyncIterator[bytes]:

@@ -27,6 +27,7 @@ BODIES = [
     ("application/json", b"[" * 100_000),
     ("application/json", b'{"target": {}, "messages": 7, "max_tokens": "x", "temperature": 1e999}'),
     ("application/json", json.dumps({"target": "adapter:\x00", "messages": [{"role": "user", "content": "\ud800"}]}).encode()),
+    ("application/json", b'{"target": "base:1", "messages": [], "max_tokens": 1e999}'),
     ("text/plain", b"\x00" * 1000),
 ]
 
@@ -70,3 +71,10 @@ def test_an_odd_body_is_answered(acme, visitor, kind, body):
 
 def test_a_form_that_is_too_large_is_refused(acme, visitor):
     assert visitor.post("/clients/new/", {"name": "x" * (2 << 20)}).status_code == 400
+
+
+@pytest.mark.parametrize("folder", ["~nobody-here/model", "/" + "a" * 280, "/x" * 4000, "relative", "/etc/hostname"])
+def test_a_folder_that_cannot_be_is_no_folder(acme, visitor, folder):
+    answer = visitor.post("/base-models/new/", {"source": f"path:{folder}"})
+    assert answer.status_code == 422
+    assert "There is no folder" in answer.content.decode()
