@@ -26,6 +26,7 @@ LOST_AFTER = timedelta(seconds=20)
 TAKEN = timedelta(seconds=15)
 """How long a worker may need from taking a job to claiming its order."""
 DOORBELL = "studio:orders"
+WORK = "studio.orders.tasks.work"
 
 
 def place(member: Member, *, kind: str, client: Client | None) -> Order:
@@ -41,7 +42,7 @@ def ring(order: Order) -> None:
     """Tells the workers. Where Redis is away the order stays queued, and `reconcile` rings again."""
     queue = django_rq.get_queue(order.queue)
     try:
-        queue.enqueue("studio.orders.tasks.work", order.kind, str(order.pk), order.attempt, job_id=job_id(order))
+        queue.enqueue(WORK, order.kind, str(order.pk), order.attempt, job_id=job_id(order))
     except redis.RedisError as error:
         log.warning("The queue is away (%s); %s waits for it.", error, order)
 

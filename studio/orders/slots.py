@@ -1,16 +1,18 @@
 """What a worker says of itself while it lives: its queue, and the machine that it would train on."""
 
 import json
+import logging
 import subprocess
 import sys
 import threading
 from typing import Any
 
-from django.db import close_old_connections
+from django.db import DatabaseError, close_old_connections
 from django.utils import timezone
 
 from studio.orders.models import Slot
 
+log = logging.getLogger("studio.orders")
 EVERY = 15.0
 """Seconds; a slot that has not been heard of for a minute is gone."""
 MEASURE = "import sys; from studio.worker.host import host_facts; print(host_facts(sys.argv[1]).model_dump_json())"
@@ -42,4 +44,7 @@ class Announcer(threading.Thread):
     def run(self) -> None:
         while not self.ended.wait(EVERY):
             close_old_connections()
-            announce(name=self.slot, queue=self.queue, facts=self.facts)
+            try:
+                announce(name=self.slot, queue=self.queue, facts=self.facts)
+            except DatabaseError as error:  # away or busy; a worker that fell silent here would be taken for gone
+                log.warning("The worker cannot say that it lives (%s); it tries again.", error)
