@@ -12,7 +12,7 @@ from studio.errors import UserError
 from studio.orders.kinds import OrderKind, register
 from studio.orders.models import Order
 from studio.runs.models import Run
-from studio.runs.services import plugin_of, training_host
+from studio.runs.services import host_of, plugin_of
 from studio.training.orders import TrainPayload
 
 MAX_LINEAGE = 1 << 20
@@ -38,7 +38,7 @@ class TrainKind(OrderKind):
 
     def payload(self, order: Order) -> dict[str, Any]:
         run: Run = order.run
-        host = training_host()
+        host = host_of(order.worker)
         if host is None:
             raise UserError("The worker has not said yet what machine it runs on. Start the run again in a moment.")
         return TrainPayload(

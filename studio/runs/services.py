@@ -43,6 +43,12 @@ def training_host() -> HostFacts | None:
     return max(slots, key=lambda host: max([gpu.memory for gpu in host.gpus], default=host.memory), default=None)
 
 
+def host_of(worker: str) -> HostFacts | None:
+    """The machine of the worker that took an order; where it has not said, the one that was planned with."""
+    slot = Slot.objects.filter(name=worker).first()
+    return HostFacts.model_validate(slot.facts) if slot and slot.facts else training_host()
+
+
 def plugin_of(name: str) -> TrainingPlugin:
     try:
         return find(name)

@@ -1,5 +1,6 @@
 """A worker says that it lives, whatever happens to the database, and does what orders placed and nothing else."""
 
+import json
 import time
 
 import django_rq
@@ -11,6 +12,9 @@ from rq.job import Callback
 from studio.orders import slots
 from studio.orders.models import Slot
 from studio.orders.rqworker import SlotWorker
+from studio.orders.services import claim
+from studio.orders.supervising import write_order
+from tests.fixtures import HOST_FACTS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -42,3 +46,12 @@ def test_a_worker_outlives_a_database_that_is_away_for_a_moment(monkeypatch):
     announcer.join()
     assert (timezone.now() - Slot.objects.get(name="steady").seen_at).total_seconds() < 5
     connections.close_all()
+
+
+def test_a_run_is_told_of_the_machine_that_it_runs_on(start):
+    """The estimate is made for the largest machine; another one may take the run."""
+    Slot.objects.create(
+        name="small", queue="train", facts=HOST_FACTS | {"name": "small", "cpus": 1, "memory": 1 << 30}, seen_at=timezone.now()
+    )
+    claimed = claim(str(start().pk), attempt=1, worker="small")
+    assert json.loads(write_order(claimed).read_text())["payload"]["host"]["name"] == "small"
