@@ -40,6 +40,11 @@ class StudioWorker(Worker):
         if self.horse_pid:
             os.kill(self.horse_pid, signal.SIGTERM)
 
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """A job that was asked to end is no mistake; RQ would print where it stood."""
+        if exc_info[0] is not SystemExit:
+            super().handle_exception(job, *exc_info)
+
     def setup_work_horse_signals(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, end_job)

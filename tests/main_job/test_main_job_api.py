@@ -353,3 +353,9 @@ def test_a_run_that_is_stopped_keeps_what_it_learnt(api, order):
     assert (kept["kind"], kept["run"]) == ("adapter", run["id"])
     again = api.refusal(f"runs/{run['id']}/stop", {})
     assert again["message"] == "This has already ended."
+
+
+def test_a_run_is_on_its_way_when_the_studio_is_stopped(api, order):
+    """The fixture asks for the rest: Ctrl-C ends everything within its time, leaves no process and prints no traceback."""
+    run = api.post("runs", order | {"plugin": "rehearsal", "config": {"max_steps": 10_000, "seconds_per_step": 0.1}})
+    wait(lambda: api.get(f"runs/{run['id']}"), until=lambda answer: answer["step"] >= 1)
