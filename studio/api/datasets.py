@@ -13,6 +13,7 @@ from pydantic import Field, Json
 
 from studio.api.fields import Input, Line, named
 from studio.api.paging import Page, Paging, cut, page
+from studio.basemodels.models import BaseModel
 from studio.datasets import rows, services
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.workspaces.models import Project
@@ -105,7 +106,8 @@ class VersionOut(Schema):
     created_at: datetime
 
 
-def version_out(version: DatasetVersion) -> dict[str, Any]:
+def version_out(version: DatasetVersion, base: BaseModel | None) -> dict[str, Any]:
+    """`base` is the newest one, under whose tokenizer lengths are told."""
     facts = version.facts or {}
     return {
         "id": version.pk,
@@ -121,7 +123,7 @@ def version_out(version: DatasetVersion) -> dict[str, Any]:
         "sha256": version.sha256,
         "file_sha256": version.upload_sha256,
         "split": facts.get("split"),
-        "tokens": tokens_out(version),
+        "tokens": tokens_out(version, base),
         "issues": issues_of(version),
         "mapping": version.mapping,
         "validation_percent": version.validation_percent,
@@ -130,8 +132,7 @@ def version_out(version: DatasetVersion) -> dict[str, Any]:
     }
 
 
-def tokens_out(version: DatasetVersion) -> dict[str, Any] | None:
-    base = services.newest_base(version.order.workspace_id)
+def tokens_out(version: DatasetVersion, base: BaseModel | None) -> dict[str, Any] | None:
     facts = version.token_facts(base)
     return {**facts.model_dump(exclude={"histogram"}), "base_model": base.pk} if facts and base else None
 
@@ -144,6 +145,10 @@ def issues_of(version: DatasetVersion) -> list[dict[str, Any]]:
     return [{"level": level, "message": text} for level, text in found]
 
 
+def newest_base(request: HttpRequest) -> BaseModel | None:
+    return services.newest_base(request.member.workspace)  # type: ignore[attr-defined]
+
+
 def visible(request: HttpRequest) -> "QuerySet[DatasetVersion]":
     return DatasetVersion.objects.for_action(request, "dataset.view").select_related("order")
 
@@ -151,7 +156,8 @@ def visible(request: HttpRequest) -> "QuerySet[DatasetVersion]":
 @router.get("/datasets/{uuid:pk}/versions", response=Page[VersionOut], url_name="dataset_versions")
 def list_versions(request: HttpRequest, pk: UUID, filters: Query[Paging]) -> dict[str, Any]:
     dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.view"), pk=pk)
-    return page(request, visible(request), filters, show=version_out, dataset=dataset)
+    base = newest_base(request)
+    return page(request, visible(request), filters, show=lambda version: version_out(version, base), dataset=dataset)
 
 
 class VersionIn(Input):
@@ -169,12 +175,12 @@ def add_version(request: HttpRequest, pk: UUID, details: Form[VersionIn], file: 
         filename=file.name or "upload", chunks=file.chunks(), size=file.size or 0, **details.model_dump(exclude_none=True)
     )
     version = services.add_version(request.member, dataset=dataset, upload=upload)  # type: ignore[attr-defined]
-    return version_out(version)
+    return version_out(version, newest_base(request))
 
 
 @router.get("/dataset-versions/{uuid:pk}", response=VersionOut, url_name="dataset_version")
 def get_version(request: HttpRequest, pk: UUID) -> dict[str, Any]:
-    return version_out(get_object_or_404(visible(request), pk=pk))
+    return version_out(get_object_or_404(visible(request), pk=pk), newest_base(request))
 
 
 class RowFilters(Input):

@@ -23,7 +23,7 @@ def artifacts(request: HttpRequest) -> HttpResponse:
 def artifact(request: HttpRequest, pk: str) -> HttpResponse:
     visible = Artifact.objects.for_action(request, "artifact.view")
     found = get_object_or_404(visible.select_related("project__client", "base_model", "dataset_version__dataset", "order"), pk=pk)
-    builds = Build.objects.for_action(request, "build.view").filter(source=found).select_related("order")
+    builds = Build.objects.for_action(request, "build.view").filter(source=found).select_related("order__artifact")
     context = {
         "section": "artifacts",
         "artifact": found,

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, OuterRef, QuerySet, Subquery
 
 from studio.audit.services import record
 from studio.basemodels.models import BaseModel
@@ -180,6 +180,14 @@ def stop_version(member: Member, version: DatasetVersion) -> None:
     with transaction.atomic():
         request_stop(version.order)
         record(member, "dataset.stop", version)
+
+
+def with_newest(datasets: "QuerySet[Dataset]") -> list[tuple[Dataset, DatasetVersion | None]]:
+    """Each dataset with its newest version; two queries, however many there are."""
+    versions = DatasetVersion.objects.filter(dataset=OuterRef("pk")).order_by("-number")
+    found = list(datasets.annotate(newest_version=Subquery(versions.values("pk")[:1])))
+    newest = DatasetVersion.objects.select_related("order").in_bulk([dataset.newest_version for dataset in found])
+    return [(dataset, newest.get(dataset.newest_version)) for dataset in found]
 
 
 def newest_base(workspace: Any) -> BaseModel | None:

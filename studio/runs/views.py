@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import Count, Q
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -14,6 +15,7 @@ from studio.artifacts.models import Artifact
 from studio.basemodels import services as base_services
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import Dataset
+from studio.datasets.services import with_newest
 from studio.datasets.views import project_of
 from studio.errors import UserError
 from studio.orders.models import Event, Order, Slot
@@ -46,7 +48,7 @@ def home(request: HttpRequest) -> HttpResponse:
         "live": with_points(runs.filter(order__status__in=Order.LIVE)[:20]),
         "failed": failed,
         "recent": runs.exclude(order__status__in=Order.LIVE).exclude(pk__in=[run.pk for run in failed])[:8],
-        "projects": projects[:12],
+        "projects": projects.annotate(dataset_count=Count("datasets", distinct=True), run_count=Count("runs", distinct=True))[:12],
         "has_model": models.filter(facts__isnull=False).exists(),
         "coming_model": models.filter(facts__isnull=True, order__status__in=Order.LIVE).first(),
         "offered": base_services.PACKAGES,
@@ -73,11 +75,13 @@ def project(request: HttpRequest, pk: str) -> HttpResponse:
     context = {
         "section": "projects",
         "project": found,
-        "datasets": Dataset.objects.for_action(request, "dataset.view").filter(project=found),
+        "datasets": with_newest(Dataset.objects.for_action(request, "dataset.view").filter(project=found)),
         "runs": Run.objects.for_action(request, "run.view")
         .filter(project=found)
         .select_related("order", "base_model", "dataset_version__dataset"),
-        "artifacts": Artifact.objects.for_action(request, "artifact.view").filter(project=found).select_related("base_model"),
+        "artifacts": Artifact.objects.for_action(request, "artifact.view")
+        .filter(project=found)
+        .select_related("project__client", "base_model"),
         "siblings": Project.objects.for_action(request, "project.view").filter(client=found.client),
         "has_model": BaseModel.objects.for_action(request, "base_model.view").filter(facts__isnull=False).exists(),
     }
@@ -180,12 +184,15 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
 
 def shown_events(run: Run, *, upto: int) -> list[dict[str, Any]]:
     """The events that a page starts with: all but progress, with metrics thinned out where there are very many."""
-    events = list(Event.objects.filter(order=run.order_id, seq__lte=upto).exclude(type="progress"))
-    metrics = [event for event in events if event.type == "metric" and "validation_loss" not in event.body]
+    events = Event.objects.filter(order=run.order_id, seq__lte=upto).exclude(type="progress")
+    # Their numbers first: a long run has a hundred thousand, and only the bodies that are shown are worth reading.
+    metrics = list(events.filter(type="metric").exclude(body__has_key="validation_loss").values_list("seq", "attempt"))
     step = len(metrics) // POINTS + 1
-    begins = {event.attempt: event.seq for event in reversed(metrics)}.values()  # a chart cuts off there what was done in vain
-    dropped = {event.seq for number, event in enumerate(metrics[:-1]) if number % step and event.seq not in begins}
-    return [event.wire() for event in events if event.seq not in dropped]
+    begins = {attempt: seq for seq, attempt in reversed(metrics)}.values()  # a chart cuts off there what was done in vain
+    last = len(metrics) - 1
+    kept = [seq for number, (seq, _) in enumerate(metrics) if number % step == 0 or number == last or seq in begins]
+    shown = events.filter(~Q(type="metric") | Q(body__has_key="validation_loss") | Q(seq__in=kept))
+    return [event.wire() for event in shown]
 
 
 def changed_settings(run: Run) -> list[dict[str, Any]]:

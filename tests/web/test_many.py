@@ -1,0 +1,87 @@
+"""Pages stay quick with many things on them: the number of queries does not grow with the number of rows."""
+
+import time
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client as Browser
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from studio.datasets.models import DatasetVersion
+from studio.orders.models import Event, Order
+from studio.runs.views import POINTS, shown_events
+from studio.workspaces.services import create_client, create_project
+from tests.fixtures import World, make_artifact, make_base_model, make_build, make_order, make_run, make_version
+
+CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "audit")
+
+
+def addresses(world: World) -> list[str]:
+    lists = ["/", "/projects/", "/clients/", "/runs/", "/artifacts/", "/base-models/", "/playground/", "/settings/", "/settings/audit/"]
+    one = [
+        f"/projects/{world.project.pk}/",
+        f"/artifacts/{world.artifact.pk}/",
+        f"/runs/{world.run.pk}/",
+        f"/runs/new/?project={world.project.pk}",
+    ]
+    return [*lists, *one, *(f"/api/v1/{name}" for name in (*CALLS, f"datasets/{world.version.dataset_id}/versions"))]
+
+
+def queries(world: World, browser: Browser, address: str) -> int:
+    with CaptureQueriesContext(connection) as asked:
+        answer = world.api.get(address) if address.startswith("/api/") else browser.get(address)
+    assert answer.status_code == 200, address
+    return len(asked)
+
+
+def one_more_of_each(world: World, number: int) -> None:
+    base = make_base_model(world.owner, name=f"Base {number}")
+    version = make_version(world.owner, world.project, name=f"Letters {number}")
+    order = make_order(world.owner, kind="dataset", client=world.client)
+    files = {"filename": "x", "upload": "none", "upload_sha256": "1", "facts": version.facts, "order": order}
+    DatasetVersion.objects.create(dataset=world.version.dataset, number=number + 2, **files)
+    run = make_run(world.owner, world.project, base, version, status=Order.Status.FAILED if number % 2 else Order.Status.SUCCEEDED)
+    lineage = {"run": {"id": str(run.pk)}}
+    artifact = make_artifact(run.order, world.project, {"x": b"1"}, base_model=base, dataset_version=version, lineage=lineage)
+    make_build(world.owner, artifact)
+    make_build(world.owner, world.artifact)
+    create_project(world.owner, client=create_client(world.owner, name=f"Client {number}"), name="Task")
+
+
+def test_no_page_asks_once_for_each_row(acme: World, slot: Any):
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    one_more_of_each(acme, 0)
+    one_more_of_each(acme, 1)
+    before = {address: queries(acme, browser, address) for address in addresses(acme)}
+    for number in range(2, 6):
+        one_more_of_each(acme, number)
+    grown = {address: (few, many) for address, few in before.items() if (many := queries(acme, browser, address)) > few}
+    assert not grown
+
+
+@pytest.fixture
+def long_run(acme: World) -> World:
+    """A run of 50,000 steps that lost its worker once."""
+    now, order = timezone.now(), acme.run.order
+    numbers = {"loss": 1.2345, "learning_rate": 2e-4, "grad_norm": 1.0, "tokens_per_second": 500.0, "memory": 1 << 30}
+
+    def reported(seq: int) -> Event:
+        body = {"step": seq, "total": 50_000, **numbers} | ({"validation_loss": 1.5} if seq % 1000 == 0 else {})
+        return Event(order=order, seq=seq, attempt=1 + (seq > 30_500), at=now, type="metric", body=body)
+
+    Event.objects.bulk_create([reported(seq) for seq in range(1, 50_001)], batch_size=5000)
+    return acme
+
+
+def test_the_page_of_a_long_run_is_made_of_few_of_its_events(long_run: World):
+    started = time.monotonic()
+    shown = shown_events(long_run.run, upto=50_000)
+    assert time.monotonic() - started < 5
+    seqs = [event["seq"] for event in shown]
+    assert len(seqs) < 2 * POINTS
+    assert seqs == sorted(set(seqs))
+    assert {1, 30_501, 50_000} <= {*seqs}  # where each attempt began, and the last
+    assert all(seq in seqs for seq in range(1000, 50_001, 1000))  # every validation
