@@ -12,7 +12,7 @@ from ninja.files import UploadedFile
 from pydantic import Field, Json
 
 from studio.api.fields import Input, Line, named
-from studio.api.paging import Page, Paging, cut, page
+from studio.api.paging import Page, Paging, cut, next_url, page
 from studio.basemodels.models import BaseModel
 from studio.datasets import rows, services
 from studio.datasets.models import Dataset, DatasetVersion
@@ -196,8 +196,9 @@ def list_rows(request: HttpRequest, pk: UUID, filters: Query[RowFilters]) -> dic
     version = get_object_or_404(visible(request), pk=pk)
     if not version.is_ready:
         return {"items": [], "next": None}
-    items = rows.page(version.rows_path, split=filters.split, after=filters.after, limit=filters.limit + 1)
-    return cut(request, items, limit=filters.limit, after=lambda: items[filters.limit - 1]["index"])
+    items = rows.page(version.rows_path, split=filters.split, after=filters.after, limit=filters.limit)
+    more = bool(items) and bool(rows.page(version.rows_path, split=filters.split, after=items[-1]["index"], limit=1))
+    return {"items": items, "next": next_url(request, after=items[-1]["index"]) if more else None}
 
 
 class RefusalFilters(Input):

@@ -27,6 +27,8 @@ from studio.training.orders import DatasetPayload
 LOOKED_AT = 100
 """Records that the shape is detected from."""
 REPORT_EVERY = 500
+KEPT_REFUSALS = 100_000
+"""Refused lines that are written down; all are counted. A file of nothing else would make a list a hundred times its size."""
 PREVIEWED = 5
 PREVIEWED_CHARACTERS = 2000
 PREVIEWED_MESSAGES = 20
@@ -51,7 +53,7 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     taken = Intake(reading, detection)
     with rows.RowWriter(draft) as writer, (job.out / "refusals.jsonl").open("wb") as refusals:
         for outcome in watched(lines, reading, job):
-            if isinstance(refusal := taken.take(outcome, writer), Refusal):
+            if isinstance(refusal := taken.take(outcome, writer), Refusal) and taken.refused <= KEPT_REFUSALS:
                 refusals.write(orjson.dumps(refusal.as_dict()) + b"\n")
     job.progress(reading.size, reading.size, "bytes")
     if order.refused == "stop" and taken.refused:
@@ -207,7 +209,8 @@ class Intake:
         if count < FEW:
             told.append(f"Only {_counted(count, 'row', 'rows')} can be used. Training needs at least {FEW} to learn anything that lasts.")
         if self.refused:
-            told.append(f"{_counted(self.refused, 'row was', 'rows were')} refused and left out.")
+            listed = f" The first {KEPT_REFUSALS:,} are listed." if self.refused > KEPT_REFUSALS else ""
+            told.append(f"{_counted(self.refused, 'row was', 'rows were')} refused and left out.{listed}")
         if self.identical:
             told.append(f"{_counted(self.identical, 'pair is', 'pairs are')} identical, they teach nothing.")
         if duplicates:

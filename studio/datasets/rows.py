@@ -15,7 +15,11 @@ import pyarrow.parquet as pq
 
 Split = Literal["train", "validation"]
 GROUP = 1000
-"""Rows in each row group: what has to be read to show one of them."""
+"""Rows in each row group, at most: what has to be read to show one of them."""
+GROUP_SIZE = 8 << 20
+"""Characters after which a group ends before it has so many rows: a row may have megabytes."""
+PAGE_SIZE = 16 << 20
+"""Bytes of rows after which a page ends before it has as many as were asked for."""
 DRAFT = pa.schema([("line", pa.int64()), ("row", pa.large_string())])
 SCHEMA = pa.schema(
     [("index", pa.int64()), ("line", pa.int64()), ("split", pa.string()), ("duplicate", pa.bool_()), ("row", pa.string())],
@@ -29,17 +33,19 @@ class RowWriter:
         self.writer = pq.ParquetWriter(path, DRAFT, compression="zstd", use_dictionary=False, write_statistics=False)
         self.lines: list[int] = []
         self.rows: list[str] = []
+        self.size = 0
 
     def add(self, *, line: int, row: str) -> None:
         self.lines.append(line)
         self.rows.append(row)
-        if len(self.rows) == GROUP:
+        self.size += len(row)
+        if len(self.rows) == GROUP or self.size >= GROUP_SIZE:
             self._flush()
 
     def _flush(self) -> None:
         if self.rows:
             self.writer.write_table(pa.table([self.lines, self.rows], schema=DRAFT))
-            self.lines, self.rows = [], []
+            self.lines, self.rows, self.size = [], [], 0
 
     def __enter__(self) -> "RowWriter":
         return self
@@ -55,9 +61,11 @@ def finish(draft: Path, target: Path, *, validation: npt.NDArray[np.bool_], dupl
     source = pq.ParquetFile(draft)
     options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["split"], "write_statistics": ["index", "split"]}
     with pq.ParquetWriter(target, SCHEMA, **options) as writer:
+        begin = 0
         for group in range(source.num_row_groups):
             table = source.read_row_group(group)
-            here = slice(group * GROUP, group * GROUP + len(table))
+            here = slice(begin, begin + len(table))
+            begin = here.stop
             columns = [
                 pa.array(np.arange(here.start, here.stop)),
                 table["line"].combine_chunks(),
@@ -71,15 +79,20 @@ def finish(draft: Path, target: Path, *, validation: npt.NDArray[np.bool_], dupl
 def page(rows_path: Path, *, split: Split | None = None, after: int = -1, limit: int = 50) -> list[dict[str, Any]]:
     """Up to `limit` rows whose index is above `after`: {index, line, split, duplicate, row}, where `row` is the canonical dict.
 
-    Reads only the row groups that hold them.
+    Reads only the row groups that hold them. Fewer come where they are very long, but one always does while there are any.
     """
     file = pq.ParquetFile(rows_path)
     found: list[dict[str, Any]] = []
-    for group in range(max(0, after + 1) // GROUP, file.num_row_groups):
+    end, room = 0, PAGE_SIZE
+    for group in range(file.num_row_groups):
+        end += file.metadata.row_group(group).num_rows
+        if end <= after + 1:
+            continue
         if split and not _may_hold(file.metadata.row_group(group), split):
             continue
-        found += _page_of_group(file, group, split=split, after=after, limit=limit - len(found))
-        if len(found) >= limit:
+        here, room = _page_of_group(file, group, split=split, after=after, limit=limit - len(found), room=room)
+        found += here
+        if len(found) >= limit or room <= 0:
             break
     return found
 
@@ -89,15 +102,24 @@ def _may_hold(group: pq.RowGroupMetaData, split: str) -> bool:
     return statistics is None or not statistics.has_min_max or bool(statistics.min <= split <= statistics.max)
 
 
-def _page_of_group(file: pq.ParquetFile, group: int, *, split: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+def _page_of_group(
+    file: pq.ParquetFile, group: int, *, split: str | None, after: int, limit: int, room: int
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows, and how many bytes of room are left after them."""
     # The small columns tell which rows are wanted; only then are the rows themselves read.
     small = file.read_row_group(group, columns=["index", "line", "split", "duplicate"])
     index, splits = small["index"].to_numpy(), small["split"].to_numpy(zero_copy_only=False)
     wanted = np.flatnonzero((index > after) & ((splits == split) if split else True))[:limit]
     if not len(wanted):
-        return []
+        return [], room
     rows = file.read_row_group(group, columns=["row"])["row"].take(pa.array(wanted)).to_pylist()
-    return [entry | {"row": orjson.loads(row)} for entry, row in zip(small.take(pa.array(wanted)).to_pylist(), rows, strict=True)]
+    found = []
+    for entry, row in zip(small.take(pa.array(wanted)).to_pylist(), rows, strict=True):
+        found.append(entry | {"row": orjson.loads(row)})
+        room -= len(row)
+        if room <= 0:
+            break
+    return found, room
 
 
 def read(rows_path: Path, *, split: Split | None = None) -> Iterator[dict[str, Any]]:

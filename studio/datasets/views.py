@@ -1,6 +1,5 @@
 """Datasets: dropping a file, and seeing what is in it before anything is trained on it."""
 
-import json
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -179,8 +178,7 @@ def refusals(request: HttpRequest, pk: str) -> HttpResponse:
     found = get_object_or_404(DatasetVersion.objects.for_action(request, "dataset.view"), pk=pk)
     if not found.is_ready:
         raise Http404
-    lines = rows.refusals(found.folder / "refusals.jsonl", limit=1_000_000)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    text = (found.folder / "refusals.jsonl").read_bytes()
     return HttpResponse(text, content_type="application/jsonl", headers={"Content-Disposition": "attachment; filename=refusals.jsonl"})
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from studio.datasets import rows, splitting
+from studio.datasets import importing, rows, splitting
 from studio.datasets.peeking import peek
 from studio.errors import UserError
 from studio.training.job import Stopped
@@ -221,3 +221,25 @@ def test_a_first_look_reads_the_beginning_only(write) -> None:
 def test_a_broken_file_deep_inside_is_placed(write, import_file) -> None:
     with pytest.raises(UserError, match=re.escape("The quote opened on line 2002 never closes.")):
         import_file(write("a.csv", "text,id\n" + "a,1\n" * 2000 + '"b,2\n' + "c,3\n" * 10))
+
+
+def test_rows_of_megabytes_are_grouped_and_shown_a_few_at_a_time(write, import_file, job, monkeypatch) -> None:
+    """Whoever looks at ten rows of a file must not load a thousand of a megabyte each."""
+    monkeypatch.setattr(rows, "PAGE_SIZE", 3 << 20)
+    path = write("long.jsonl", b"".join(b'{"text": "%d %s"}\n' % (number, b"x" * (1 << 20)) for number in range(20)))
+    import_file(path)
+    target = job.out / "rows.parquet"
+    assert pq.ParquetFile(target).num_row_groups == 3
+    seen: list[int] = []
+    while page := rows.page(target, after=seen[-1] if seen else -1, limit=10):
+        assert len(page) <= 3
+        assert all(row["row"]["text"].startswith(f"{row['index']} ") for row in page)
+        seen += [row["index"] for row in page]
+    assert seen == list(range(20))
+
+
+def test_a_file_of_refused_lines_alone_makes_no_endless_list(write, import_file, refusals, monkeypatch) -> None:
+    monkeypatch.setattr(importing, "KEPT_REFUSALS", 5)
+    result = import_file(write("bad.jsonl", b'{"text": "one that is fine"}\n' + b"x\n" * 50))
+    assert (result["refused"], len(refusals())) == (50, 5)
+    assert any("The first 5 are listed." in warning for warning in result["warnings"])
