@@ -17,8 +17,8 @@ import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.errors import UserError
+from studio.lifeline import die_with_parent
 from studio.serving.engines.contract import Ask, Engine
-from studio.worker.process import die_with_parent
 
 log = logging.getLogger("studio.engine")
 MAX_BODY = 1 << 20

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from studio.supervisor.lifeline import die_with
+from studio.lifeline import die_with
 from studio.supervisor.logs import Log
 
 STEADY_AFTER = 30.0  # seconds of running after which earlier failures are forgotten

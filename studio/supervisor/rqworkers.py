@@ -13,7 +13,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.worker import Worker
 
-from studio.supervisor.lifeline import die_with_parent
+from studio.lifeline import die_with_parent
 from studio.supervisor.names import worker_name
 
 HEARTBEAT = 5  # seconds; RQ's own is 30

@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from studio.worker.process import die_with_parent, limit_memory, private_stdout, stop_at_signals
+from studio.lifeline import die_with_parent
+from studio.worker.process import limit_memory, private_stdout, stop_at_signals
 from studio.worker.running import run_order
 
 die_with_parent()

@@ -1,32 +1,9 @@
-"""What makes a process a good worker: it dies with its parent, keeps its events apart, and heeds a stop and its memory limit."""
+"""What makes a process a good worker: it keeps its events apart, and heeds a stop and its memory limit."""
 
-import ctypes
 import os
 import resource
 import signal
 import sys
-import threading
-import time
-
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Ends this process as soon as the one that started it is gone, so that no training is left without an owner.
-
-    On Linux the kernel does it when the thread that started this process ends; so start it from one that stays.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        return
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="watch parent", daemon=True).start()
 
 
 def private_stdout() -> int:

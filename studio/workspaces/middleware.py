@@ -1,6 +1,7 @@
 """Answers "who are you" and "may you be here" before any view runs, and turns a UserError into a page."""
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,6 +80,14 @@ def member_by_cookie(session_key: str | None) -> Member | None:
     return member_by_session(get_user(SimpleNamespace(session=session)), session)  # type: ignore[arg-type]
 
 
+def address_of(request: HttpRequest) -> str | None:
+    """Where a request comes from, as PostgreSQL takes it; a proxy may hand on whatever the caller wrote."""
+    try:
+        return str(ip_address(request.META.get("REMOTE_ADDR", "").partition("%")[0]))
+    except ValueError:
+        return None
+
+
 class MemberMiddleware:
     """Sets `request.member`: who acts, in which workspace; None for a stranger."""
 
@@ -90,7 +99,7 @@ class MemberMiddleware:
         if member is None and request.path in READ_IN_A_BROWSER:
             member = member_by_session(request.user, request.session)
         if member is not None:
-            member.ip = request.META.get("REMOTE_ADDR") or None
+            member.ip = address_of(request)
         request.member = member  # type: ignore[attr-defined]
         response = self.get_response(request)
         if member is not None and not response.has_header("Cache-Control"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from studio.supervisor.lifeline import die_with
+from studio.lifeline import die_with
 from studio.supervisor.rqworkers import StudioWorker
 
 

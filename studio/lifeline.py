@@ -1,4 +1,4 @@
-"""Ties a process to its parent, so that a killed parent leaves nothing behind."""
+"""Ties a process to its parent, so that a killed parent leaves nothing behind. No Django."""
 
 import ctypes
 import os
@@ -25,10 +25,14 @@ def die_with(parent: int, *, by: signal.Signals) -> Callable[[], None]:
 
 
 def die_with_parent() -> None:
-    """Kills this process when its parent dies. For a process that can call it itself; works on every Unix."""
-    parent = os.getppid()
+    """Kills this process as soon as its parent is gone. For a process that can call it itself; works on every Unix.
+
+    On Linux the kernel does it when the thread that started this process ends; so start it from one that stays.
+    """
     if LIBC:
         LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        return
+    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
