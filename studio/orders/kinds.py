@@ -1,12 +1,13 @@
 """What each kind of order needs from its own app: what to tell the worker, and what to do with its result."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 from studio.orders.models import Order
 
 
-class OrderKind:
+class OrderKind(ABC):
     """Subclassed once per kind, in the app that owns it, and registered from that app's `ready`."""
 
     kind: ClassVar[str]
@@ -18,17 +19,17 @@ class OrderKind:
     environment: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of variables that its process is given beyond what every process is, such as a token."""
 
+    @abstractmethod
     def payload(self, order: Order) -> dict[str, Any]:
         """The kind's own part of order.json."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, order: Order) -> Path:
         """Where the sealed result is to stand; each attempt may ask anew, so it depends on the attempt or is free."""
-        raise NotImplementedError
 
+    @abstractmethod
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         """Records the result, in the transaction that ends the order. Also after a stop that kept something."""
-        raise NotImplementedError
 
     def ended(self, order: Order) -> None:
         """After a failure, or a stop that kept nothing."""
