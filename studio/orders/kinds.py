@@ -31,9 +31,6 @@ class OrderKind(ABC):
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         """Records the result, in the transaction that ends the order. Also after a stop that kept something."""
 
-    def ended(self, order: Order) -> None:
-        """After a failure, or a stop that kept nothing."""
-
 
 KINDS: dict[str, OrderKind] = {}
 

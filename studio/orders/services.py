@@ -184,8 +184,6 @@ def end_without_result(order: Order, *, status: str, error: str) -> None:
     Its states are kept where it may be resumed: paused or failed, until it has succeeded or is discarded.
     """
     append(order, "end", {"status": status, "error": error})
-    if status != Order.Status.PAUSED:
-        KINDS[order.kind].ended(order)
     if status == Order.Status.STOPPED:
         transaction.on_commit(lambda: remove_folder(order.checkpoints))
     transaction.on_commit(lambda: remove_folder(KINDS[order.kind].target(order)))
