@@ -1,5 +1,6 @@
 """The order that fetches a base model."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ LISTENERS: list[Any] = []
 """Called with a base model that has become ready; datasets measure their rows with its tokenizer."""
 
 
+def download_folder(model: BaseModel) -> Path:
+    """What has been downloaded so far: the same folder when the same source is registered again after a failure."""
+    name = hashlib.sha256(f"{model.workspace_id} {model.source}".encode()).hexdigest()[:32]
+    return Path(settings.DATA_DIR, "downloads", name)
+
+
 class BaseModelKind(OrderKind):
     kind = "base_model"
     time_limit = 12 * 3600
@@ -21,7 +28,7 @@ class BaseModelKind(OrderKind):
     environment = ("HF_", "PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "REQUESTS_CA_BUNDLE")
 
     def payload(self, order: Order) -> dict[str, Any]:
-        cache = Path(settings.DATA_DIR, "downloads", str(order.pk))
+        cache = download_folder(order.base_model)
         cache.mkdir(parents=True, exist_ok=True)
         return BaseModelPayload(source=order.base_model.source, cache=str(cache), hub=settings.HUB_URL).model_dump()
 

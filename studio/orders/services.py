@@ -189,6 +189,13 @@ def end_without_result(order: Order, *, status: str, error: str) -> None:
     transaction.on_commit(lambda: remove_folder(KINDS[order.kind].target(order)))
 
 
+def clear_away(order: Order) -> None:
+    """Throws away the drafts of every attempt; their orders, events and logs stay, and the states to go on from."""
+    for folder in order.folder.parent.glob("attempt-*"):
+        remove_folder(folder / "work")
+        remove_folder(folder / "out")
+
+
 def stale() -> Q:
     return Q(heartbeat_at=None) | Q(heartbeat_at__lt=timezone.now() - LOST_AFTER)
 
@@ -230,6 +237,7 @@ def recover(order: Order, lost: Q) -> str:
                 return ""
             order.refresh_from_db()
             end_without_result(order, status=status, error=error)
+            transaction.on_commit(lambda: clear_away(order))
         else:
             if not try_again(order, mine.filter(losses=order.losses), losses=losses, why="The worker was lost. Trying again."):
                 return ""

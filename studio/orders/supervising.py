@@ -144,7 +144,7 @@ class Supervisor:
             words.join(timeout=EXIT_GRACE)  # a process that left the group may hold the pipe for longer
         if not self.lost:
             self.conclude(child.returncode)
-            self.clear_away()
+            services.clear_away(self.order)
 
     def listen(self, child: "subprocess.Popen[bytes]") -> None:
         """Stores events as they come, beats, and passes a stop on, until the last event or the end of the process."""
@@ -266,12 +266,6 @@ class Supervisor:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # also what the process itself started
         child.wait()
-
-    def clear_away(self) -> None:
-        """Throws away the drafts of every attempt; their orders, events and logs stay, and so do states that can be gone on from."""
-        for attempt in self.order.folder.parent.iterdir():
-            remove_folder(attempt / "work")
-            remove_folder(attempt / "out")
 
     def conclude(self, returncode: int) -> None:
         """Success is a committed result that was reported, never an exit code."""

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from studio.errors import UserError
+from studio.storage import remove_folder
 from studio.supervisor.listener import base_url, listen
 from studio.supervisor.logs import Log
 from studio.supervisor.processes import Keeper, Program
@@ -51,6 +52,8 @@ def up(options: Options, hooks: Hooks, *, programs: Callable[[Place], list[Progr
     """Runs everything until SIGINT or SIGTERM. The first program is the web server. Raises UserError when it cannot start."""
     options.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with only_one(options.data_dir), listen(host=options.host, port=options.port) as listener:
+        remove_folder(options.data_dir / "tmp")  # halves of uploads that a killed web server left
+        (options.data_dir / "tmp").mkdir(mode=0o700)
         slots = training_slots(wanted=options.workers, gpus=visible_gpus())
         url = os.environ.get("REDIS_URL", "")
         place = Place(options.data_dir, url or redis_url(options.data_dir), listener.fileno(), tuple(slots))

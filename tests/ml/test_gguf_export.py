@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen2Config, Qw
 
 from studio.errors import UserError
 from studio.ml import llamacpp
+from studio.ml.gguf import serving
 from studio.ml.gguf.adapters import export_adapter
 from studio.ml.gguf.architectures import read_shape, supported
 from studio.ml.gguf.exporting import estimated_size, export
@@ -184,7 +185,7 @@ def test_an_adapter_beside_the_base_answers_as_the_merged_model(
 
 
 def test_a_dora_adapter_cannot_be_swapped_but_is_served_merged(
-    tiny_model_maker: ModelMaker, adapter_of: AdapterMaker, tmp_path: Path
+    tiny_model_maker: ModelMaker, adapter_of: AdapterMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tiny_model_maker(tmp_path / "unsealed-base")
     dora, lora = adapter_of(base, name="dora", use_dora=True), adapter_of(base, name="lora")
@@ -205,6 +206,10 @@ def test_a_dora_adapter_cannot_be_swapped_but_is_served_merged(
     prepare(base=base, adapter=lora, cache=cache)
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.gguf")} == made
     assert not killed.exists()
+
+    monkeypatch.setattr(serving, "MOST", alone["model"].stat().st_size + swapped["adapter"].stat().st_size)
+    prepare(base=base, adapter=lora, cache=cache)
+    assert {*cache.glob("*.gguf")} == {alone["model"], swapped["adapter"]}  # what was not used for longest made room
 
 
 def test_llama_3_scaling_of_the_context_is_kept(tiny_model_maker: ModelMaker, tmp_path: Path) -> None:

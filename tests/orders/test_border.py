@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from django.test import TestCase
 
 from studio.artifacts.models import Artifact
+from studio.basemodels.services import register
 from studio.orders import logfile
 from studio.orders.kinds import KINDS
 from studio.orders.models import Order
 from studio.orders.results import Untrue, checked
-from studio.orders.services import claim
+from studio.orders.services import claim, worker_lost
 from studio.orders.supervising import MAX_METRICS, Supervisor, child_environment
 from studio.storage import commit_folder
 from tests.fixtures import make_version, work_off
@@ -146,3 +148,25 @@ def test_a_token_for_the_hub_goes_to_those_alone_who_fetch_from_it(monkeypatch):
     assert planted.items() <= given.pop("base_model")
     for kind, environment in given.items():
         assert not planted.items() & environment, kind
+
+
+def test_what_an_order_drafted_is_thrown_away_when_its_last_worker_is_lost(start):
+    order = start()
+    Order.objects.filter(pk=order.pk).update(losses=Order.MAX_LOSSES - 1)
+    claimed = claim(str(order.pk), attempt=1, worker="gone")
+    (claimed.folder / "work").mkdir(parents=True)
+    (claimed.folder / "work" / "draft").write_bytes(b"x" * 1000)
+    with TestCase.captureOnCommitCallbacks(execute=True):
+        assert worker_lost("gone") == [f"{order}: failed"]
+    assert not (claimed.folder / "work").exists()
+
+
+def test_a_download_goes_on_where_an_earlier_registration_stopped(acme, rival):
+    first = register(acme.owner, source="hub:someone/model")
+    Order.objects.filter(pk=first.order_id).update(status=Order.Status.FAILED)
+    again = register(acme.owner, source="hub:someone/model")
+    assert first != again
+    cache = {KINDS["base_model"].payload(model.order)["cache"] for model in (first, again)}
+    assert len(cache) == 1
+    foreign = register(rival.owner, source="hub:someone/model")
+    assert KINDS["base_model"].payload(foreign.order)["cache"] not in cache

@@ -79,6 +79,14 @@ def test_one_start_serves_a_page_and_tells_the_link(start: Start, tmp_path: Path
     assert "worker   asleep" in output
 
 
+def test_halves_of_uploads_are_swept_up_at_the_start(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "left.upload").write_bytes(b"half")
+    start()
+    ready(tmp_path)
+    assert [*(tmp_path / "tmp").iterdir()] == []
+
+
 def test_redis_is_for_its_owner_alone_and_opens_no_port(start: Start, tmp_path: Path) -> None:
     studio = start()
     ready(tmp_path)

@@ -1,6 +1,8 @@
 """The files that llama.cpp serves a base and an adapter from, made once and kept: the base in f16, each adapter beside it."""
 
 import fcntl
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ from studio.ml.gguf.quantizing import OutOfRange
 from studio.ml.gguf.weights import Weights
 from studio.storage import read_manifest
 
+MOST = 50 << 30
+"""Bytes that the cache may take; what is asked for now is made all the same."""
 NAME = 16
 """Hex digits of a manifest's hash that name a file."""
 
@@ -24,6 +28,25 @@ def prepare(*, base: Path, adapter: Path | None, cache: Path) -> dict[str, Path 
     of its own. Several processes may ask at once; one makes the file, the rest wait. Raises UserError for what cannot be built.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    files = _prepare(base=base, adapter=adapter, cache=cache)
+    used = [path for path in files.values() if path is not None]
+    for path in used:
+        os.utime(path, (time.time(), path.stat().st_mtime))
+    sweep(cache, keep=used)
+    return files
+
+
+def sweep(cache: Path, *, keep: list[Path]) -> None:
+    """Deletes what was not used for longest, until MOST bytes are left. Whoever has a file open goes on reading it."""
+    found = sorted(cache.glob("*.gguf"), key=lambda path: path.stat().st_atime)
+    size = sum(path.stat().st_size for path in found)
+    for path in found:
+        if size > MOST and path not in keep:
+            size -= path.stat().st_size
+            path.unlink()
+
+
+def _prepare(*, base: Path, adapter: Path | None, cache: Path) -> dict[str, Path | None]:
     base_name = _name(base)
     if adapter is None:
         return {"model": _model(cache / f"{base_name}.gguf", base=base, adapter=None), "adapter": None}
