@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import async_to_sync
+
 from studio.serving.views import AT_ONCE, WAITING, in_turn
 
 
@@ -37,10 +39,10 @@ def test_a_person_waits_for_a_few_answers_at_once(settings: Any, tmp_path: Path)
         assert not WAITING  # who leaves gives their places back
         engine.close()
 
-    asyncio.run(ask_much())
+    async_to_sync(ask_much)()
 
 
 def test_without_an_engine_the_page_is_told_so(settings: Any, tmp_path: Path):
     settings.ENGINE_SOCKET = str(tmp_path / "nobody.sock")
-    assert "not running" in asyncio.run(first(in_turn(7, {})))["error"]
+    assert "not running" in async_to_sync(first)(in_turn(7, {}))["error"]
     assert not WAITING
