@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def manage(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "STUDIO_DATA_DIR": str(folder),
+        "STUDIO_DATABASE_URL": "",
         "STUDIO_HTTPS": "1",
         "STUDIO_PUBLIC_HOST": "studio.example.com",
         "DJANGO_SETTINGS_MODULE": "studio.settings",
