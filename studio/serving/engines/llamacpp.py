@@ -4,6 +4,7 @@ Three rules keep adapters apart: every adapter id is sent with an explicit scale
 (it is not keyed by adapter), and threads never exceed half the cores (spinning threads starve a training).
 """
 
+import itertools
 import json
 import os
 import tempfile
@@ -26,6 +27,9 @@ BASES = 2
 ADAPTERS = 8
 """Adapters held per base model."""
 CONTEXT = 4096
+"""Tokens of one conversation."""
+AT_ONCE = 2
+"""Conversations that a base model answers side by side."""
 
 
 def sentence(problem: dict[str, Any]) -> str:
@@ -49,6 +53,8 @@ class LlamaCpp:
         self.cache = cache
         self.loaded: OrderedDict[str, Loaded] = OrderedDict()
         self.lock = threading.Lock()
+        self.sockets = tempfile.TemporaryDirectory(prefix="studio-llama-")
+        self.numbers = itertools.count()
 
     def answer(self, ask: Ask, *, say: Callable[[str], bool], state: Callable[[str], None]) -> dict[str, Any]:
         asked_at = time.monotonic()
@@ -112,13 +118,13 @@ class LlamaCpp:
     def start(self, base: str, adapters: list[str]) -> Any:
         params = xllamacpp.CommonParams()
         params.model.path = base
-        params.n_ctx = CONTEXT
-        params.n_parallel = 2
+        params.n_ctx = CONTEXT * AT_ONCE  # llama.cpp shares it out among them
+        params.n_parallel = AT_ONCE
         params.cache_ram_mib = 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 2)
         params.verbosity = 0
         params.ui = False
         # Its own HTTP server listens on a private socket instead of a port.
-        params.hostnames = [os.path.join(tempfile.mkdtemp(prefix="studio-llama-"), "llama.sock")]
+        params.hostnames = [os.path.join(self.sockets.name, f"{next(self.numbers)}.sock")]
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in adapters]
         return xllamacpp.Server(params)
