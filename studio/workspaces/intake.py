@@ -3,8 +3,10 @@
 Only an upload may be large, and only from somebody who may upload; everything else ends at a megabyte.
 """
 
+import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -25,6 +27,8 @@ AROUND = 64 << 10
 COPIES = 3
 """Of an upload there are at once: the body, the file taken out of it, and the studio's own."""
 SPARE = 1 << 30
+LINGER, PATIENCE = 1 << 20, 0.5
+"""Bytes that are still taken in before a refusal is said, and seconds that each may let wait."""
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -60,6 +64,7 @@ class Intake:
         try:
             await self.app(scope, counted(receive, limit), send)
         except TooLarge:  # raised while the body is read, so nothing has been answered yet
+            await linger(receive)
             await answer(too_large(request, limit), send)
 
 
@@ -80,6 +85,17 @@ def counted(receive: Receive, limit: int) -> Receive:
         return message
 
     return count
+
+
+async def linger(receive: Receive) -> None:
+    """Takes in a little of what is under way: hanging up on unread bytes resets the connection, and the answer is lost with it."""
+    left = LINGER
+    with suppress(TimeoutError):
+        while left > 0:
+            message = await asyncio.wait_for(receive(), PATIENCE)
+            if message["type"] != "http.request" or not message.get("more_body"):
+                return
+            left -= len(message.get("body", b""))
 
 
 def is_upload(request: ASGIRequest) -> bool:
