@@ -9,7 +9,6 @@ urlpatterns = [
     path("estimate/", views.estimate, name="estimate"),
     path("<uuid:pk>/", views.detail, name="detail"),
     path("<uuid:pk>/log/", views.log, name="log"),
-    path("<uuid:pk>/events/", views.events, name="events"),
     path("<uuid:pk>/stop/", views.stop, name="stop"),
     path("<uuid:pk>/pause/", views.pause, name="pause"),
     path("<uuid:pk>/resume/", views.resume, name="resume"),

@@ -214,14 +214,6 @@ def changed_settings(run: Run) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: not row["changed"])
 
 
-def events(request: HttpRequest, pk: str) -> HttpResponse:
-    """Stored events after a number, for a browser whose socket is shut out."""
-    run = get_object_or_404(Run.objects.for_action(request, "run.view"), pk=pk)
-    typed = request.GET.get("after", "0")
-    rows = Event.objects.filter(order=run.order_id, seq__gt=int(typed) if typed.isdecimal() and len(typed) < 10 else 0)[:500]
-    return JsonResponse({"items": [event.wire() for event in rows]})
-
-
 def log(request: HttpRequest, pk: str) -> HttpResponse:
     """A piece of the log from a byte on: `{text, next, live}`."""
     run = get_object_or_404(Run.objects.for_action(request, "run.view").select_related("order"), pk=pk)

@@ -42,7 +42,6 @@ PAGE_OBJECTS = {
     "datasets:stop": "version",
     "runs:detail": "run",
     "runs:log": "run",
-    "runs:events": "run",
     "runs:stop": "run",
     "runs:pause": "run",
     "runs:resume": "run",
