@@ -48,8 +48,16 @@ class TrainConfig(BaseModel):
     """Steps between looks at the validation rows; 0 chooses about ten looks in a run."""
     save_every: int = setting(0, label="Save every", unit="steps", advanced=True, ge=0, le=1_000_000)
     """Steps between checkpoints; 0 saves at every evaluation."""
-    precision: Literal["auto", "bf16", "fp32"] = setting("auto", label="Precision", advanced=True)
-    """Number format of the arithmetic; auto takes bf16 where the device is fast at it."""
+    keep: Literal["last", "best"] = setting("last", label="Keep", advanced=True)
+    """Which weights become the result: the last ones, or those with the lowest validation loss."""
+    early_stopping: int = setting(
+        0, label="Early stopping", unit="looks", advanced=True, ge=0, le=1000, hint="Ends a run that has stopped getting better."
+    )
+    """Looks at the validation rows without a lower loss after which it ends, keeping the best; 0 never ends early."""
+    learn_from: Literal["answers", "last_answer"] = setting("answers", label="Learn from", advanced=True)
+    """In a conversation: all of its answers, or only the last one. A message's own weight, where it has one, counts as well."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = setting("auto", label="Precision", advanced=True)
+    """Number format of the arithmetic; auto takes bf16 where the device is fast at it. fp16 is for older GPUs."""
     gradient_checkpointing: Literal["auto", "on", "off"] = setting(
         "auto", label="Gradient checkpointing", advanced=True, hint="Recomputes parts of the model to save memory; about 40 % slower."
     )
@@ -86,3 +94,28 @@ class LoraConfig(TrainConfig):
         if not value:
             raise ValueError("Name at least one layer, or all-linear.")
         return value
+
+
+class FullConfig(TrainConfig):
+    """What every plugin that trains all weights can be told besides."""
+
+    learning_rate: float = setting(
+        2e-5, label="Learning rate", gt=0, le=0.1, hint="How far each step moves the weights. Too high forgets, too low learns nothing."
+    )
+    """The highest step size, reached after warm-up. All weights need about a tenth of what an adapter needs."""
+    weights: Literal["mixed", "bf16"] = setting(
+        "mixed", label="Weights", advanced=True, hint="mixed is the safe choice; bf16 needs about half the memory and learns the same."
+    )
+    """mixed: weights in fp32 and arithmetic in bf16. bf16: weights, gradients and optimizer in bf16, rounded at random."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = setting("adamw", label="Optimizer", advanced=True)
+    """AdamW, or on a GPU AdamW whose memory takes 8 bits per number; paged moves it to main memory when the GPU is full."""
+    freeze_embeddings: bool = setting(False, label="Freeze embeddings", advanced=True)
+    """Leaves the table of words, and an output layer that shares it, as they are."""
+    freeze_layers: int = setting(0, label="Freeze layers", advanced=True, ge=0, le=1000)
+    """Leaves so many of the lowest layers as they are; less memory and time, and less is learnt."""
+    embedding_rate: float = setting(1.0, label="Embedding rate", advanced=True, gt=0, le=10)
+    """The embeddings' learning rate, as a multiple of the others'."""
+    layer_decay: float = setting(1.0, label="Layer decay", advanced=True, gt=0, le=1)
+    """Each layer's learning rate as a share of the one above it; 1 trains all alike."""
+    processes: int = setting(1, label="Processes", advanced=True, ge=1, le=64)
+    """Over how many processes weights and rows are spread: one for each GPU."""

@@ -65,6 +65,9 @@ class Job(ABC):
     def sample(self, *, step: int, prompt: str, answer: str) -> None:
         """The model's answer to a fixed prompt at a step."""
 
+    def rows_shown(self, *, step: int, name: Literal["first_batch", "best", "worst"], rows: list[dict[str, Any]]) -> None:
+        """Some rows as the model reads them: `{"pieces": [[text, learnt], ...], "loss": number or None}` each, the rest of a row cut off."""
+
     @abstractmethod
     def checkpoint(self, *, step: int, folder: Path) -> None:
         """A complete state was written to `folder` at a step."""

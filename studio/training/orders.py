@@ -91,4 +91,4 @@ class Event(BaseModel):
     seq: int
     attempt: int
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    type: Literal["phase", "progress", "metric", "sample", "checkpoint", "artifact", "note", "end"]
+    type: Literal["phase", "progress", "metric", "sample", "rows", "checkpoint", "artifact", "note", "end"]

@@ -10,13 +10,15 @@ from typing import Any, Literal
 from studio.storage import remove_folder
 from studio.training.job import Job, Phase
 from studio.training.orders import Order, TrainPayload
-from studio.worker.events import Reporter, clean
+from studio.worker.events import Reporter, clean, clean_json
 from studio.worker.process import StopFlag
 
 PROGRESS_EVERY = 0.25
 """Seconds between two progress events."""
 LOOK_EVERY = 0.25
 """Seconds between two looks for the file that asks for a stop."""
+MOST_ROWS = 8
+"""Rows in one event."""
 RESERVED = {"seq", "attempt", "at", "type"}
 
 
@@ -100,6 +102,9 @@ class WorkerJob(Job):
 
     def sample(self, *, step: int, prompt: str, answer: str) -> None:
         self._reporter.report("sample", step=int(step), prompt=clean(prompt), answer=clean(answer))
+
+    def rows_shown(self, *, step: int, name: Literal["first_batch", "best", "worst"], rows: list[dict[str, Any]]) -> None:
+        self._reporter.report("rows", step=int(step), name=name, rows=clean_json(rows[:MOST_ROWS]))
 
     def checkpoint(self, *, step: int, folder: Path) -> None:
         homes = [home for home in (self.work.parent, self.checkpoints.parent) if folder.is_relative_to(home)]
