@@ -91,7 +91,7 @@ class PeftLora(TrainingPlugin):
 
         torch.manual_seed(config.seed)
         tokenizer = load_tokenizer(job.base)
-        train, validation = read_rows(job, tokenizer, max_length=config.max_length)
+        train, validation = read_rows(job, tokenizer, config)
         job.phase("loading", f"Loading {job.model.name}")
         arithmetic = choose_arithmetic(precision=config.precision, host=job.host)
         base = load_base(job.base, arithmetic=arithmetic)
@@ -117,8 +117,8 @@ class PeftLora(TrainingPlugin):
             tokenizer=tokenizer,
             arithmetic=arithmetic,
             optimizer=torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True),
-            save_weights=lambda folder: save_adapter(model, folder, base_name=job.model.name),
-            load_weights=lambda folder: load_adapter(model, folder),
+            weights=lambda: adapter_tensors(model),
+            load_weights=lambda tensors: load_adapter(model, tensors),
         )
         job.raise_if_stopped()
         outcome = Loop(learner, config, job, train=train, validation=validation).run()
@@ -128,17 +128,21 @@ class PeftLora(TrainingPlugin):
         return job.out
 
 
+def adapter_tensors(model: Any) -> dict[str, Any]:
+    """What is trained, under the names of peft's files; not copied."""
+    from peft import get_peft_model_state_dict
+
+    # "auto" would ask the hub whether the base has grown; nothing but the adapter is trained here
+    return {name: tensor.detach() for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+
+
 def save_adapter(model: Any, folder: Path, *, base_name: str) -> None:
     """adapter_model.safetensors and an adapter_config.json of known keys, as every peft reader expects them."""
     import json
 
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    # "auto" would ask the hub whether the base has grown; nothing but the adapter is trained here
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-    }
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     known = model.peft_config["default"].to_dict()
     settings = {name: _plain(known[name]) for name in SETTINGS if name in known}
@@ -146,13 +150,11 @@ def save_adapter(model: Any, folder: Path, *, base_name: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def load_adapter(model: Any, folder: Path) -> None:
-    """Puts the weights of `save_adapter` back into the same adapter."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
+def load_adapter(model: Any, tensors: dict[str, Any]) -> None:
+    """Puts what `adapter_tensors` gave back into the same adapter."""
+    from peft import set_peft_model_state_dict
 
-    tensors = load_file(folder / "adapter_model.safetensors")
-    if tensors.keys() != get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+    if tensors.keys() != adapter_tensors(model).keys():
         raise RuntimeError("the saved adapter has other layers than this one")
     set_peft_model_state_dict(model, tensors)
 

@@ -23,6 +23,8 @@ class TokenRow:
     """int32 [length]"""
     supervised: np.ndarray
     """bool [length]: which tokens carry a loss. The first never does: nothing comes before it."""
+    weights: np.ndarray | None = None
+    """float32 [length]: how much each supervised token counts; None where all count as one."""
 
     @property
     def length(self) -> int:
@@ -31,6 +33,16 @@ class TokenRow:
     @property
     def targets(self) -> int:
         return int(self.supervised[1:].sum())
+
+    @property
+    def weight(self) -> float:
+        """The sum of its supervised tokens' weights: what its loss is divided by."""
+        return float(self.targets) if self.weights is None else float(self.weights[1:][self.supervised[1:]].sum())
+
+    def content(self) -> bytes:
+        """Everything that is learnt from it, to tell one row from another."""
+        weights = b"" if self.weights is None else self.weights.tobytes()
+        return self.length.to_bytes(4, "little") + self.ids.tobytes() + self.supervised.tobytes() + weights
 
 
 @dataclass(frozen=True)
@@ -45,10 +57,18 @@ class Batch:
     """int64 [N]: those next tokens."""
     tokens: int
     """Real tokens, pads not counted."""
+    slots: int
+    """Places in the tensors, pads counted."""
+    weights: torch.Tensor | None = None
+    """float32 [N]: how much each target counts; None where all count as one."""
 
 
-def token_row(ids: Sequence[int], supervised: Sequence[bool] | Sequence[int]) -> TokenRow:
-    return TokenRow(ids=np.asarray(ids, dtype=np.int32), supervised=np.asarray(supervised, dtype=bool))
+def token_row(ids: Sequence[int], supervised: Sequence[bool] | Sequence[int], weights: Sequence[float] | None = None) -> TokenRow:
+    return TokenRow(
+        ids=np.asarray(ids, dtype=np.int32),
+        supervised=np.asarray(supervised, dtype=bool),
+        weights=None if weights is None else np.asarray(weights, dtype=np.float32),
+    )
 
 
 def step_batches(lengths: Sequence[int], *, batch_size: int, accumulation: int, seed: int, layout: Layout) -> Iterator[list[list[int]]]:
@@ -96,6 +116,8 @@ def flattened(rows: Sequence[TokenRow], *, device: torch.device) -> Batch:
         positions=_positions(rows, starts, device),
         targets=_targets(rows, device),
         tokens=ends[-1],
+        slots=ends[-1],
+        weights=_weights(rows, device),
     )
 
 
@@ -112,6 +134,8 @@ def padded(rows: Sequence[TokenRow], *, device: torch.device, pad: int) -> Batch
         positions=_positions(rows, [number * longest for number in range(len(rows))], device),
         targets=_targets(rows, device),
         tokens=int(mask.sum()),
+        slots=mask.size,
+        weights=_weights(rows, device),
     )
 
 
@@ -122,6 +146,14 @@ def _positions(rows: Sequence[TokenRow], starts: Sequence[int], device: torch.de
 
 def _targets(rows: Sequence[TokenRow], device: torch.device) -> torch.Tensor:
     return _tensor(np.concatenate([row.ids[1:][row.supervised[1:]] for row in rows]), device)
+
+
+def _weights(rows: Sequence[TokenRow], device: torch.device) -> torch.Tensor | None:
+    if all(row.weights is None for row in rows):
+        return None
+    each = [np.ones(row.length, dtype=np.float32) if row.weights is None else row.weights for row in rows]
+    counted = [weights[1:][row.supervised[1:]] for weights, row in zip(each, rows, strict=True)]
+    return torch.from_numpy(np.concatenate(counted)).to(device)
 
 
 def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:

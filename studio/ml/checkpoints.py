@@ -9,19 +9,18 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from studio.errors import UserError
-from studio.ml.batches import TokenRow
 from studio.storage import MANIFEST, read_manifest
 from studio.training import TrainConfig
 
-FREE = {"evaluate_every", "save_every"}
-"""Settings that change when something is shown or saved, and nothing of what is learnt."""
+FREE = {"evaluate_every", "save_every", "processes", "trackers"}
+"""Settings that change when something is shown or saved and who computes it, and nothing of what is learnt."""
 
 
 @dataclass(frozen=True)
@@ -64,29 +63,37 @@ class RandomNumbers:
         )
 
 
-def write_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """optimizer.safetensors: the state as `{"<parameter number>.<name>": tensor}`. Learning rates follow from the step."""
-    tensors = {}
-    for number, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            tensors[f"{number}.{name}"] = torch.as_tensor(value).detach().contiguous().cpu()
-    save_file(tensors, folder / "optimizer.safetensors")
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as `{"<parameter number>.<name>": tensor}`, not copied. Learning rates follow from the step."""
+    return {
+        f"{number}.{name}": torch.as_tensor(value).detach()
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
 
 
-def read_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Puts the saved state into an optimizer over the same parameters in the same order."""
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Puts what `optimizer_tensors` gave into an optimizer over the same parameters in the same order."""
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(folder / "optimizer.safetensors").items():
+    for key, tensor in tensors.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def origin(config: TrainConfig, *, base: Path, layout: str, rows: Iterable[TokenRow]) -> dict[str, Any]:
+class Row(Protocol):
+    """Anything that can be learnt from: the objective knows what it is."""
+
+    @property
+    def length(self) -> int: ...
+    def content(self) -> bytes: ...
+
+
+def origin(config: TrainConfig, *, base: Path, layout: str, rows: Iterable[Row]) -> dict[str, Any]:
     """What must be the same for a state to belong to a run: the settings that matter, the base model, every token and its supervision."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(row.length.to_bytes(4, "little") + row.ids.tobytes() + row.supervised.tobytes())
+        digest.update(row.content())
     settings = {name: value for name, value in config.model_dump(mode="json").items() if name not in FREE}
     return {"settings": settings, "base model": base_hash(base), "rows": digest.hexdigest(), "layout of batches": layout}
 
@@ -111,11 +118,12 @@ def refuse_other_origin(saved: dict[str, Any], here: dict[str, Any], *, step: in
         )
 
 
-def machine(*, device: torch.device, bf16: bool) -> dict[str, str]:
+def machine(*, device: torch.device, number_format: str, processes: int = 1) -> dict[str, str]:
     """What may change the last digits of a sum without anything being wrong."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "arithmetic": "bf16" if bf16 else "fp32",
+        "arithmetic": number_format,
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
+        "processes": str(processes),
     }

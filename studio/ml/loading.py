@@ -16,8 +16,9 @@ from studio.ml.batches import Batch, Layout, make_batch, token_row
 from studio.ml.loss import Head, head_of
 from studio.training import HostFacts
 
-TOLERANCE = {True: 0.06, False: 0.002}
-"""Largest relative difference of logits that rounding explains, by whether the arithmetic is bf16."""
+TOLERANCE = {"bf16": 0.06, "fp16": 0.02, "fp32": 0.002}
+"""Largest relative difference of logits that rounding explains, by the format of the arithmetic."""
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -26,35 +27,44 @@ class Arithmetic:
 
     device: torch.device
     bf16: bool
+    fp16: bool = False
+    """Half precision with a loss scale, for GPUs that know no bf16."""
+
+    @property
+    def number_format(self) -> str:
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
 
     @property
     def dtype(self) -> torch.dtype:
         """Format of frozen weights. Trained ones stay in fp32 and are cast on the way."""
-        return torch.bfloat16 if self.bf16 else torch.float32
+        return DTYPES[self.number_format]
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16 if not self.fp16 else torch.float16, enabled=self.bf16 or self.fp16)
 
 
 def choose_arithmetic(*, precision: str, host: HostFacts) -> Arithmetic:
-    """A GPU where the slot has one. `precision` is auto, bf16 or fp32; auto takes bf16 where the host is fast at it."""
+    """A GPU where the slot has one. `precision` is auto, bf16, fp16 or fp32; auto takes bf16 where the host is fast at it."""
     if host.gpus and not torch.cuda.is_available():
         raise UserError(
             f"This worker has {host.gpus[0].name}, but the installed torch cannot use it. "
             "Install torch for your CUDA version, or start a worker without a GPU."
         )
     device = torch.device("cuda" if host.gpus else "cpu")
-    return Arithmetic(device=device, bf16=host.bf16 if precision == "auto" else precision == "bf16")
+    return Arithmetic(device=device, bf16=host.bf16 if precision == "auto" else precision == "bf16", fp16=precision == "fp16")
 
 
-def load_base(folder: Path, *, arithmetic: Arithmetic) -> Any:
-    """The transformers causal model in `folder`, from safetensors alone, with per-document attention."""
+def load_base(folder: Path, *, arithmetic: Arithmetic, dtype: torch.dtype | None = None) -> Any:
+    """The transformers causal model in `folder`, from safetensors alone, with per-document attention.
+
+    Its weights have the arithmetic's format, as frozen ones may, or `dtype` where given.
+    """
     name = attention.register()
     if arithmetic.device.type == "cuda" and importlib.util.find_spec("flash_attn"):
         name = "flash_attention_2"  # it finds the documents in position_ids by itself, in one kernel
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=arithmetic.dtype,
+        dtype=dtype or arithmetic.dtype,
         attn_implementation=name,
         local_files_only=True,
         trust_remote_code=False,
@@ -120,4 +130,4 @@ def _agrees(reader: Reader) -> bool:
     finally:
         model.train(was_training)
     theirs = torch.cat(alone).float()
-    return bool((ours - theirs).norm() <= TOLERANCE[arithmetic.bf16] * theirs.norm())
+    return bool((ours - theirs).norm() <= TOLERANCE[arithmetic.number_format] * theirs.norm())

@@ -1,6 +1,7 @@
-"""The one training loop: batches, schedule, steps, evaluations, samples, checkpoints, stop, resume. A plugin brings model and optimizer.
+"""The one training loop: batches, schedule, steps, evaluations, samples, states, stop, resume. A plugin brings model and optimizer.
 
-What is trained, and what the result looks like, is the plugin's; the loop knows neither adapters nor files.
+What is trained, and what the result looks like, is the plugin's; what is learnt from a row is the objective's. Several processes
+run the same loop side by side (`studio.ml.world`): each reads its share of every batch, and the first one speaks and writes.
 """
 
 import json
@@ -11,26 +12,37 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import psutil
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from studio.checkpoints import save_state, states, step_of
+from studio.checkpoints import best, states, step_of
 from studio.errors import UserError
-from studio.ml.batches import TokenRow, spread, step_batches, token_row
-from studio.ml.checkpoints import RandomNumbers, machine, origin, read_optimizer, refuse_other_origin, write_optimizer
+from studio.ml.batches import spread, step_batches
+from studio.ml.checkpoints import RandomNumbers, load_optimizer_tensors, machine, optimizer_tensors, origin, refuse_other_origin
+from studio.ml.device import Meter, peak_memory
 from studio.ml.generating import answer
 from studio.ml.loading import Arithmetic, choose_reader
-from studio.ml.loss import summed_loss
-from studio.ml.tokens import encode_rows
+from studio.ml.objectives import Judged, Part
+from studio.ml.rows import objective_of, read_rows
+from studio.ml.saving import Saver, State, Tensors, read_optimizer, read_weights
+from studio.ml.watching import Watch, best_look, patience_is_over
+from studio.ml.world import World
 from studio.training import Job, Stopped, TrainConfig
 from studio.training.memory import LOOKS, planned_steps
+
+__all__ = ["Learner", "Loop", "Outcome", "learning_rate_factor", "read_rows"]
 
 VALIDATION_ROWS = 512
 """More validation rows than this tell little more and take long; an even spread of them is used."""
 SAMPLE_TOKENS = 48
+SHOWN_ROWS = 3
+"""Of the first batch, and of the best and the worst validation rows."""
+LOWER = 5
+"""What a learning rate that diverged is divided by in the proposal to try again."""
+MOST_SKIPPED = 20
+"""Steps in a row that a loss scale may skip while it looks for its size."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +55,10 @@ class Learner:
     arithmetic: Arithmetic
     optimizer: torch.optim.Optimizer
     """Over the trained parameters; each group's learning rate is its highest."""
-    save_weights: Callable[[Path], None]
-    """Writes what was learnt into a folder, as safetensors and JSON."""
-    load_weights: Callable[[Path], None]
-    """Reads back into the model what `save_weights` wrote, bit by bit."""
+    weights: Callable[[], Tensors]
+    """What is learnt, by name: the very tensors, or in a GPU's or several processes' case copies of them."""
+    load_weights: Callable[[Tensors], None]
+    """Puts such tensors back into the model, bit by bit."""
 
     @property
     def causal(self) -> Any:
@@ -55,6 +67,16 @@ class Learner:
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def optimizer_tensors(self) -> Tensors:
+        return optimizer_tensors(self.optimizer)
+
+    def load_optimizer_tensors(self, tensors: Tensors) -> None:
+        load_optimizer_tensors(self.optimizer, tensors)
+
+    def clip(self, limit: float) -> float:
+        """Shortens the gradients to a norm of at most `limit`; returns the norm before."""
+        return float(clip_grad_norm_(self.parameters, limit))
 
 
 @dataclass
@@ -65,37 +87,30 @@ class Outcome:
     rows: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    """Spent in steps; evaluations, samples and checkpoints not counted."""
+    """Spent in steps; evaluations, samples and states not counted."""
     losses: list[float] = field(default_factory=list)
     validation_losses: dict[int, float] = field(default_factory=dict)
     stopped: bool = False
+    kept: int = 0
+    """The step whose weights are the result."""
 
 
-def read_rows(job: Job, tokenizer: Any, *, max_length: int) -> tuple[list[TokenRow], list[TokenRow]]:
-    """Training and validation rows as tokens. Rows without anything to learn are left out and named in a note."""
-    job.phase("tokenizing", "Reading the rows as tokens")
-    total = job.data.train + job.data.validation
-    kept: dict[str, list[TokenRow]] = {"train": [], "validation": []}
-    done = cut = empty = 0
-    splits: tuple[Literal["train", "validation"], ...] = ("train", "validation")
-    for split in splits:
-        for encoded in encode_rows(tokenizer, job.rows(split), max_length=max_length):
-            job.raise_if_stopped()
-            if encoded.teaches:
-                kept[split].append(token_row(encoded.ids, encoded.supervised))
-            cut += encoded.cut
-            empty += not encoded.teaches
-            done += 1
-            job.progress(done, total, "rows")
-    if cut:
-        job.note(f"{cut} of {done} rows were longer than {max_length} tokens and were cut.")
-    if empty:
-        job.note(f"{empty} of {done} rows were left out: nothing in them is to be learnt.", level="warning")
-    if not kept["train"]:
-        raise UserError(
-            f"No training row has anything to learn within {max_length} tokens. Raise the max length.", fields={"max_length": "Too short."}
-        )
-    return kept["train"], kept["validation"]
+@dataclass
+class Sums:
+    """What a step adds up over its batches, and over the processes."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    slots: int = 0
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def add(self, part: Part, *, loss: float) -> None:
+        self.loss += loss
+        self.tokens += part.tokens
+        self.slots += part.slots
+        for name, (value, count) in part.metrics.items():
+            before = self.metrics.get(name, (0.0, 0.0))
+            self.metrics[name] = (before[0] + value, before[1] + count)
 
 
 def learning_rate_factor(step: int, *, total: int, warmup: float, scheduler: str) -> float:
@@ -112,17 +127,27 @@ def learning_rate_factor(step: int, *, total: int, warmup: float, scheduler: str
 class Loop:
     """One run of the loop. `run` does it; everything else is a part of a step."""
 
-    def __init__(self, learner: Learner, config: TrainConfig, job: Job, *, train: list[TokenRow], validation: list[TokenRow]):
+    def __init__(
+        self, learner: Learner, config: TrainConfig, job: Job, *, train: list[Any], validation: list[Any], world: World | None = None
+    ):
         self.learner, self.config, self.job, self.train = learner, config, job, train
+        self.world = world or World()
         self.validation = [validation[number] for number in spread(len(validation), limit=VALIDATION_ROWS)]
         self.total = planned_steps(config, rows=len(train))
         self.evaluate_every = config.evaluate_every or math.ceil(self.total / LOOKS)
         self.save_every = config.save_every or self.evaluate_every
+        self.keeps_best = config.keep == "best" or config.early_stopping > 0
         self.arithmetic = learner.arithmetic
+        self.scaler = torch.amp.GradScaler(self.arithmetic.device.type, enabled=self.arithmetic.fp16)
+        self.skipped = 0
         self.reader = choose_reader(learner.causal, arithmetic=self.arithmetic)
+        self.objective = objective_of(job, self.reader, config)
         self.origin = origin(config, base=job.base, layout=self.reader.layout, rows=[*train, *validation])
-        self.machine = machine(device=self.arithmetic.device, bf16=self.arithmetic.bf16)
+        self.machine = machine(device=self.arithmetic.device, number_format=self.arithmetic.number_format, processes=self.world.size)
         self.outcome = Outcome()
+        self.watch = Watch(self.total)
+        self.meter = Meter(self.arithmetic.device)
+        self.saver = Saver(job.checkpoints, saved=lambda step, folder: job.checkpoint(step=step, folder=folder))
         self.saved_at = self.looked_at = -1
         """Steps of the last state, and of the last look at the validation rows that was not cut short."""
         self.highest = [float(group["lr"]) for group in learner.optimizer.param_groups]
@@ -132,42 +157,60 @@ class Loop:
             job.note("This model family needs padded batches, which are slower than rows laid end to end.")
 
     def run(self) -> Outcome:
-        """Trains until the last step or a stop, from `job.resume` on where there is one.
+        """Trains until the last step, a stop, or the end of patience, from `job.resume` on where there is one.
 
         Raises Stopped at a pause and where nothing was learnt yet, UserError where loss or memory broke or the state is another run's.
         """
         try:
-            return self._train()
+            outcome = self._train()
+            self._keep_best()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if out_of_memory(error):
                 raise self._too_large() from error
             raise
+        finally:
+            self.saver.close()
+        return outcome
 
     def _train(self) -> Outcome:
         self.learner.model.train()
+        self.objective.prepare(self.learner.model, self.train, self.validation, job=self.job)
         if self.job.resume:
             self._take_up(self.job.resume)
+        else:
+            self._show_first_batch()
         if self._look_is_due():
             self._evaluate()
         self.job.phase("training", f"{self.total} steps")
         for batches in islice(self._batches(), self.outcome.steps, self.total):
-            if self.job.stopping() or not self._step(batches):
+            if self._stopping() or not self._step(batches):
                 return self._stopped()
             self._after_step()
-        return self._stopped() if self.job.stopping() else self.outcome
+            if self._patience_is_over():
+                break
+        return self._stopped() if self._stopping() else self.outcome
+
+    def _stopping(self) -> bool:
+        return self.world.agree(self.job.stopping())
 
     def _take_up(self, folder: Path) -> None:
         """Everything as it was when the state was saved, so that the next step is the one that would have followed."""
         saved = json.loads((folder / "state.json").read_bytes())
         refuse_other_origin(saved["origin"], self.origin, step=saved["progress"]["steps"])
         if saved["machine"] != self.machine:
-            was = ", ".join(f"{name} {value}" for name, value in saved["machine"].items() if value != self.machine[name])
+            was = ", ".join(f"{name} {value}" for name, value in saved["machine"].items() if value != self.machine.get(name))
             self.job.note(f"The steps before this were made with {was}. From here on, losses may differ in their last digits.")
-        self.learner.load_weights(folder)
-        read_optimizer(self.learner.optimizer, folder)
+        self.learner.load_weights(read_weights(folder))
+        self.learner.load_optimizer_tensors(read_optimizer(folder))
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(saved["loss_scale"])
         looks = {int(step): loss for step, loss in saved["progress"].pop("validation_losses").items()}
         self.outcome = Outcome(**saved["progress"], validation_losses=looks)
         self.saved_at, self.looked_at = self.outcome.steps, saved["looked_at"]
+        for loss in self.outcome.losses:
+            self.watch.feed(loss)
+        self.watch.said = set(saved["said"])
+        self.meter.energy = saved["energy"]
         RandomNumbers.read(folder).restore()
 
     def _save(self) -> None:
@@ -175,17 +218,21 @@ class Loop:
         step = self.outcome.steps
         if self.saved_at == step:
             return
-        state = {"progress": asdict(self.outcome), "looked_at": self.looked_at, "origin": self.origin, "machine": self.machine}
-
-        def write(folder: Path) -> None:
-            self.learner.save_weights(folder)
-            write_optimizer(self.learner.optimizer, folder)
-            RandomNumbers.now().write(folder)
-            (folder / "state.json").write_text(json.dumps(state))
-
-        folder = save_state(self.job.checkpoints, step=step, write=write, validation_loss=self.outcome.validation_losses.get(step))
+        weights, optimizer = self.learner.weights(), self.learner.optimizer_tensors()  # several processes gather them together
         self.saved_at = step
-        self.job.checkpoint(step=step, folder=folder)
+        if not self.world.leads:
+            return
+        facts = {
+            "progress": asdict(self.outcome),
+            "looked_at": self.looked_at,
+            "said": sorted(self.watch.said),
+            "energy": self.meter.energy,
+            "loss_scale": self.scaler.state_dict(),
+            "origin": self.origin,
+            "machine": self.machine,
+        }
+        loss = self.outcome.validation_losses.get(step)
+        self.saver.save(State(step, weights, optimizer, RandomNumbers.now(), facts, loss))
 
     def _batches(self) -> Iterator[list[list[int]]]:
         return step_batches(
@@ -196,29 +243,63 @@ class Loop:
             layout=self.reader.layout,
         )
 
+    def _show_first_batch(self) -> None:
+        first = next(self._batches())[0][:SHOWN_ROWS]
+        self._show("first_batch", [(self.train[number], None) for number in first])
+
+    def _show(self, name: Any, rows: list[tuple[Any, float | None]]) -> None:
+        shown = [{"pieces": self.objective.pieces(row, self.learner.tokenizer), "loss": loss} for row, loss in rows]
+        self.job.rows_shown(step=self.outcome.steps, name=name, rows=shown)
+
     def _step(self, batches: list[list[int]]) -> bool:
         """One step of the optimizer; False where a stop came in its middle, which leaves everything as it was before."""
         started, before = time.perf_counter(), RandomNumbers.now()
-        targets = sum(self.train[number].targets for batch in batches for number in batch)
-        loss, tokens = 0.0, 0
+        weight = sum(self.objective.weight(self.train[number]) for batch in batches for number in batch)
+        sums = Sums()
         for numbers in batches:
-            if self.job.stopping():
+            if self._stopping():
                 before.restore()  # dropout may have drawn already
                 return False
-            batch = self.reader.batch([self.train[number] for number in numbers])
-            with self.arithmetic.autocast():
-                part = summed_loss(self.reader.head, self.reader.hidden(batch), batch.targets) / targets
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.item()
-            tokens += batch.tokens
-        norm = float(clip_grad_norm_(self.learner.parameters, self.config.max_grad_norm))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise self._broken("loss" if not math.isfinite(loss) else "gradient")
+            self._learn(numbers, weight, sums)
+        self.scaler.unscale_(self.learner.optimizer)
+        norm = self.learner.clip(self.config.max_grad_norm)
+        self._add_up(sums)
+        self._refuse_no_number(sums.loss, norm)
         rate = self._set_learning_rate()
-        self.learner.optimizer.step()
+        self.saver.before_change()
+        self.scaler.step(self.learner.optimizer)
+        self.scaler.update()
         self.learner.optimizer.zero_grad(set_to_none=True)
-        self._report(loss=loss, norm=norm, rate=rate, tokens=tokens, rows=sum(map(len, batches)), seconds=time.perf_counter() - started)
+        self._report(sums, norm=norm, rate=rate, rows=sum(map(len, batches)), seconds=time.perf_counter() - started)
         return True
+
+    def _learn(self, numbers: list[int], weight: float, sums: Sums) -> None:
+        """The gradients of this process's share of a batch. They are averaged over the processes, so each counts that many times."""
+        mine = self.world.share(numbers)
+        with self.arithmetic.autocast():
+            part = self.objective.part([self.train[number] for number in mine or numbers[:1]])
+            loss = part.loss / weight
+        counted = 1 if mine else 0  # all must go through the model together, also where there is nothing to read
+        self.scaler.scale(loss * (counted * self.world.size)).backward()  # type: ignore[no-untyped-call]
+        if mine:
+            sums.add(part, loss=loss.item())
+
+    def _add_up(self, sums: Sums) -> None:
+        names = sorted(sums.metrics)
+        flat = [number for name in names for number in sums.metrics[name]]
+        loss, tokens, slots, *flat = self.world.total(sums.loss, sums.tokens, sums.slots, *flat)
+        sums.loss, sums.tokens, sums.slots = loss, int(tokens), int(slots)
+        sums.metrics = {name: (flat[2 * place], flat[2 * place + 1]) for place, name in enumerate(names)}
+
+    def _refuse_no_number(self, loss: float, norm: float) -> None:
+        if not math.isfinite(loss):
+            raise self._broken(f"The loss was no longer a number at step {self.outcome.steps + 1}")
+        if math.isfinite(norm):
+            self.skipped = 0
+        elif not self.scaler.is_enabled() or self.skipped >= MOST_SKIPPED:
+            raise self._broken(f"The gradient was no longer a number at step {self.outcome.steps + 1}")
+        else:
+            self.skipped += 1  # the scaler passes this step over and tries a smaller scale
 
     def _set_learning_rate(self) -> float:
         config = self.config
@@ -227,35 +308,72 @@ class Loop:
             group["lr"] = highest * factor
         return self.highest[0] * factor
 
-    def _report(self, *, loss: float, norm: float, rate: float, tokens: int, rows: int, seconds: float) -> None:
+    def _report(self, sums: Sums, *, norm: float, rate: float, rows: int, seconds: float) -> None:
         done = self.outcome
         done.steps += 1
-        done.tokens += tokens
+        done.tokens += sums.tokens
         done.seconds += seconds
-        done.losses.append(loss)
+        done.losses.append(sums.loss)
         done.rows += rows
+        done.kept = done.steps
         self.job.metric(
             step=done.steps,
             total=self.total,
-            loss=loss,
+            loss=sums.loss,
             learning_rate=rate,
-            grad_norm=norm,
-            tokens_per_second=tokens / max(seconds, 1e-9),
-            memory=memory_in_use(self.arithmetic.device),
+            grad_norm=norm if math.isfinite(norm) else 0.0,
+            tokens_per_second=sums.tokens / max(seconds, 1e-9),
+            memory=peak_memory(self.arithmetic.device),
+            padding=1.0 - sums.tokens / max(1, sums.slots),
             tokens=done.tokens,
             epoch=done.rows / len(self.train),
+            **{name: value / count for name, (value, count) in sums.metrics.items() if count},
+            **self.meter.read(),
         )
         self.job.progress(done.steps, self.total, "steps")
+        self._watch(sums.loss)
+
+    def _watch(self, loss: float) -> None:
+        self.watch.feed(loss)
+        if self.watch.exploded:
+            raise self._broken(
+                f"The loss exploded: it was {self.watch.smoothed:.3g} at step {self.outcome.steps}, after {self.watch.lowest:.3g}"
+            )
+        if said := self.watch.plateau():
+            self.job.note(said)
 
     def _after_step(self) -> None:
         step = self.outcome.steps
         last = step == self.total
         if self._look_is_due():
             self._evaluate()
-            if not last and not self.job.stopping():
+            if not last and not self._stopping():
                 self.job.phase("training", f"{self.total} steps")
-        if step % self.save_every == 0 and not last and not self.job.stopping():
+        better = self.keeps_best and self.looked_at == step and best_look(self.outcome.validation_losses)[0] == step
+        if (better or (step % self.save_every == 0 and not last)) and not self._stopping():
             self._save()
+
+    def _patience_is_over(self) -> bool:
+        if self.outcome.steps == self.total or not patience_is_over(self.outcome.validation_losses, patience=self.config.early_stopping):
+            return False
+        step, loss = best_look(self.outcome.validation_losses)
+        self.job.note(
+            f"Ended early at step {self.outcome.steps}: the validation loss has not been below its {loss:.4f} of step {step} "
+            f"for {self.config.early_stopping} looks."
+        )
+        return True
+
+    def _keep_best(self) -> None:
+        """The weights of the lowest validation loss as the result, where that was asked for and they are not the last ones anyway."""
+        if not self.keeps_best:
+            return
+        self.saver.wait()
+        found = best(states(self.job.checkpoints))
+        if not found or step_of(found[0]) >= self.outcome.steps:
+            return
+        self.outcome.kept = step_of(found[0])
+        self.learner.load_weights(read_weights(found[0]))
+        self.job.note(f"The weights of step {self.outcome.kept} are kept: their validation loss was the lowest.")
 
     def _look_is_due(self) -> bool:
         step = self.outcome.steps
@@ -267,38 +385,63 @@ class Loop:
         self.job.phase("evaluating", "Looking at rows that are not trained on")
         step = self.outcome.steps
         with self._at_rest():
-            loss = self._validation_loss()
-            if loss is not None:
-                self.outcome.validation_losses[step] = loss
-                self.job.metric(step=step, total=self.total, validation_loss=loss)
+            if not self._judge():
+                return
             for prompt in self.job.prompts:
                 said = answer(
                     self.learner.causal,
                     self.learner.tokenizer,
                     [{"role": "user", "content": prompt}],
                     SAMPLE_TOKENS,
-                    stopping=self.job.stopping,
+                    stopping=self._stopping,
                 )
-                if self.job.stopping():
+                if self._stopping():
                     return
                 self.job.sample(step=step, prompt=prompt, answer=said)
-        if not self.job.stopping():
-            self.looked_at = step
+        self.looked_at = step
+        if said := self.watch.overfitting(self.outcome.validation_losses):
+            self.job.note(said, level="warning")
 
-    def _validation_loss(self) -> float | None:
-        """Mean loss per supervised token, or None where there are no rows or a stop came first."""
-        loss, targets = 0.0, 0
+    def _judge(self) -> bool:
+        """The validation loss, and the rows that are answered best and worst; False where a stop came first."""
+        mine = self.world.share(range(len(self.validation)))
+        judged: list[Judged] = []
         size = self.config.batch_size
-        for start in range(0, len(self.validation), size):
-            if self.job.stopping():
-                return None
-            batch = self.reader.batch(self.validation[start : start + size])
-            loss += summed_loss(self.reader.head, self.reader.hidden(batch), batch.targets).item()
-            targets += len(batch.targets)
-            self.job.progress(min(start + size, len(self.validation)), len(self.validation), "rows")
-        if targets and not math.isfinite(loss):
-            raise self._broken("validation loss")
-        return loss / targets if targets else None
+        longest = math.ceil(len(self.validation) / self.world.size)
+        for start in range(0, longest, size):
+            if self._stopping():
+                return False
+            rows = [self.validation[number] for number in mine[start : start + size]]
+            judged += self.objective.judge(rows or self.validation[:1])[: len(rows)]
+            self.job.progress(min(start + size, longest) * self.world.size, longest * self.world.size, "rows")
+        if not self.validation:
+            return True
+        self._report_judged(judged)
+        self._show_extremes(mine, judged)
+        return True
+
+    def _report_judged(self, judged: list[Judged]) -> None:
+        step = self.outcome.steps
+        names = sorted({name for each in judged for name in each.metrics})
+        sums = [sum(each.metrics.get(name, 0.0) for each in judged) for name in names]
+        loss, weight, count, *sums = self.world.total(
+            sum(each.loss for each in judged), sum(each.weight for each in judged), len(judged), *sums
+        )
+        if not math.isfinite(loss):
+            raise self._broken(f"The validation loss was no longer a number at step {step}")
+        if weight:
+            self.outcome.validation_losses[step] = loss / weight
+            extra = {f"validation_{name}": value / count for name, value in zip(names, sums, strict=True)}
+            self.job.metric(step=step, total=self.total, validation_loss=loss / weight, **extra)
+
+    def _show_extremes(self, mine: list[int], judged: list[Judged]) -> None:
+        """The rows with the lowest and the highest mean loss."""
+        means = [each.loss / each.weight if each.weight else math.nan for each in judged]
+        numbers, means = [int(number) for number in self.world.gather(list(map(float, mine)))], self.world.gather(means)
+        ranked = sorted((loss, number) for loss, number in zip(means, numbers, strict=True) if math.isfinite(loss))
+        if len(ranked) >= 2:
+            self._show("best", [(self.validation[number], loss) for loss, number in ranked[:SHOWN_ROWS]])
+            self._show("worst", [(self.validation[number], loss) for loss, number in reversed(ranked[-SHOWN_ROWS:])])
 
     @contextmanager
     def _at_rest(self) -> Iterator[None]:
@@ -312,7 +455,7 @@ class Loop:
         self.learner.optimizer.zero_grad(set_to_none=True)
         if self.outcome.steps == 0:
             raise Stopped
-        if self.job.pausing():
+        if self.world.agree(self.job.pausing()):
             self.job.phase("saving", "Saving the state to go on from")
             self._save()
             raise Stopped
@@ -320,19 +463,26 @@ class Loop:
         return self.outcome
 
     def _broken(self, what: str) -> UserError:
+        self.saver.wait()
         there = states(self.job.checkpoints)
         kept = f"The checkpoint of step {step_of(there[-1])} is kept." if there else "There was no checkpoint yet."
-        lower = self.config.learning_rate / 5
+        lower = float(f"{self.config.learning_rate / LOWER:.1g}")
         return UserError(
-            f"The {what} was no longer a number at step {self.outcome.steps + 1}: the learning rate of {self.config.learning_rate:g} is "
-            f"probably too high for these rows. {kept} Try again with {lower:.1g}.",
-            fields={"learning_rate": f"Try {lower:.1g}."},
+            f"{what}: the learning rate of {self.config.learning_rate:g} is probably too high for these rows. {kept} "
+            f"Try again with {lower:g}.",
+            fields={"learning_rate": f"Try {lower:g}."},
             code="diverged",
+            facts={"code": "diverged", "step": self.outcome.steps + 1, "proposal": {"learning_rate": lower}},
         )
 
     def _too_large(self) -> UserError:
         config = self.config
         half = config.batch_size // 2
+        proposal = (
+            {"batch_size": half, "gradient_accumulation": config.gradient_accumulation * 2}
+            if half
+            else {"max_length": config.max_length // 2}
+        )
         change = (
             f"batch size {half} and accumulation {config.gradient_accumulation * 2}" if half else f"max length {config.max_length // 2}"
         )
@@ -340,16 +490,10 @@ class Loop:
             f"The worker ran out of memory at step {self.outcome.steps + 1}. Try again with {change}.",
             fields={"batch_size" if half else "max_length": "Too much for this worker's memory."},
             code="out_of_memory",
+            facts={"code": "out_of_memory", "step": self.outcome.steps + 1, "proposal": proposal},
         )
 
 
 def out_of_memory(error: BaseException) -> bool:
     """torch has a type for a GPU that is full; for main memory it raises a RuntimeError with words of its own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def memory_in_use(device: torch.device) -> int:
-    """Bytes: the peak on a GPU, what the process holds now on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_reserved(device))
-    return int(psutil.Process().memory_info().rss)

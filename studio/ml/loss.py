@@ -41,30 +41,43 @@ def head_of(model: Any) -> Head:
     return Head(layer=model.get_output_embeddings(), scale=scale, softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0))
 
 
-def summed_loss(head: Head, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropies of `targets` [N] under `hidden` [N, hidden size]: a scalar in fp32.
+def summed_loss(head: Head, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Sum of the cross-entropies of `targets` [N] under `hidden` [N, hidden size], times `weights` [N] where given: a scalar in fp32.
 
-    Divide it by the number of targets in the whole effective batch: that is the exact mean per token, whatever way the
-    rows were spread over batches.
+    Divide it by the number of targets (or the sum of weights) in the whole effective batch: that is the exact mean per token,
+    whatever way the rows were spread over batches.
     """
     if head.plain and head.softcap == 0.0:
-        weight = head.layer.weight
-        loss: torch.Tensor = ChunkedLoss.apply(hidden, weight, targets, head.scale)  # type: ignore[no-untyped-call]
+        loss: torch.Tensor = ChunkedLoss.apply(hidden, head.layer.weight, targets, weights, head.scale)  # type: ignore[no-untyped-call]
         return loss
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, len(targets), CHUNK):
-        total = total + cross_entropy(head.logits(hidden[start : start + CHUNK]), targets[start : start + CHUNK], reduction="sum")
+        piece = slice(start, start + CHUNK)
+        each = cross_entropy(head.logits(hidden[piece]), targets[piece], reduction="none")
+        total = total + (each if weights is None else each * weights[piece]).sum()
     return total
 
 
-class ChunkedLoss(torch.autograd.Function):
-    """Sum of cross-entropies whose gradients are made in the forward pass, chunk by chunk.
+@torch.no_grad()
+def token_losses(head: Head, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of each target, fp32 [N], in pieces and without gradients: to look at rows one by one."""
+    pieces = [
+        cross_entropy(head.logits(hidden[start : start + CHUNK]), targets[start : start + CHUNK], reduction="none")
+        for start in range(0, len(targets), CHUNK)
+    ]
+    return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32)
 
-    d loss / d logits = softmax(logits) - onehot(target).
+
+class ChunkedLoss(torch.autograd.Function):
+    """Sum of weighted cross-entropies whose gradients are made in the forward pass, chunk by chunk.
+
+    d loss / d logits = weight * (softmax(logits) - onehot(target)).
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, scale: float
+    ) -> torch.Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         want_hidden, want_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
@@ -75,13 +88,17 @@ class ChunkedLoss(torch.autograd.Function):
             matrix = weight.to(dtype)
             for start in range(0, len(targets), CHUNK):
                 piece, wanted = hidden[start : start + CHUNK].to(dtype), targets[start : start + CHUNK, None]
+                counts = None if weights is None else weights[start : start + CHUNK, None]
                 logits = (piece @ matrix.t()).float().mul_(scale)
                 norm = logits.logsumexp(dim=1, keepdim=True)
-                total += (norm - logits.gather(1, wanted)).sum()
+                each = norm - logits.gather(1, wanted)
+                total += (each if counts is None else each * counts).sum()
                 if grad_hidden is None and grad_weight is None:
                     continue
                 slope = logits.sub_(norm).exp_()
                 slope.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=slope.dtype))
+                if counts is not None:
+                    slope.mul_(counts)
                 slope = slope.mul_(scale).to(dtype)
                 if grad_hidden is not None:
                     grad_hidden[start : start + CHUNK] = slope @ matrix
@@ -92,12 +109,13 @@ class ChunkedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
         (outer,) = grads
         grad_hidden, grad_weight = ctx.saved_tensors
         return (
             None if grad_hidden is None else grad_hidden * outer.to(grad_hidden.dtype),
             None if grad_weight is None else (grad_weight * outer).to(ctx.weight_dtype),
+            None,
             None,
             None,
         )

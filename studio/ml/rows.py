@@ -1,0 +1,56 @@
+"""A job's rows as what the objective learns from, and the objective that its shape of rows asks for."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from studio.errors import UserError
+from studio.ml.batches import token_row
+from studio.ml.loading import Reader
+from studio.ml.objectives import NextToken, Objective
+from studio.ml.tokens import encode_rows
+from studio.training import Job, TrainConfig
+
+Read = tuple[Any, bool]
+"""A row to learn from, None where nothing in it is to be learnt; and whether it was cut."""
+
+
+def read_rows(job: Job, tokenizer: Any, config: TrainConfig) -> tuple[list[Any], list[Any]]:
+    """Training and validation rows as tokens. Rows without anything to learn are left out and named in a note."""
+    job.phase("tokenizing", "Reading the rows as tokens")
+    total = job.data.train + job.data.validation
+    kept: dict[str, list[Any]] = {"train": [], "validation": []}
+    done = cut = empty = 0
+    splits: tuple[Literal["train", "validation"], ...] = ("train", "validation")
+    for split in splits:
+        for row, was_cut in _reader_of(job.data.shape)(tokenizer, job.rows(split), config):
+            job.raise_if_stopped()
+            if row is not None:
+                kept[split].append(row)
+            cut += was_cut
+            empty += row is None
+            done += 1
+            job.progress(done, total, "rows")
+    if cut:
+        job.note(f"{cut} of {done} rows were longer than {config.max_length} tokens and were cut.")
+    if empty:
+        job.note(f"{empty} of {done} rows were left out: nothing in them is to be learnt.", level="warning")
+    if not kept["train"]:
+        raise UserError(
+            f"No training row has anything to learn within {config.max_length} tokens. Raise the max length.",
+            fields={"max_length": "Too short."},
+        )
+    return kept["train"], kept["validation"]
+
+
+def _reader_of(shape: str) -> Callable[[Any, Iterator[dict[str, Any]], TrainConfig], Iterator[Read]]:
+    return _tokens
+
+
+def _tokens(tokenizer: Any, rows: Iterator[dict[str, Any]], config: TrainConfig) -> Iterator[Read]:
+    for encoded in encode_rows(tokenizer, rows, max_length=config.max_length):
+        yield (token_row(encoded.ids, encoded.supervised) if encoded.teaches else None), encoded.cut
+
+
+def objective_of(job: Job, reader: Reader, config: TrainConfig) -> Objective:
+    """How rows of this job's shape are learnt."""
+    return NextToken(reader)
