@@ -10,7 +10,7 @@ from typing import Any, Literal
 from studio.storage import remove_folder
 from studio.training.job import Job, Phase
 from studio.training.orders import Order, TrainPayload
-from studio.worker.events import Reporter, clean, clean_json
+from studio.worker.events import LONGEST_NAME, Reporter, clean, clean_json
 from studio.worker.process import StopFlag
 
 PROGRESS_EVERY = 0.25
@@ -19,6 +19,8 @@ LOOK_EVERY = 0.25
 """Seconds between two looks for the file that asks for a stop."""
 MOST_ROWS = 8
 """Rows in one event."""
+MOST_NUMBERS = 200
+"""Numbers that one metric may bring."""
 RESERVED = {"seq", "attempt", "at", "type"}
 
 
@@ -97,7 +99,9 @@ class WorkerJob(Job):
     def metric(self, *, step: int, total: int, **values: float) -> None:
         if taken := RESERVED & values.keys():
             raise ValueError(f"A metric cannot be named {min(taken)}.")
-        numbers = self._finite({clean(name): value for name, value in values.items()})
+        if len(values) > MOST_NUMBERS:
+            raise ValueError(f"A metric has at most {MOST_NUMBERS} numbers, not {len(values)}.")
+        numbers = self._finite({clean(name)[:LONGEST_NAME]: value for name, value in values.items()})
         self._reporter.report("metric", step=int(step), total=int(total), **numbers)
 
     def sample(self, *, step: int, prompt: str, answer: str) -> None:

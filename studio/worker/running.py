@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from studio.worker import kinds
 from studio.worker.events import Reporter, clean, clean_json
 from studio.worker.job import WorkerJob
 from studio.worker.process import StopFlag
+from studio.worker.result import refuse_what_is_no_result
 
 DETAIL = 4000
 """Characters of the traceback's end that an `end` event carries."""
@@ -34,13 +36,21 @@ def run_order(path: Path, *, pipe: int, stop: StopFlag) -> bool:
         outcome = failure(error, kind)
     (reporter or nameless(path, pipe)).end(**outcome)
     if caught:
-        traceback.print_exception(caught)  # after the event: where the disk is full, writing to the log fails as well
+        print_error(caught)  # after the event: where the disk is full, writing to the log fails as well
     return caught is None
+
+
+def print_error(error: BaseException) -> None:
+    try:
+        traceback.print_exception(error)
+    except Exception as another:  # as above
+        traceback.print_exception(another)
 
 
 def do(order: Order, reporter: Reporter, stop: StopFlag) -> dict[str, Any]:
     """The body of the `end` event of an order that did not fail."""
     job = WorkerJob(order, reporter, stop)
+    os.chdir(job.work)  # what libraries leave in the current folder is thrown away with it
     if order.kind == "train":
         job.read(TrainPayload.model_validate(order.payload))
     try:
@@ -55,6 +65,7 @@ def do(order: Order, reporter: Reporter, stop: StopFlag) -> dict[str, Any]:
 
 def seal(order: Order, job: WorkerJob) -> dict[str, Any]:
     """Makes what stands in `out` the order's result, whole or not at all; {} where nothing stands there."""
+    refuse_what_is_no_result(job)
     if not files_in(job.out):
         return {}
     job.phase("saving")
@@ -63,9 +74,14 @@ def seal(order: Order, job: WorkerJob) -> dict[str, Any]:
 
 
 def failure(error: BaseException, kind: Kind | None) -> dict[str, Any]:
-    detail = clean("".join(traceback.format_exception(error))[-DETAIL:])
-    facts = clean_json(error.facts) if isinstance(error, UserError) else {}
-    return {"status": "failed", "result": facts, "error": clean(sentence(error, kind)), "detail": detail}
+    try:
+        detail = clean("".join(traceback.format_exception(error))[-DETAIL:])
+        facts = clean_json(error.facts) if isinstance(error, UserError) else {}
+        return {"status": "failed", "result": facts, "error": clean(sentence(error, kind)), "detail": detail}
+    except Exception:  # a stranger's exception may fail at being shown, too
+        word = kinds.WORDS[kind] if kind else "The order"
+        text = f"{word} failed with an error that cannot be shown ({type(error).__name__[:80]}). The log has the details."
+        return {"status": "failed", "result": {}, "error": clean(text), "detail": ""}
 
 
 def sentence(error: BaseException, kind: Kind | None) -> str:

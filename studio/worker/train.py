@@ -15,6 +15,7 @@ from studio.training.job import Job
 from studio.training.orders import TrainPayload
 from studio.training.plugin import TrainingPlugin
 from studio.training.registry import find, missing_packages
+from studio.worker.result import refuse_what_is_no_result
 
 PACKAGES = (
     "torch",
@@ -46,6 +47,7 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     config = valid_config(plugin, order.config)
     check(plugin, config, job)
     plugin.train(config, job)
+    refuse_what_is_no_result(job)  # before a line is written into it
     if files_in(job.out):
         lineage = lineage_of(order, plugin, config)
         (job.out / "lineage.json").write_text(json.dumps(lineage, indent=1, ensure_ascii=False, sort_keys=True))

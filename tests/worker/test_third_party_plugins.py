@@ -14,7 +14,7 @@ def test_an_installed_package_is_found_and_drawn(install):
     install("adapter_studio_echo")
     echo = load_plugins()["echo"]
     assert (echo.title, echo.origin, echo.available) == ("Echo", "adapter-studio-echo 0.3.0", True)
-    keep = form_fields(echo.plugin.Config)[-1]
+    keep = next(field for field in form_fields(echo.plugin.Config) if field.name == "keep")
     assert (keep.label, keep.kind, keep.default, keep.help) == (
         "Words to keep",
         "integer",
