@@ -21,6 +21,8 @@ class LogFile(threading.Thread):
         self.descriptor, self.path = descriptor, path
         self.room, self.beyond = HEAD, 0
         self.tail = bytearray()
+        self.said = 0
+        """Bytes that came; they tell whether the process still says anything."""
 
     def run(self) -> None:
         with self.path.open("ab", buffering=0) as file:
@@ -31,6 +33,7 @@ class LogFile(threading.Thread):
             self.write(bytes(self.tail), file.fileno())
 
     def keep(self, piece: bytes, file: int) -> None:
+        self.said += len(piece)
         self.write(piece[: self.room], file)
         rest = piece[self.room :]
         self.room -= len(piece) - len(rest)

@@ -6,6 +6,7 @@ Knows nothing of what the order does; the kinds do.
 import logging
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from studio.errors import UserError
-from studio.orders import services
+from studio.orders import services, strays
 from studio.orders.kinds import KINDS, OrderKind
 from studio.orders.logfile import LogFile
 from studio.orders.models import Event, Order
@@ -32,7 +33,7 @@ from studio.orders.results import Untrue, checked
 from studio.storage import remove_folder
 from studio.training.orders import Event as Line
 from studio.training.orders import Order as OrderFile
-from studio.worker.events import clean_json
+from studio.worker.events import LONGEST_NAME, Allowance, clean_json
 from studio.worker.host import training_environment
 
 log = logging.getLogger("studio.orders")
@@ -44,6 +45,19 @@ EXIT_GRACE = 5.0
 MAX_LINE = 4 << 20
 MAX_EVENT = 256 << 10
 """Bytes of a line that is not the last one: a metric, a sample or a note is stored and sent to every page."""
+MAX_EVENTS, MAX_BYTES = 250_000, 256 << 20
+"""Events, and bytes of them, that one order stores; from there on one in TRICKLE seconds. Its bars and last figures go on."""
+TRICKLE = 20.0
+QUIET = 300.0
+"""Seconds without an event after which the run says that nothing was heard."""
+SILENCE = 2 * 3600.0
+"""Seconds without an event or a word in the log after which a process is taken for hanging, and is ended."""
+STILL_WRITES, NOT_A_WORD = "Its log still grows.", "Its log does not grow either, so it may hang: look at it, or stop the run."
+TOO_MANY = "It reports more than is kept: {:,} events. It goes on, and its last figures are shown as they come."
+MAX_REMARKS = 5
+"""How often the supervisor says the same."""
+LEAST_FREE = 256 << 20
+"""Bytes that must be left on the disk: where it is full, the database and every other run stand still as well."""
 MAX_METRICS = 200
 """Names of metrics whose last value is kept with the order."""
 ENDS = (Order.Status.SUCCEEDED, Order.Status.FAILED, Order.Status.STOPPED, Order.Status.PAUSED)
@@ -71,7 +85,8 @@ def child_environment(kind: OrderKind) -> dict[str, str]:
     prefixes = (*KEPT_PREFIXES, *kind.environment)
     kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT or name.startswith(prefixes)}
     limit = {"ADAPTER_STUDIO_MEMORY_LIMIT": str(kind.memory_limit)} if kind.memory_limit else {}
-    return kept | training_environment() | limit | {"PYTHONUNBUFFERED": "1"}
+    path = os.pathsep.join(part for part in (str(settings.ROOT), kept.get("PYTHONPATH", "")) if part)  # it starts in another folder
+    return kept | training_environment() | limit | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
 
 
 def write_order(order: Order) -> Path:
@@ -111,10 +126,17 @@ class Supervisor:
         self.kind = KINDS[order.kind]
         self.end: dict[str, Any] | None = None
         self.stop_sent_at: float | None = None
-        self.overdue = False
-        self.too_long = False
+        self.ended_for: str | None = None
+        """Why the supervisor ended the process itself, as a sentence."""
         self.lost = False
         self.heard = order.last_seq
+        self.words: LogFile | None = None
+        self.heard_at = time.monotonic()
+        self.said_at = (self.heard_at, 0)
+        self.remarked: dict[str, int] = {}
+        self.told_of_silence = False
+        self.events = Allowance(max(1, MAX_EVENTS - order.last_seq), 1 / TRICKLE)
+        self.bytes = Allowance(MAX_BYTES, MAX_EVENT / TRICKLE)
 
     def run(self) -> None:
         try:
@@ -122,17 +144,19 @@ class Supervisor:
         except UserError as error:
             services.finish(self.order, status=Order.Status.FAILED, result=None, error=error.message)
             return
+        # An attempt whose worker was killed may have left processes that hold a device.
+        strays.end_strays(self.order.pk, attempts=range(1, self.order.attempt))
         child = subprocess.Popen(
             [sys.executable, "-m", "studio.worker", str(path)],
-            cwd=settings.ROOT,
-            env=child_environment(self.kind),
+            cwd=self.order.folder,
+            env=child_environment(self.kind) | {strays.MARK: strays.mark(self.order.pk, self.order.attempt)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             process_group=0,
         )
         assert child.stderr is not None
-        words = LogFile(child.stderr.fileno(), self.order.log_file)
+        words = self.words = LogFile(child.stderr.fileno(), self.order.log_file)
         words.start()
         try:
             self.listen(child)
@@ -161,13 +185,33 @@ class Supervisor:
                 beaten_at = now
                 if not self.beat(child):
                     return
+                self.look(now)
             if self.stop_sent_at is not None and now - self.stop_sent_at > STOP_GRACE:
-                log.warning("%s did not stop in %d s and is killed.", self.order, STOP_GRACE)
-                self.overdue = True
-                return
+                self.ended_for = "It did not stop in time and was ended"
             if self.kind.time_limit and now - began_at > self.kind.time_limit:
-                self.too_long = True
+                minutes = self.kind.time_limit / 60
+                self.ended_for = f"It took longer than {minutes:.0f} minutes and was ended. Try a smaller file, or another model."
+            if self.ended_for:
+                log.warning("%s: %s", self.order, self.ended_for)
                 return
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=EXIT_GRACE)
+            return  # it has ended by itself
+        self.ended_for = "It broke off its reports without a result, so it was ended. The log has its last words."
+
+    def look(self, now: float) -> None:
+        """What the process does not say itself: that it says nothing, and that it fills the disk."""
+        said = self.words.said if self.words else 0
+        if said != self.said_at[1]:
+            self.said_at = (now, said)
+        if now - self.heard_at > QUIET and not self.told_of_silence and self.stop_sent_at is None:
+            self.told_of_silence = True
+            log_grows = now - self.said_at[0] < QUIET
+            self.remark("silence", f"Nothing was heard for {minutes(QUIET)}. {STILL_WRITES if log_grows else NOT_A_WORD}")
+        if now - max(self.heard_at, self.said_at[0]) > SILENCE:
+            self.ended_for = f"Nothing was heard of it for {minutes(SILENCE)}, so it was ended. The log may show where it stood."
+        elif shutil.disk_usage(settings.DATA_DIR).free < LEAST_FREE:
+            self.ended_for = f"Less than {LEAST_FREE >> 20} MB were left on the disk, so it was ended. Free some space, then start again."
 
     def beat(self, child: "subprocess.Popen[bytes]") -> bool:
         """False once another attempt holds the order: this process is late and must end."""
@@ -184,11 +228,8 @@ class Supervisor:
         return True
 
     def store(self, lines: list[bytes]) -> None:
-        """Writes the events and what follows from them, then rings. Repeats and strangers change nothing.
-
-        The numbers are given here: where a line is lost or forged, they still have no gap.
-        """
-        events = []
+        """Writes the events and what follows from them, then rings. Repeats and strangers change nothing."""
+        events, kept = [], []
         for line in lines:
             event = self.read(line)
             if event is None:
@@ -197,19 +238,37 @@ class Supervisor:
                 self.end = event.model_extra or {}
                 break  # whatever else is said comes too late
             events.append(event)
-        if not events:
-            return
+            if self.events.take() and self.bytes.take(len(line)):
+                kept.append(event)
+        if events:
+            self.heard_at, self.told_of_silence = time.monotonic(), False
+            self.keep(events, kept)
+        if len(kept) < len(events) and "flood" not in self.remarked:
+            self.remark("flood", TOO_MANY.format(MAX_EVENTS))
+
+    def keep(self, events: list[Line], kept: list[Line]) -> None:
+        """Moves the row as all `events` say, and stores those of them that are `kept`.
+
+        The numbers are given here: where a line is lost or forged, they still have no gap.
+        """
         first = self.order.last_seq + 1
-        self.order.last_seq += len(events)
+        self.order.last_seq += len(kept)
         with transaction.atomic():
             if not services.held(self.order).update(**self.changes(events)):
                 self.lost = True
                 return
             Event.objects.bulk_create(
                 Event(order=self.order, seq=seq, attempt=self.order.attempt, at=event.at, type=event.type, body=event.model_extra or {})
-                for seq, event in enumerate(events, first)
+                for seq, event in enumerate(kept, first)
             )
         services.notify(self.order)
+
+    def remark(self, about: str, text: str) -> None:
+        """A note of the supervisor's own; of each kind at most MAX_REMARKS."""
+        self.remarked[about] = self.remarked.get(about, 0) + 1
+        if self.remarked[about] <= MAX_REMARKS and not self.lost:
+            note = Line(seq=0, attempt=self.order.attempt, type="note", text=text, level="warning")  # type: ignore[call-arg]
+            self.keep([note], [note])
 
     def read(self, line: bytes) -> Line | None:
         """The event of a line; None for one that is no event of this attempt, or has been heard before.
@@ -225,6 +284,7 @@ class Supervisor:
             return None
         if len(line) > MAX_EVENT and event.type != "end":
             log.warning("%s sent an event of %d bytes, which is left out.", self.order, len(line))
+            self.remark("size", f"A report of {len(line)} bytes is too large to be shown, and was left out.")
             return None
         self.heard = event.seq
         now = timezone.now()
@@ -253,7 +313,7 @@ class Supervisor:
         """Keeps the last value of each metric; of those that come when there are very many already, none."""
         latest = self.order.latest
         known = {name: value for name, value in metrics.items() if name in latest}
-        new = {name: value for name, value in metrics.items() if name not in latest}
+        new = {name: value for name, value in metrics.items() if name not in latest and len(name) <= LONGEST_NAME}
         latest.update(known)
         latest.update(list(new.items())[: MAX_METRICS - len(latest)])
 
@@ -262,23 +322,24 @@ class Supervisor:
         if child.stdout:
             child.stdout.close()
         with suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=0 if self.lost or self.overdue or self.too_long else EXIT_GRACE)
+            child.wait(timeout=0 if self.lost or self.ended_for else EXIT_GRACE)
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # also what the process itself started
         child.wait()
+        if count := strays.end_strays(self.order.pk, attempts=range(self.order.attempt, self.order.attempt + 1)):
+            log.info("%s left %d processes that had gone their own way; they were ended.", self.order, count)
 
     def conclude(self, returncode: int) -> None:
         """Success is a committed result that was reported, never an exit code."""
         self.order.refresh_from_db(fields=["discard"])
         if self.end is not None and self.end.get("status") in ENDS:
             self.record(status=str(self.end["status"]), result=self.end.get("result") or {}, error=str(self.end.get("error") or ""))
-        elif self.too_long:
-            sentence = f"It took longer than {self.kind.time_limit / 60:.0f} minutes and was ended. Try a smaller file, or another model."
-            services.finish(self.order, status=Order.Status.FAILED, result=None, error=sentence)
-        elif self.overdue:
+        elif self.ended_for and self.stop_sent_at is not None:
             kept = "nothing was kept" if self.order.saved_step is None else f"what it learnt until step {self.order.saved_step} is kept"
             sentence = f"It did not stop in time and was ended; {kept}."
             services.finish(self.order, status=Order.Status.STOPPED, result=None, error=sentence)
+        elif self.ended_for:
+            services.finish(self.order, status=Order.Status.FAILED, result=None, error=self.ended_for)
         elif self.stop_sent_at is not None and returncode == -signal.SIGTERM:  # asked before it had begun to listen
             services.finish(self.order, status=Order.Status.STOPPED, result=None, error="")
         else:
@@ -298,6 +359,10 @@ class Supervisor:
             reason = problem.message if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
             sentence = f"What it left cannot be recorded ({reason[:300]}). The log of the server has the details."
             services.finish(self.order, status=Order.Status.FAILED, result=None, error=sentence)
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
 def number(value: Any) -> float:
