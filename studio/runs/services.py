@@ -16,6 +16,7 @@ from studio.orders.models import Order, Slot
 from studio.orders.services import place, request_pause, request_stop, resume
 from studio.runs.models import Run
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
+from studio.training.asking import estimate_of, issues_of
 from studio.training.form import check_config
 from studio.training.registry import Loaded, find, load_plugins, missing_packages
 from studio.workspaces.models import Member, Project, hold
@@ -71,8 +72,9 @@ def forecast(plugin: TrainingPlugin, config: Any, *, base: BaseModel, version: D
             None,
         )
     facts, data = base.model_facts, version.dataset_facts(base)
-    issues = [*shape_issues(plugin, version), *plugin.check(config, facts, data, host)]
-    return Forecast(issues, plugin.estimate(config, facts, data, host))
+    case = (config, facts, data, host)
+    estimate, doubts = estimate_of(plugin, case)
+    return Forecast([*shape_issues(plugin, version), *issues_of(plugin, case), *doubts], estimate)
 
 
 def shape_issues(plugin: TrainingPlugin, version: DatasetVersion) -> list[Issue]:

@@ -9,6 +9,7 @@ from typing import Any
 from studio.checkpoints import newest, step_of
 from studio.errors import UserError
 from studio.storage import files_in
+from studio.training.asking import issues_of
 from studio.training.config import TrainConfig
 from studio.training.form import check_config
 from studio.training.job import Job
@@ -76,7 +77,7 @@ def check(plugin: TrainingPlugin, config: TrainConfig, job: Job) -> None:
         raise UserError(
             f"{plugin.title} learns from {' or '.join(plugin.reads)} rows; this dataset has {job.data.shape} rows. Choose another."
         )
-    issues = plugin.check(config, job.model, job.data, job.host)
+    issues = issues_of(plugin, (config, job.model, job.data, job.host))
     if errors := [issue for issue in issues if issue.level == "error"]:
         fields = {issue.field: issue.message for issue in errors if issue.field}
         raise UserError(" ".join(issue.message for issue in errors), fields=fields)
