@@ -86,5 +86,8 @@ def is_whole(folder: Path) -> bool:
 
 
 def remove_folder(folder: Path) -> None:
-    if folder.exists():
+    """Removes a folder with all that is in it; of a link or a file in its place that alone."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)
