@@ -58,14 +58,64 @@ def summed_loss(head: Head, hidden: torch.Tensor, targets: torch.Tensor, weights
     return total
 
 
-@torch.no_grad()
 def token_losses(head: Head, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The cross-entropy of each target, fp32 [N], in pieces and without gradients: to look at rows one by one."""
+    """The cross-entropy of each target, fp32 [N], with gradients: for a loss that is a function of many tokens at once."""
+    if head.plain and head.softcap == 0.0:
+        losses: torch.Tensor = TokenLosses.apply(hidden, head.layer.weight, targets, head.scale)  # type: ignore[no-untyped-call]
+        return losses
     pieces = [
         cross_entropy(head.logits(hidden[start : start + CHUNK]), targets[start : start + CHUNK], reduction="none")
         for start in range(0, len(targets), CHUNK)
     ]
     return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32)
+
+
+class TokenLosses(torch.autograd.Function):
+    """Each token's cross-entropy. What a hidden state needs is made in the forward pass; a trained head reads the logits once more."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float) -> torch.Tensor:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        with torch.autocast(device, enabled=False):
+            matrix = weight.to(dtype)
+            for start in range(0, len(targets), CHUNK):
+                piece = slice(start, start + CHUNK)
+                slope, losses[piece] = _slope(hidden[piece].to(dtype), matrix, targets[piece], scale)
+                if grad_hidden is not None:
+                    grad_hidden[piece] = slope.to(dtype) @ matrix
+        ctx.save_for_backward(grad_hidden, *((hidden, weight, targets) if ctx.needs_input_grad[1] else ()))
+        ctx.scale, ctx.dtype = scale, dtype
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        (outer,) = grads
+        grad_hidden, *read_again = ctx.saved_tensors
+        grad_weight = None
+        if read_again:
+            hidden, weight, targets = read_again
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+            matrix = weight.to(ctx.dtype)
+            for start in range(0, len(targets), CHUNK):
+                piece = slice(start, start + CHUNK)
+                states = hidden[piece].to(ctx.dtype)
+                slope, _ = _slope(states, matrix, targets[piece], ctx.scale)
+                grad_weight += (slope * outer[piece, None]).to(ctx.dtype).t() @ states
+            grad_weight = grad_weight.to(weight.dtype)
+        return None if grad_hidden is None else (grad_hidden * outer[:, None]).to(grad_hidden.dtype), grad_weight, None, None
+
+
+def _slope(states: torch.Tensor, matrix: torch.Tensor, targets: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """d loss / d (matrix @ state) of each row, fp32 [rows, vocabulary], and the losses [rows]."""
+    logits = (states @ matrix.t()).float().mul_(scale)
+    norm = logits.logsumexp(dim=1, keepdim=True)
+    losses = (norm - logits.gather(1, targets[:, None])).squeeze(1)
+    slope = logits.sub_(norm).exp_()
+    slope.scatter_add_(1, targets[:, None], torch.full_like(targets[:, None], -1, dtype=slope.dtype))
+    return slope.mul_(scale), losses
 
 
 class ChunkedLoss(torch.autograd.Function):

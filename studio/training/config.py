@@ -64,7 +64,20 @@ class TrainConfig(BaseModel):
     """Trades time for memory; auto turns it on only where the run would not fit otherwise."""
 
 
-class LoraConfig(TrainConfig):
+class PreferenceConfig(TrainConfig):
+    """What a plugin can be told that also learns from pairs of a better and a worse answer."""
+
+    preference: Literal["dpo", "orpo", "kto", "simpo"] = setting(
+        "dpo", label="Preference loss", advanced=True, hint="Only for rows with a chosen and a rejected answer. DPO suits most of them."
+    )
+    """How two answers are compared: DPO and KTO hold against the base model, ORPO and SimPO do without it."""
+    preference_beta: float = setting(0.0, label="Preference strength", advanced=True, ge=0, le=100)
+    """How strictly answers follow the pairs; 0 takes the usual: 0.1, and 2 for SimPO. For DPO and KTO, less strays further from the base."""
+    preference_margin: float = setting(1.0, label="Preference margin", advanced=True, ge=0, le=100)
+    """SimPO alone: by how much the better answer must win."""
+
+
+class LoraConfig(PreferenceConfig):
     """What every LoRA plugin can be told besides."""
 
     rank: int = setting(16, label="Rank", ge=1, le=512, hint="Width of the adapter's matrices. More can learn more, and is larger.")
@@ -79,6 +92,10 @@ class LoraConfig(TrainConfig):
     """Names of the layers that get an adapter; all-linear takes every linear layer except the output."""
     variant: Literal["lora", "rslora", "dora"] = setting("lora", label="Variant", advanced=True)
     """Plain LoRA, rsLoRA (scaled by the root of the rank), or DoRA (direction and size apart; slower)."""
+    quantization: Literal["none", "8bit", "4bit"] = setting(
+        "none", label="Quantization", advanced=True, hint="QLoRA: the base model is kept in 8 or 4 bits per weight while the adapter learns."
+    )
+    """4bit needs about a quarter of the memory for the base model, and gives up a little accuracy and speed."""
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -96,7 +113,7 @@ class LoraConfig(TrainConfig):
         return value
 
 
-class FullConfig(TrainConfig):
+class FullConfig(PreferenceConfig):
     """What every plugin that trains all weights can be told besides."""
 
     learning_rate: float = setting(

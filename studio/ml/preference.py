@@ -1,0 +1,185 @@
+"""Learning from pairs of a better and a worse answer to the same question: DPO, ORPO, KTO, SimPO.
+
+With log p(answer) the sum of the log-probabilities of an answer's tokens, c the chosen and r the rejected answer, and a
+reference (the model before it learnt anything) read once beforehand:
+
+    DPO    -log σ(β·[(log p(c) - log ref(c)) - (log p(r) - log ref(r))])                    Rafailov et al. 2023, eq. 7
+    ORPO   nll(c) - β·log σ(log odds(c) - log odds(r)), odds = p/(1-p), per token           Hong et al. 2024, eq. 6 and 7
+    KTO    [1 - σ(β·(h(c) - z))] + [1 - σ(β·(z - h(r)))], h = log p - log ref,              Ethayarajh et al. 2024, eq. 8
+           z = max(0, mean of h over questions with another row's answer), without gradient
+    SimPO  -log σ(β·(log p(c)/|c| - log p(r)/|r|) - γ)                                      Meng et al. 2024, eq. 6
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import logsigmoid
+
+from studio.ml.batches import TokenRow
+from studio.ml.loading import Reader
+from studio.ml.loss import token_losses
+from studio.ml.objectives import Judged, Objective, Part, token_pieces
+from studio.ml.world import World
+from studio.training import Job
+from studio.training.config import PreferenceConfig
+from studio.training.preferences import REFERENCED, usual_beta
+
+
+@dataclass
+class PairRow:
+    """A question with a better and a worse answer."""
+
+    chosen: TokenRow
+    rejected: TokenRow
+    other: TokenRow | None = None
+    """The question with another row's answer, for KTO's measure of how far the model has come from the reference."""
+    reference: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """log ref of chosen, rejected and other."""
+
+    @property
+    def length(self) -> int:
+        return self.chosen.length + self.rejected.length + (self.other.length if self.other else 0)
+
+    def content(self) -> bytes:
+        return self.chosen.content() + self.rejected.content()
+
+    @property
+    def readings(self) -> list[TokenRow]:
+        return [self.chosen, self.rejected, *([self.other] if self.other else [])]
+
+
+def mismatched(rows: Sequence[PairRow]) -> None:
+    """Gives each row `other`: its own question with the next row's chosen answer, around the end. Needs at least two rows."""
+    for place, row in enumerate(rows):
+        answer = rows[(place + 1) % len(rows)].chosen
+        row.other = joined(row.chosen, answer)
+
+
+def joined(question: TokenRow, answer: TokenRow) -> TokenRow:
+    """The tokens before the first row's answer, then the second row's answer, cut to the longer of the two rows."""
+    upto, since = int(question.supervised.argmax()), int(answer.supervised.argmax())
+    room = max(question.length, answer.length)
+    return TokenRow(
+        ids=np.concatenate([question.ids[:upto], answer.ids[since:]])[:room],
+        supervised=np.concatenate([question.supervised[:upto], answer.supervised[since:]])[:room],
+    )
+
+
+class Preference(Objective):
+    """Each pair counts as one, whatever its length."""
+
+    unit = "pair"
+
+    def __init__(self, reader: Reader, config: PreferenceConfig, world: World):
+        super().__init__(reader)
+        self.kind, self.beta, self.margin = config.preference, usual_beta(config), config.preference_margin
+        self.batch_size, self.world = config.batch_size, world
+
+    def prepare(self, model: Any, train: Sequence[PairRow], validation: Sequence[PairRow], *, job: Job) -> None:
+        """Reads every row with the model as it is now: that is the reference."""
+        if self.kind not in REFERENCED:
+            return
+        rows = [*train, *validation]
+        if self.kind == "kto":
+            mismatched(rows)
+        job.phase("preparing", "Reading the rows once with the base model, to compare with")
+        mine = self.world.share(range(len(rows)))
+        longest = math.ceil(len(rows) / self.world.size)
+        read: list[list[float]] = [[], [], []]
+        with asleep(model), torch.no_grad(), self.reader.arithmetic.autocast():
+            for start in range(0, longest, self.batch_size):
+                if self.world.agree(job.stopping()):
+                    job.raise_if_stopped()
+                piece = [rows[number] for number in mine[start : start + self.batch_size]]
+                found = self._log_probabilities(piece or rows[:1])
+                for place, values in enumerate(found):
+                    read[place] += values.tolist()[: len(piece)]
+                job.progress(min(start + self.batch_size, longest) * self.world.size, longest * self.world.size, "rows")
+        numbers = [int(number) for number in self.world.gather(list(map(float, mine)))]
+        columns = [self.world.gather(column) for column in read if column]
+        for place, number in enumerate(numbers):
+            chosen, rejected, *other = (column[place] for column in columns)
+            rows[number].reference = (chosen, rejected, other[0] if other else 0.0)
+
+    def weight(self, row: PairRow) -> float:
+        return 1.0
+
+    def part(self, rows: Sequence[PairRow]) -> Part:
+        losses, metrics, tokens, slots = self._losses(rows)
+        shown = {name: (float(values.sum()), float(len(rows))) for name, values in metrics.items()}
+        return Part(loss=losses.sum(), tokens=tokens, slots=slots, metrics=shown)
+
+    def judge(self, rows: Sequence[PairRow]) -> list[Judged]:
+        losses, metrics, _, _ = self._losses(rows)
+        return [
+            Judged(loss=float(loss), weight=1.0, metrics={name: float(values[place]) for name, values in metrics.items()})
+            for place, loss in enumerate(losses)
+        ]
+
+    def pieces(self, row: PairRow, tokenizer: Any) -> list[tuple[str, bool]]:
+        chosen, rejected = token_pieces(row.chosen, tokenizer), token_pieces(row.rejected, tokenizer)
+        return [("Better\n", False), *chosen, ("\n\nWorse\n", False), *rejected]
+
+    def _log_probabilities(self, rows: Sequence[PairRow]) -> list[torch.Tensor]:
+        """log p of the chosen, the rejected and (for KTO) the other answers: fp32 [rows] each."""
+        sums, _, _, _ = self._read(rows)
+        return list(sums.split(len(rows)))
+
+    def _read(self, rows: Sequence[PairRow]) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+        """(log p, number of answer tokens) of all chosen rows, then all rejected, then all others; tokens and slots read."""
+        readings = [list(each) for each in zip(*(row.readings for row in rows), strict=True)]
+        flat = [reading for each in readings for reading in each]
+        batch = self.reader.batch(flat)
+        each = -token_losses(self.reader.head, self.reader.hidden(batch), batch.targets)
+        counts = [reading.targets for reading in flat]
+        owner = torch.repeat_interleave(torch.arange(len(flat), device=each.device), torch.tensor(counts, device=each.device))
+        sums = torch.zeros(len(flat), device=each.device, dtype=torch.float32).index_add(0, owner, each)
+        return sums, torch.tensor(counts, device=each.device, dtype=torch.float32), batch.tokens, batch.slots
+
+    def _losses(self, rows: Sequence[PairRow]) -> tuple[torch.Tensor, dict[str, torch.Tensor], int, int]:
+        """The loss of each pair, [rows]; further figures of each; tokens and slots read."""
+        sums, counts, tokens, slots = self._read(rows)
+        chosen, rejected, *other = sums.split(len(rows))
+        chosen_count, rejected_count, *_ = counts.split(len(rows))
+        with torch.autocast(sums.device.type, enabled=False):
+            if self.kind in REFERENCED:
+                reference = torch.tensor([row.reference for row in rows], device=sums.device, dtype=torch.float32)
+                better, worse = chosen - reference[:, 0], rejected - reference[:, 1]
+                if self.kind == "dpo":
+                    losses = -logsigmoid(self.beta * (better - worse))
+                else:
+                    distance = (other[0] - reference[:, 2]).mean().clamp(min=0).detach()
+                    gain = torch.sigmoid(self.beta * (better - distance)) + torch.sigmoid(self.beta * (distance - worse))
+                    losses = 2.0 - gain
+                better, worse = self.beta * better, self.beta * worse
+            else:
+                better, worse = chosen / chosen_count, rejected / rejected_count
+                if self.kind == "simpo":
+                    losses = -logsigmoid(self.beta * (better - worse) - self.margin)
+                else:
+                    odds = (better - worse) - (log_complement(better) - log_complement(worse))
+                    losses = -better - self.beta * logsigmoid(odds)
+                better, worse = self.beta * better, self.beta * worse
+        figures = {"accuracy": (better > worse).float().detach(), "margin": (better - worse).detach()}
+        return losses, figures, tokens, slots
+
+
+def log_complement(log_probability: torch.Tensor) -> torch.Tensor:
+    """log(1 - p) from log p, kept below 0 so that a certain answer has no infinite odds."""
+    return torch.log1p(-torch.exp(log_probability.clamp(max=-1e-6)))
+
+
+@contextmanager
+def asleep(model: Any) -> Iterator[None]:
+    """Without dropout; as it was afterwards."""
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)
