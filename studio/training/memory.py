@@ -2,18 +2,22 @@
 
 Formulas in bytes; T = tokens in the largest batch, h = hidden size, I = intermediate size, L = layers, V = vocabulary:
 
-    peak = overhead + weights + adapter + gradients + optimizer + activations + logits
+    peak = overhead + weights + adapter + optimizer + the larger of two moments:
+           activations + logits              before the first gradient; gradients too where batches are added up
+           gradients + one layer             after the last one
     activations = T·L·(a·h + b·I), or T·L·r·h + T·(a·h + b·I) with gradient checkpointing
 
 a and b were counted from the tensors that autograd keeps and checked against measured peaks on a CPU.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from studio.training.config import LoraConfig, TrainConfig
+from studio.training.config import FullConfig, LoraConfig, PreferenceConfig, TrainConfig
 from studio.training.facts import DatasetFacts, Estimate, HostFacts, Linear, Memory, ModelFacts, Span
+from studio.training.preferences import REFERENCED
 
 LOOKS = 10
 """Evaluations in a run where the config does not say."""
@@ -66,15 +70,16 @@ def row_lengths(data: DatasetFacts, *, max_length: int) -> Lengths:
     if tokens is None:
         return Lengths(mean=max_length * 0.5, deviation=max_length * 0.25, longest=max_length, supervised=0.7, measured=False)
     supervised = tokens.supervised / max(1, tokens.total)
+    counted_rows = max(1, data.rows) * (2 if data.shape == "preference" else 1)  # both answers of a pair are counted, each as a row
     longest = min(tokens.longest, max_length)
     counted = sum(rows for _, rows in tokens.histogram)
     if counted:
         capped = [(min(edge, max_length), rows) for edge, rows in tokens.histogram]
         mean = sum(length * rows for length, rows in capped) / counted
         deviation = math.sqrt(sum(rows * (length - mean) ** 2 for length, rows in capped) / counted)
-        mean = min(mean, tokens.total / max(1, data.rows))  # a bucket counts at its upper edge, which is a little high
+        mean = min(mean, tokens.total / counted_rows)  # a bucket counts at its upper edge, which is a little high
     else:
-        mean = min(tokens.total / max(1, data.rows), max_length)
+        mean = min(tokens.total / counted_rows, max_length)
         deviation = max(0.0, min(tokens.p95, max_length) - min(tokens.p50, max_length)) / 1.645
     return Lengths(mean=mean, deviation=deviation, longest=longest, supervised=supervised, measured=True)
 
@@ -106,56 +111,202 @@ def uses_bf16(config: TrainConfig, host: HostFacts) -> bool:
     return host.bf16 if config.precision == "auto" else config.precision == "bf16"
 
 
+def half_precision(config: TrainConfig, host: HostFacts) -> bool:
+    """True where the arithmetic takes two bytes per number."""
+    return config.precision == "fp16" or uses_bf16(config, host)
+
+
 def available_memory(host: HostFacts) -> int:
     """Bytes of the memory that the model will live in."""
     return max((gpu.memory for gpu in host.gpus), default=host.memory)
 
 
-def lora_memory(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts, *, checkpointing: bool) -> Memory:
-    """The peak of LoRA training over frozen weights, AdamW in fp32, attention per document and the loss in pieces."""
-    bf16 = uses_bf16(config, host)
-    wide = 2 if bf16 else 4
-    trained = lora_parameters(config, base)
-    lengths = row_lengths(data, max_length=config.max_length)
-    batches = planned_steps(config, rows=data.train) * config.gradient_accumulation
-    tokens = largest_batch(lengths, batch_size=config.batch_size, batches=batches)
-    layer = _layer_activations(config, base, bf16=bf16)
-    whole_layers = 1 if checkpointing else base.layers  # the others keep their input alone
-    inputs = tokens * base.layers * wide * base.hidden_size if checkpointing else 0.0
-    activations = tokens * layer * whole_layers + inputs
-    parts = {
-        "weights": base.parameters * wide,
-        "adapter": trained * (6 if bf16 else 4),  # fp32, and under autocast a bf16 copy
-        "gradients": trained * 4,
-        "optimizer": trained * 8,
-        "activations": round(activations),
-        "logits": LOGIT_ROWS * base.vocabulary * (8 if bf16 else 4),
-        "overhead": GPU_OVERHEAD if host.gpus else CPU_OVERHEAD,
-    }
-    total = sum(parts.values())
-    return Memory(**parts, low=round(total * (LOW if lengths.measured else GUESSED_LOW)), high=round(total * HIGH))
+@dataclass(frozen=True)
+class Recipe:
+    """What one way to train keeps in memory. Bytes are those of one process; several on one processor share its memory."""
+
+    trained: int
+    """Parameters that learn, over all processes."""
+    weights: float
+    """Bytes of the base model, with copies of it in the arithmetic's format."""
+    adapter: float
+    """Bytes of what is trained beside it."""
+    gradients: float
+    optimizer: float
+    head: float
+    """Bytes that the loss takes for the output layer's own gradient; 0 where that layer is frozen."""
+    kept: float
+    """Bytes of one token that one layer keeps for the backward pass."""
+    carried: float
+    """Bytes of one token between two layers: all that a layer with checkpointing keeps."""
+    layers: int
+    """Layers that the backward pass goes through."""
+    forward: float
+    """Multiplications and additions per token in the layers."""
+    backward: float
+    """The same on the way back, as a multiple of `forward`."""
+    head_backward: float
+    passes: float = 1.0
+    """Forward passes over the training rows before the first step: a preference loss's look at its reference."""
+    processes: int = 1
+
+
+def base_bytes(base: ModelFacts, *, wide: int, quantization: str = "none") -> float:
+    """Bytes of frozen weights. Quantization touches the linear layers alone, the output layer excepted.
+
+    8 bits: one scale in fp32 per output (LLM.int8). 4 bits: NF4 with one fp32 scale per 64 weights, 0.5625 bytes in all.
+    """
+    if quantization == "none":
+        return float(base.parameters * wide)
+    inner = [linear for linear in base.linears if linear.name not in OUTPUT_LAYERS]
+    weights = sum(linear.inputs * linear.outputs * linear.count for linear in inner)
+    scales = sum(4 * linear.outputs * linear.count for linear in inner)
+    small = weights + scales if quantization == "8bit" else weights * (0.5 + 4 / 64)
+    unpacked = 2 * max((linear.inputs * linear.outputs for linear in inner), default=0)  # the layer that is being multiplied
+    return small + unpacked + (base.parameters - weights) * 2
 
 
 ACTIVATION_BYTES = {(False, True): (29, 8), (False, False): (36, 16), (True, True): (52, 16), (True, False): (76, 32)}
 """(DoRA, bf16) -> bytes per token and layer for each unit of hidden and of intermediate size."""
+FULL_ACTIVATION_BYTES = {("mixed", True): (36, 8), ("mixed", False): (40, 14), ("bf16", True): (25, 8), ("bf16", False): (40, 14)}
+"""(weights, bf16 arithmetic) -> the same where every weight learns."""
 
 
-def _layer_activations(config: LoraConfig, base: ModelFacts, *, bf16: bool) -> float:
-    """Bytes that one layer keeps for the backward pass, per token."""
-    h, i, rank = base.hidden_size, base.intermediate_size, config.rank
-    per_hidden, per_intermediate = ACTIVATION_BYTES[config.variant == "dora", bf16]
-    per_token = per_hidden * h + per_intermediate * i
-    per_token += rank * (48 if bf16 else 28)
+def lora_recipe(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Recipe:
+    """An adapter in fp32 beside frozen weights, AdamW in fp32."""
+    half = half_precision(config, host)
+    wide = 2 if half else 4
+    trained = lora_parameters(config, base)
+    dora = config.variant == "dora"
+    per_hidden, per_intermediate = ACTIVATION_BYTES[dora, half]
+    kept = per_hidden * base.hidden_size + per_intermediate * base.intermediate_size + config.rank * (48 if half else 28)
     if config.dropout:
-        per_token += 4 * (6 * h + i)
-    return per_token
+        kept += 4 * (6 * base.hidden_size + base.intermediate_size)
+    layer_weights = inner_weights(base)
+    return Recipe(
+        trained=trained,
+        weights=base_bytes(base, wide=wide, quantization=config.quantization),
+        adapter=trained * (6 if half else 4),  # fp32, and under autocast a copy in half precision
+        gradients=trained * 4,
+        optimizer=trained * 8,
+        head=0,
+        kept=kept,
+        carried=wide * base.hidden_size,
+        layers=base.layers,
+        forward=2.0 * layer_weights * (1.6 if dora else 1.0) + 2.0 * trained,
+        backward=(layer_weights + 2 * trained) / (layer_weights + trained),
+        head_backward=1.0,
+        passes=reference_passes(config, data),
+    )
 
 
-def wants_checkpointing(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> bool:
+def full_recipe(config: FullConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Recipe:
+    """Every weight that is not frozen learns.
+
+    Bytes per trained parameter: mixed 4 (weight) + 4 (gradient) + 8 (AdamW's two moments), and 2 for each linear layer's copy in
+    half precision; bf16 2 + 2 + 4. An 8-bit AdamW, which only GPUs have, keeps two bytes and a scale in fp32 per 256 of them.
+    """
+    half = half_precision(config, host)
+    pure = config.weights == "bf16"
+    table = base.vocabulary * base.hidden_size
+    tables = table if base.tied else 2 * table
+    layer_size = max(0, base.parameters - tables) / max(1, base.layers)
+    frozen_layers = min(config.freeze_layers, base.layers)
+    trained = round(base.parameters - layer_size * frozen_layers - (table if config.freeze_embeddings else 0))
+    wide = 2 if pure else 4
+    copies = 2 * inner_weights(base) if half and not pure else 0
+    head_learns = not (base.tied and config.freeze_embeddings)
+    small = config.optimizer != "adamw" and bool(host.gpus)
+    per_hidden, per_intermediate = FULL_ACTIVATION_BYTES[config.weights, half]
+    through = base.layers - (frozen_layers if config.freeze_embeddings else 0)
+    share = config.processes
+    return Recipe(
+        trained=trained,
+        weights=(base.parameters * wide) / share + (copies / base.layers * 2 if share > 1 else copies),
+        adapter=0,
+        gradients=trained * wide / share,
+        optimizer=_optimizer_bytes(config, trained, small=small) / share,
+        head=12.0 * table if head_learns else 0.0,
+        kept=per_hidden * base.hidden_size + per_intermediate * base.intermediate_size,
+        carried=(2 if pure else 4) * base.hidden_size,
+        layers=through,
+        forward=2.0 * inner_weights(base),
+        backward=2.0 * through / base.layers,
+        head_backward=2.0 if head_learns else 1.0,
+        passes=reference_passes(config, data),
+        processes=share,
+    )
+
+
+def _optimizer_bytes(config: FullConfig, trained: int, *, small: bool) -> float:
+    if not small:
+        return trained * (4.0 if config.weights == "bf16" else 8.0)
+    if config.optimizer == "paged_adamw_8bit":
+        return 0.0  # it gives way to main memory where the GPU is full
+    return trained * 2 * (1 + 4 / 256)
+
+
+def inner_weights(base: ModelFacts) -> int:
+    """Weights of the linear layers below the output layer."""
+    return sum(linear.inputs * linear.outputs * linear.count for linear in base.linears if linear.name not in OUTPUT_LAYERS)
+
+
+def reference_passes(config: PreferenceConfig, data: DatasetFacts) -> float:
+    """Forward passes over all rows that a preference loss makes before the first step, in readings of the rows."""
+    return 1.0 if data.shape == "preference" and config.preference in REFERENCED else 0.0
+
+
+def readings(config: TrainConfig, data: DatasetFacts) -> int:
+    """How often a row goes through the model in one batch: pairs have two answers, and KTO reads a third."""
+    if data.shape != "preference":
+        return 1
+    return 3 if isinstance(config, PreferenceConfig) and config.preference == "kto" else 2
+
+
+def working_memory(
+    recipe: Recipe, config: TrainConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts, *, checkpointing: bool
+) -> Memory:
+    """The peak of a training, by what takes it at that moment: of one device, or of all processes that share a machine's memory."""
+    half = half_precision(config, host)
+    lengths = row_lengths(data, max_length=config.max_length)
+    batches = planned_steps(config, rows=data.train) * config.gradient_accumulation
+    at_once = math.ceil(config.batch_size / recipe.processes) * readings(config, data)
+    tokens = largest_batch(lengths, batch_size=at_once, batches=batches)
+    whole_layers = 1 if checkpointing else recipe.layers  # the others keep their input alone
+    carried = recipe.carried * tokens * recipe.layers if checkpointing else 0.0
+    rows_of_logits = min(LOGIT_ROWS, tokens * lengths.supervised)
+    before = {
+        "gradients": recipe.gradients if config.gradient_accumulation > 1 else 0.0,
+        "activations": recipe.kept * tokens * whole_layers + carried,
+        "logits": rows_of_logits * base.vocabulary * (8 if half else 4) + recipe.head,
+    }
+    after = {"gradients": recipe.gradients, "activations": recipe.kept * tokens, "logits": recipe.head / 3}
+    moment = max(before, after, key=lambda parts: sum(parts.values()))
+    parts = {
+        "weights": recipe.weights,
+        "adapter": recipe.adapter,
+        "optimizer": recipe.optimizer,
+        "overhead": GPU_OVERHEAD if host.gpus else CPU_OVERHEAD,
+        **moment,
+    }
+    sharing = 1 if host.gpus else recipe.processes
+    whole = {name: round(value * sharing) for name, value in parts.items()}
+    total = sum(whole.values())
+    return Memory(**whole, low=round(total * (LOW if lengths.measured else GUESSED_LOW)), high=round(total * HIGH))
+
+
+def recipe_of(config: LoraConfig | FullConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Recipe:
+    if isinstance(config, FullConfig):
+        return full_recipe(config, base, data, host)
+    return lora_recipe(config, base, data, host)
+
+
+def wants_checkpointing(config: LoraConfig | FullConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> bool:
     """What `gradient_checkpointing: auto` means here: on only where the run would not fit without."""
     if config.gradient_checkpointing != "auto":
         return config.gradient_checkpointing == "on"
-    return lora_memory(config, base, data, host, checkpointing=False).high > available_memory(host)
+    recipe = recipe_of(config, base, data, host)
+    return working_memory(recipe, config, base, data, host, checkpointing=False).high > available_memory(host)
 
 
 CPU_EFFICIENCY, GPU_EFFICIENCY = 0.35, 0.35
@@ -167,25 +318,28 @@ SAMPLES = 3
 SAMPLE_TOKENS = 48
 
 
-def lora_seconds(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts, *, checkpointing: bool) -> Span:
+def working_seconds(
+    recipe: Recipe, config: TrainConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts, *, checkpointing: bool
+) -> Span:
     """Wall time from the arithmetic it takes and the host's measured speed.
 
-    Per token: 2·P forward and 2·P backward in the layers (frozen weights need no gradient of their own), 6·P in the
-    adapter, 6·L·h·length in attention, and 4·V·h in the head for supervised tokens.
+    Per token: 2·P forward in the layers, 2·P back through them and 2·P more where they learn themselves, 6·L·h·length in
+    attention, and in the head 2·V·h forward, as much back, and once more where it learns, for supervised tokens.
     """
     lengths = row_lengths(data, max_length=config.max_length)
     steps = planned_steps(config, rows=data.train)
     rows = min(config.batch_size * config.gradient_accumulation, data.train) * steps if config.max_steps else data.train * config.epochs
-    layer_weights = sum(linear.inputs * linear.outputs * linear.count for linear in base.linears if linear.name not in OUTPUT_LAYERS)
-    forward = 2.0 * layer_weights * (1.6 if config.variant == "dora" else 1.0) + 2.0 * base.layers * base.hidden_size * lengths.mean
+    tokens = rows * lengths.mean * readings(config, data)
+    forward = recipe.forward + 2.0 * base.layers * base.hidden_size * lengths.mean
     head = 2.0 * base.vocabulary * base.hidden_size * lengths.supervised
-    learnt = (3 if checkpointing else 2) * forward + 2 * head + 6.0 * lora_parameters(config, base)
+    learnt = (1 + recipe.backward + checkpointing) * forward + (1 + recipe.head_backward) * head
     looks = math.ceil(steps / config.evaluate_every) + 1 if config.evaluate_every else min(steps, LOOKS) + 1
-    looked_at = looks * min(data.validation, 512) * lengths.mean
-    speed = host.gflops * 1e9 * (GPU_EFFICIENCY if host.gpus else CPU_EFFICIENCY)
-    work = (rows * lengths.mean * learnt + looked_at * (forward + head)) / speed
-    passes = steps * config.gradient_accumulation + looks * data.validation / config.batch_size
-    calls = passes * base.layers * LAYER_SECONDS * (3 if config.variant == "dora" else 1)
+    read = looks * min(data.validation, 512) + recipe.passes * (data.train + data.validation)
+    read_tokens = read * lengths.mean * readings(config, data)
+    speed = host.gflops * 1e9 * (GPU_EFFICIENCY * recipe.processes if host.gpus else CPU_EFFICIENCY)
+    work = (tokens * learnt + read_tokens * (forward + head)) / speed
+    batches = steps * config.gradient_accumulation + read / config.batch_size
+    calls = batches * base.layers * LAYER_SECONDS * (3 if isinstance(config, LoraConfig) and config.variant == "dora" else 1)
     sample_token = base.parameters * 2 / (1e12 if host.gpus else 1e10) + base.layers * 0.0007
     said = looks * SAMPLES * SAMPLE_TOKENS * sample_token
     total = work + calls + said * 0.7 + START_SECONDS
@@ -193,32 +347,118 @@ def lora_seconds(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host:
     return Span(low=total / (1.5 * wide), high=total * 1.8 * wide)
 
 
-def lora_disk(config: LoraConfig, base: ModelFacts) -> int:
-    """The adapter in fp32, and three checkpoints that also hold AdamW's two moments."""
-    adapter = 4 * lora_parameters(config, base)
-    return adapter + 3 * 3 * adapter
+KEPT_STATES = 3
+"""The last two and the best."""
 
 
 def lora_estimate(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Estimate:
     """Memory, time and disk of a LoRA run, with the reasons that a person should see beside the figures."""
+    recipe = lora_recipe(config, base, data, host)
+    adapter = 4 * recipe.trained  # in fp32; a state also holds AdamW's two moments
+    return _estimate(recipe, config, base, data, host, disk=adapter + KEPT_STATES * 3 * adapter)
+
+
+def full_estimate(config: FullConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Estimate:
+    """Memory, time and disk of a run that trains every weight; the memory of one GPU, or of a processor's processes together."""
+    recipe = full_recipe(config, base, data, host)
+    wide = 2 if config.weights == "bf16" else 4
+    state = recipe.trained * wide + _optimizer_bytes(config, recipe.trained, small=False)
+    return _estimate(recipe, config, base, data, host, disk=round(base.parameters * wide + KEPT_STATES * state))
+
+
+def _estimate(
+    recipe: Recipe, config: LoraConfig | FullConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts, *, disk: int
+) -> Estimate:
     checkpointing = wants_checkpointing(config, base, data, host)
-    lengths = row_lengths(data, max_length=config.max_length)
-    reasons = []
-    if checkpointing and config.gradient_checkpointing == "auto":
-        reasons.append("Gradient checkpointing is turned on, since the run would not fit otherwise; it is about 40 % slower.")
-    if not lengths.measured:
-        reasons.append("The rows were not yet read with this model's tokenizer, so their lengths are guessed.")
-    if uses_bf16(config, host) and not host.bf16:
-        reasons.append("This worker computes bf16 slowly; its time may be far above the range.")
     return Estimate(
-        memory=lora_memory(config, base, data, host, checkpointing=checkpointing),
-        trainable_parameters=lora_parameters(config, base),
+        memory=working_memory(recipe, config, base, data, host, checkpointing=checkpointing),
+        trainable_parameters=recipe.trained,
         steps=planned_steps(config, rows=data.train),
-        seconds=lora_seconds(config, base, data, host, checkpointing=checkpointing),
-        disk=lora_disk(config, base),
+        seconds=working_seconds(recipe, config, base, data, host, checkpointing=checkpointing),
+        disk=disk,
         available=available_memory(host),
-        reasons=reasons,
+        reasons=list(_reasons(recipe, config, data, host, checkpointing=checkpointing)),
     )
+
+
+def _reasons(recipe: Recipe, config: LoraConfig | FullConfig, data: DatasetFacts, host: HostFacts, *, checkpointing: bool) -> Iterator[str]:
+    if checkpointing and config.gradient_checkpointing == "auto":
+        yield "Gradient checkpointing is turned on, since the run would not fit otherwise; it is about 40 % slower."
+    if data.tokens is None:
+        yield "The rows were not yet read with this model's tokenizer, so their lengths are guessed."
+    if uses_bf16(config, host) and not host.bf16:
+        yield "This worker computes bf16 slowly; its time may be far above the range."
+    if recipe.passes:
+        yield "Every pair is read once before the first step, to compare with."
+    if isinstance(config, FullConfig) and config.optimizer == "paged_adamw_8bit" and host.gpus:
+        yield "The optimizer is not counted: it moves to main memory where the GPU is full, which takes time."
+    if recipe.processes > 1 and host.gpus:
+        yield f"This is the memory of each of {recipe.processes} GPUs."
+
+
+Estimator = Callable[[Any, ModelFacts, DatasetFacts, HostFacts], Estimate]
+"""A plugin's `estimate`."""
+MOST_ACCUMULATED = 1024
+SHORTEST = 128
+"""Tokens; rows cut shorter than that teach little."""
+FEWER_BITS = {"none": ("8bit", "4bit"), "8bit": ("4bit",)}
+CLEARLY_LESS = 0.8
+"""Share of what settings that ran out of memory were thought to need: no others are worth a try."""
+
+
+def fitting_changes(
+    estimate: Estimator, config: Any, base: ModelFacts, data: DatasetFacts, host: HostFacts, *, ran_out: bool = False
+) -> Any | None:
+    """The settings nearest to `config` that fit into the host's memory, those first that lose the least; None where none do.
+
+    In this order: gradient checkpointing, which only takes time; smaller batches that are added up, which learn the same;
+    on a GPU a base in 8, then in 4 bits, where the config knows it; a shorter max length, halved until it fits.
+    With `ran_out` the settings as they are were tried and did not fit, whatever was thought: clearly less is asked for.
+    """
+    limit = float(available_memory(host))
+    if ran_out:
+        limit = min(limit, CLEARLY_LESS * estimate(config, base, data, host).memory.high)
+    return next((tried for tried in _ever_smaller(config, host) if estimate(tried, base, data, host).memory.high <= limit), None)
+
+
+def _ever_smaller(config: Any, host: HostFacts) -> Iterator[Any]:
+    yield config
+    if config.gradient_checkpointing != "on":
+        config = config.model_copy(update={"gradient_checkpointing": "on"})
+    for worse in _ever_worse(config, host):
+        yield from _ever_smaller_batches(worse)
+
+
+def _ever_smaller_batches(config: Any) -> Iterator[Any]:
+    """The batch, its half, its quarter, ... down to one row, as many rows in a step."""
+    yield config
+    batch, rows = config.batch_size, config.batch_size * config.gradient_accumulation
+    while batch > 1:
+        batch = math.ceil(batch / 2)
+        accumulation = math.ceil(rows / batch)
+        if accumulation > MOST_ACCUMULATED:
+            return
+        yield config.model_copy(update={"batch_size": batch, "gradient_accumulation": accumulation})
+
+
+def _ever_worse(config: Any, host: HostFacts) -> Iterator[Any]:
+    """The settings, then those that lose something: fewer bits, then rows that are cut."""
+    yield config
+    if host.gpus:
+        for bits in FEWER_BITS.get(getattr(config, "quantization", ""), ()):
+            config = config.model_copy(update={"quantization": bits})
+            yield config
+    while config.max_length // 2 >= SHORTEST:
+        config = config.model_copy(update={"max_length": config.max_length // 2})
+        yield config
+
+
+def changes_in_words(before: Any, after: Any) -> str:
+    """What differs between two settings of one plugin, as a part of a sentence: `batch size 2 and accumulation 8`."""
+    fields = type(before).model_fields
+    changed = [name for name in fields if getattr(before, name) != getattr(after, name)]
+    words = [f"{fields[name].json_schema_extra['label'].lower()} {getattr(after, name)}" for name in changed]
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def smaller(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> LoraConfig | None:

@@ -3,8 +3,19 @@
 import pytest
 
 from studio.training import DatasetFacts, HostFacts, Issue, ModelFacts, TokenFacts
+from studio.training.config import FullConfig, LoraConfig
 from studio.training.facts import Gpu, Linear
-from studio.training.memory import largest_batch, lora_estimate, planned_steps, row_lengths, smaller, wants_checkpointing
+from studio.training.memory import (
+    changes_in_words,
+    fitting_changes,
+    full_estimate,
+    largest_batch,
+    lora_estimate,
+    planned_steps,
+    row_lengths,
+    smaller,
+    wants_checkpointing,
+)
 from training_plugins.peft_lora import PeftLora
 
 Config = PeftLora.Config
@@ -207,3 +218,122 @@ def test_too_few_rows_and_preference_rows_are_refused():
 def test_what_is_unwise_is_a_warning_beside_its_field(changed, field):
     slow = PC.model_copy(update={"bf16": False, "memory": 256 * GB})
     assert any(issue.level == "warning" and issue.field == field for issue in issues(Config(**changed), host=slow))
+
+
+GPU = HostFacts(name="gpu", cpus=8, memory=128 * GB, gpus=[Gpu(name="A100", memory=80 * GB)], bf16=True, gflops=312e3)
+PAIRS = ROWS.model_copy(update={"shape": "preference", "tokens": TOKENS.model_copy(update={"total": 80_000})})
+
+
+def full_parts(**settings: object) -> dict[str, int]:
+    return full_estimate(FullConfig(**settings), SEVEN_BILLION, LONG, GPU).memory.model_dump()
+
+
+def test_bytes_per_parameter_of_full_fine_tuning_are_those_of_its_recipe():
+    def per_parameter(**settings: object) -> list[float]:
+        parts = full_parts(gradient_accumulation=2, **settings)
+        return [round(parts[part] / SEVEN_BILLION.parameters, 1) for part in ("weights", "gradients", "optimizer")]
+
+    assert per_parameter(precision="fp32") == [4, 4, 8]
+    assert per_parameter() == [5.9, 4, 8]  # and a copy of the linear layers in bf16
+    assert per_parameter(weights="bf16") == [2, 2, 4]
+    assert per_parameter(weights="bf16", optimizer="adamw_8bit") == [2, 2, 2]
+    assert per_parameter(weights="bf16", optimizer="paged_adamw_8bit") == [2, 2, 0]
+
+
+def test_an_optimizer_in_8_bits_saves_nothing_where_there_is_no_gpu():
+    plain, small = (full_estimate(FullConfig(optimizer=name), SMALL, ROWS, PC).memory.optimizer for name in ("adamw", "adamw_8bit"))
+    assert plain == small == 8 * SMALL.parameters
+
+
+def test_what_is_frozen_is_not_trained():
+    def trained(**settings: object) -> int:
+        return full_estimate(FullConfig(**settings), SMALL, ROWS, PC).trainable_parameters
+
+    table = 49152 * 576
+    assert trained() == SMALL.parameters
+    assert trained(freeze_embeddings=True) == SMALL.parameters - table
+    assert trained(freeze_embeddings=True, freeze_layers=15) == (SMALL.parameters - table) // 2
+    assert trained(freeze_embeddings=True, freeze_layers=99) == 0
+
+
+def test_several_gpus_share_weights_gradients_and_optimizer():
+    one, four = (full_parts(gradient_accumulation=2, gradient_checkpointing="on", processes=number) for number in (1, 4))
+    assert four["optimizer"] == one["optimizer"] / 4 and four["gradients"] == one["gradients"] / 4
+    assert four["weights"] < one["weights"] / 3 and four["activations"] < one["activations"]
+    assert four["overhead"] == one["overhead"]
+
+
+def test_several_processes_on_one_processor_share_its_memory():
+    one, two = (full_estimate(FullConfig(processes=number, gradient_accumulation=2), SMALL, LONG, PC).memory for number in (1, 2))
+    assert two.overhead == 2 * one.overhead and two.optimizer == one.optimizer
+
+
+def test_a_base_in_8_and_4_bits_takes_what_its_numbers_take():
+    weights = {
+        bits: lora_estimate(LoraConfig(quantization=bits), SEVEN_BILLION, LONG, GPU).memory.weights for bits in ("none", "8bit", "4bit")
+    }
+    assert weights["none"] == 2 * SEVEN_BILLION.parameters
+    assert 1.03 < weights["8bit"] / SEVEN_BILLION.parameters < 1.08  # the tables of words stay in 16 bits
+    assert 0.59 < weights["4bit"] / SEVEN_BILLION.parameters < 0.65
+
+
+def test_pairs_have_two_answers_and_kto_reads_a_third():
+    def tokens(kind: str, data: DatasetFacts = PAIRS) -> float:
+        return lora_estimate(LoraConfig(preference=kind, gradient_checkpointing="off"), SMALL, data, PC).memory.activations
+
+    alone = lora_estimate(LoraConfig(gradient_checkpointing="off"), SMALL, ROWS, PC).memory.activations
+    assert 1.7 < tokens("dpo") / alone <= 2
+    assert 1.3 < tokens("kto") / tokens("dpo") <= 1.5
+
+
+def test_losses_that_look_at_the_base_first_take_longer():
+    seconds = {kind: lora_estimate(LoraConfig(preference=kind), SMALL, PAIRS, PC).seconds.high for kind in ("dpo", "orpo", "simpo")}
+    assert seconds["orpo"] == seconds["simpo"] < seconds["dpo"]
+
+
+def test_what_fits_is_left_alone():
+    assert fitting_changes(lora_estimate, LoraConfig(), SMALL, ROWS, PC) == LoraConfig()
+
+
+def test_changes_that_lose_nothing_come_first():
+    host = PC.model_copy(update={"memory": 3 * GB})
+    config = LoraConfig(gradient_checkpointing="off", max_length=2048)
+    tried = fitting_changes(lora_estimate, config, SMALL, LONG, host)
+    assert changes_in_words(config, tried) == "gradient checkpointing on"
+    tighter = fitting_changes(lora_estimate, config, SMALL, LONG, PC.model_copy(update={"memory": 2 * GB}))
+    assert (tighter.batch_size * tighter.gradient_accumulation, tighter.max_length) == (8, 2048) and tighter.batch_size < 8
+
+
+def test_fewer_bits_come_after_every_batch_and_with_the_largest_that_fits():
+    config = LoraConfig(gradient_checkpointing="on", max_length=2048)
+    needed = lora_estimate(config.model_copy(update={"batch_size": 1, "gradient_accumulation": 8}), SEVEN_BILLION, LONG, GPU).memory.high
+
+    def tried(share: float) -> LoraConfig:
+        card = GPU.model_copy(update={"gpus": [Gpu(name="card", memory=round(share * needed))]})
+        return fitting_changes(lora_estimate, config, SEVEN_BILLION, LONG, card)
+
+    assert (tried(1).batch_size, tried(1).quantization) == (1, "none")
+    assert tried(0.99).quantization == "8bit" and tried(0.99).batch_size > 1
+    assert tried(0.55).quantization == "4bit"
+    assert tried(0.2) is None
+
+
+def test_without_a_gpu_or_a_setting_for_it_rows_are_cut_where_nothing_else_is_left():
+    config = FullConfig(gradient_checkpointing="on", batch_size=1, max_length=2048, weights="bf16")
+    needed = full_estimate(config, SMALL, LONG, PC).memory.high
+    tried = fitting_changes(full_estimate, config, SMALL, LONG, PC.model_copy(update={"memory": needed - 1}))
+    assert changes_in_words(config, tried) == "max length 1024"
+
+
+def test_settings_that_ran_out_of_memory_are_answered_with_clearly_less_whatever_was_thought():
+    config = LoraConfig(max_length=2048)
+    thought = lora_estimate(config, SMALL, LONG, PC).memory.high
+    assert thought < 24 * GB
+    tried = fitting_changes(lora_estimate, config, SMALL, LONG, PC, ran_out=True)
+    assert changes_in_words(config, tried) == "gradient checkpointing on"
+    again = fitting_changes(lora_estimate, tried, SMALL, LONG, PC, ran_out=True)
+    assert again.batch_size < 8 and again.batch_size * again.gradient_accumulation == 8
+
+
+def test_where_nothing_fits_nothing_is_proposed():
+    assert fitting_changes(full_estimate, FullConfig(), SEVEN_BILLION, LONG, PC) is None
