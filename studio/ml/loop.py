@@ -30,7 +30,7 @@ from studio.ml.saving import Saver, State, Tensors, read_optimizer, read_weights
 from studio.ml.watching import Watch, best_look, patience_is_over
 from studio.ml.world import World
 from studio.training import Job, Stopped, TrainConfig
-from studio.training.memory import LOOKS, planned_steps
+from studio.training.memory import LOOKS, Estimator, changes, changes_in_words, estimate, fitting_changes, planned_steps
 
 __all__ = ["Learner", "Loop", "Outcome", "learning_rate_factor", "read_rows"]
 
@@ -59,6 +59,8 @@ class Learner:
     """What is learnt, by name: the very tensors, or in a GPU's or several processes' case copies of them."""
     load_weights: Callable[[Tensors], None]
     """Puts such tensors back into the model, bit by bit."""
+    estimate: Estimator = estimate
+    """What other settings would take: what is proposed where the memory was too small."""
 
     @property
     def causal(self) -> Any:
@@ -476,21 +478,19 @@ class Loop:
         )
 
     def _too_large(self) -> UserError:
-        config = self.config
-        half = config.batch_size // 2
-        proposal = (
-            {"batch_size": half, "gradient_accumulation": config.gradient_accumulation * 2}
-            if half
-            else {"max_length": config.max_length // 2}
-        )
-        change = (
-            f"batch size {half} and accumulation {config.gradient_accumulation * 2}" if half else f"max length {config.max_length // 2}"
-        )
+        config, job, step = self.config, self.job, self.outcome.steps + 1
+        fitting = fitting_changes(self.learner.estimate, config, job.model, job.data, job.host, ran_out=True)
+        facts: dict[str, Any] = {"code": "out_of_memory", "step": step}
+        if fitting is None:
+            todo, changed = "Choose a smaller base model, or a worker with more memory.", {}
+        else:
+            todo, changed = f"Try again with {changes_in_words(config, fitting)}.", changes(config, fitting)
+            facts["proposal"] = changed
         return UserError(
-            f"The worker ran out of memory at step {self.outcome.steps + 1}. Try again with {change}.",
-            fields={"batch_size" if half else "max_length": "Too much for this worker's memory."},
+            f"The worker ran out of memory at step {step}. {todo}",
+            fields=dict.fromkeys(changed, "Too much for this worker's memory."),
             code="out_of_memory",
-            facts={"code": "out_of_memory", "step": self.outcome.steps + 1, "proposal": proposal},
+            facts=facts,
         )
 
 

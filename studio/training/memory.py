@@ -17,6 +17,7 @@ from typing import Any
 
 from studio.training.config import FullConfig, LoraConfig, PreferenceConfig, TrainConfig
 from studio.training.facts import DatasetFacts, Estimate, HostFacts, Linear, Memory, ModelFacts, Span
+from studio.training.form import form_fields
 from studio.training.preferences import REFERENCED
 
 LOOKS = 10
@@ -366,6 +367,15 @@ def full_estimate(config: FullConfig, base: ModelFacts, data: DatasetFacts, host
     return _estimate(recipe, config, base, data, host, disk=round(base.parameters * wide + KEPT_STATES * state))
 
 
+def estimate(config: TrainConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Estimate:
+    """What settings of either way take; others are thought of as training every weight, which nothing exceeds."""
+    if isinstance(config, LoraConfig):
+        return lora_estimate(config, base, data, host)
+    if not isinstance(config, FullConfig):
+        config = FullConfig.model_validate({name: value for name, value in config if name in FullConfig.model_fields})
+    return full_estimate(config, base, data, host)
+
+
 def _estimate(
     recipe: Recipe, config: LoraConfig | FullConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts, *, disk: int
 ) -> Estimate:
@@ -415,10 +425,17 @@ def fitting_changes(
     on a GPU a base in 8, then in 4 bits, where the config knows it; a shorter max length, halved until it fits.
     With `ran_out` the settings as they are were tried and did not fit, whatever was thought: clearly less is asked for.
     """
-    limit = float(available_memory(host))
-    if ran_out:
-        limit = min(limit, CLEARLY_LESS * estimate(config, base, data, host).memory.high)
-    return next((tried for tried in _ever_smaller(config, host) if estimate(tried, base, data, host).memory.high <= limit), None)
+    most = CLEARLY_LESS * _besides_program(estimate(config, base, data, host).memory) if ran_out else math.inf
+
+    def fits(tried: Any) -> bool:
+        memory = estimate(tried, base, data, host).memory
+        return memory.high <= available_memory(host) and _besides_program(memory) <= most
+
+    return next(filter(fits, _ever_smaller(config, host)), None)
+
+
+def _besides_program(memory: Memory) -> int:
+    return memory.weights + memory.adapter + memory.gradients + memory.optimizer + memory.activations + memory.logits
 
 
 def _ever_smaller(config: Any, host: HostFacts) -> Iterator[Any]:
@@ -453,11 +470,15 @@ def _ever_worse(config: Any, host: HostFacts) -> Iterator[Any]:
         yield config
 
 
-def changes_in_words(before: Any, after: Any) -> str:
-    """What differs between two settings of one plugin, as a part of a sentence: `batch size 2 and accumulation 8`."""
-    fields = type(before).model_fields
-    changed = [name for name in fields if getattr(before, name) != getattr(after, name)]
-    words = [f"{fields[name].json_schema_extra['label'].lower()} {getattr(after, name)}" for name in changed]
+def changes(before: TrainConfig, after: TrainConfig) -> dict[str, Any]:
+    """The settings of `after` that are others than in `before`."""
+    return {name: value for name, value in after if value != getattr(before, name)}
+
+
+def changes_in_words(before: TrainConfig, after: TrainConfig) -> str:
+    """The same as a part of a sentence: `batch size 2 and accumulation 8`."""
+    labels = {field.name: field.label.lower() for field in form_fields(type(after))}
+    words = [f"{labels[name]} {value}" for name, value in changes(before, after).items()]
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
