@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
-from studio.orders.models import Order
+from studio.orders.models import Order, Slot
 
 
 class OrderKind(ABC):
@@ -18,6 +18,10 @@ class OrderKind(ABC):
     """Seconds that one attempt may take; 0 sets no limit. What reads a stranger's file has one: others wait behind it."""
     environment: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of variables that its process is given beyond what every process is, such as a token."""
+    counts: ClassVar[bool] = False
+    """Whether a client's limit of what runs at once holds for it."""
+    related: ClassVar[tuple[str, ...]] = ()
+    """What `fits`, `resumes` and `expected_seconds` read beside the order, fetched along with it."""
 
     @abstractmethod
     def payload(self, order: Order) -> dict[str, Any]:
@@ -30,6 +34,18 @@ class OrderKind(ABC):
     @abstractmethod
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         """Records the result, in the transaction that ends the order. Also after a stop that kept something."""
+
+    def fits(self, order: Order, slot: Slot) -> bool:
+        """Whether this worker has what the order needs."""
+        return True
+
+    def resumes(self, order: Order) -> bool:
+        """Whether it could be paused and goes on later from where it was."""
+        return False
+
+    def expected_seconds(self, order: Order) -> float | None:
+        """How long it was expected to work in all, before it had begun; None where nobody can say."""
+        return None
 
 
 KINDS: dict[str, OrderKind] = {}

@@ -1,5 +1,6 @@
 """Work that a worker process does: one row per order, and the numbered events it reported."""
 
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,11 @@ from django.utils import timezone
 
 from studio.checkpoints import states, step_of
 from studio.workspaces.models import Client, Tenant, Workspace
+
+
+def last_rank() -> int:
+    """The place behind everything that waits: microseconds since 1970, so that whatever came earlier stands before it."""
+    return time.time_ns() // 1000
 
 
 class Order(Tenant):
@@ -29,6 +35,11 @@ class Order(Tenant):
         FAILED = "failed", "Failed"
         STOPPED = "stopped", "Stopped"
 
+    class Priority(models.IntegerChoices):
+        LOW = 0, "Low"
+        NORMAL = 1, "Normal"
+        HIGH = 2, "High"
+
     ACTIVE: ClassVar[tuple[str, ...]] = (Status.STARTING, Status.RUNNING, Status.FINISHING, Status.PAUSING)
     """A worker holds it."""
     WAITING: ClassVar[tuple[str, ...]] = (Status.QUEUED, Status.RECOVERING)
@@ -42,6 +53,13 @@ class Order(Tenant):
     kind = models.CharField(max_length=20)
     queue = models.CharField(max_length=20)
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED, db_index=True)
+    priority = models.PositiveSmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
+    rank = models.BigIntegerField(default=last_rank)
+    """Its place among those of the same priority, the lowest first. It is kept while the order runs or is paused."""
+    start_at = models.DateTimeField(null=True)
+    """Not before this moment."""
+    at_night = models.BooleanField(default=False)
+    """Only between the hours that its workspace calls night."""
     attempt = models.PositiveIntegerField(default=1)
     """The fencing number: a late worker's writes carry an old one and change nothing."""
     losses = models.PositiveIntegerField(default=0)
@@ -61,6 +79,8 @@ class Order(Tenant):
     """The stop throws away what was learnt."""
     pausing = models.BooleanField(default=False)
     """The stop is a pause: a state is saved, and the order can be resumed."""
+    comes_back = models.BooleanField(default=False)
+    """The pause is the studio's own, for another order or until the night: it goes back into the queue by itself."""
     worked = models.FloatField(default=0)
     """Seconds of the attempts before this one."""
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
@@ -117,11 +137,6 @@ class Order(Tenant):
     def share(self) -> float:
         """How far it is, 0 to 1."""
         return min(1.0, self.done / self.total) if self.total else 0.0
-
-    @property
-    def position(self) -> int:
-        """How many stand before it in its queue."""
-        return Order.objects.filter(queue=self.queue, status__in=self.WAITING, created_at__lt=self.created_at).count()
 
 
 class Event(models.Model):

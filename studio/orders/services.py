@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from datetime import timedelta
+import secrets
+from datetime import datetime, timedelta
 from typing import Any
 
 import django_rq
@@ -11,43 +12,60 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
-from rq.exceptions import NoSuchJobError
-from rq.job import Job
 
 from studio.errors import UserError
 from studio.orders import slots
 from studio.orders.kinds import KINDS
 from studio.orders.models import Event, Order
+from studio.orders.turns import Turns
 from studio.storage import remove_folder
 from studio.workspaces.models import Client, Member
 
 log = logging.getLogger("studio.orders")
 LOST_AFTER = timedelta(seconds=20)
-TAKEN = timedelta(seconds=15)
-"""How long a worker may need from taking a job to claiming its order."""
 DOORBELL = "studio:orders"
 WORK = "studio.orders.tasks.work"
 
 
-def place(member: Member, *, kind: str, client: Client | None) -> Order:
+def place(
+    member: Member,
+    *,
+    kind: str,
+    client: Client | None,
+    priority: int = Order.Priority.NORMAL,
+    start_at: datetime | None = None,
+    at_night: bool = False,
+) -> Order:
     """A queued order; on commit, its job `(kind, id, attempt)` goes to the queue. Call it inside a transaction."""
     order: Order = Order.objects.create(
-        workspace=member.workspace, client=client, kind=kind, queue=KINDS[kind].queue, created_by=member.user
+        workspace=member.workspace,
+        client=client,
+        kind=kind,
+        queue=KINDS[kind].queue,
+        created_by=member.user,
+        priority=priority,
+        start_at=start_at,
+        at_night=at_night,
     )
     transaction.on_commit(lambda: ring(order))
     return order
 
 
 def ring(order: Order) -> None:
-    """Tells the workers. Where Redis is away the order stays queued, and `reconcile` rings again."""
+    """Tells the workers that this order waits; the one that hears it takes the one whose turn it is.
+
+    Where Redis is away the order stays queued, and `reconcile` rings again.
+    """
     queue = django_rq.get_queue(order.queue)
     try:
-        queue.enqueue(WORK, order.kind, str(order.pk), order.attempt, job_id=job_id(order))
+        # The same order may ring again while a worker that heard it does another, so each job has a name of its own.
+        queue.enqueue(WORK, order.kind, str(order.pk), order.attempt, job_id=f"{bell_of(order)}-{secrets.token_hex(4)}")
     except redis.RedisError as error:
         log.warning("The queue is away (%s); %s waits for it.", error, order)
 
 
-def job_id(order: Order) -> str:
+def bell_of(order: Order) -> str:
+    """What the names of all jobs begin with that this attempt rings by."""
     return f"{order.kind}-{order.pk}-a{order.attempt}"
 
 
@@ -63,6 +81,13 @@ def claim(pk: str, *, attempt: int, worker: str) -> Order | None:
     waiting = Order.objects.filter(pk=pk, attempt=attempt, status__in=Order.WAITING)
     taken = waiting.update(status=Order.Status.STARTING, worker=worker[:120], started_at=now, heartbeat_at=now, error="")
     return Order.objects.get(pk=pk) if taken else None
+
+
+def claim_next(queue: str, *, worker: str) -> Order | None:
+    """The order whose turn it is (`turns`), for this worker; None where nothing may start now that it could do."""
+    with transaction.atomic():
+        order = Turns.read(queue, lock=True).next_for(worker)
+        return claim(str(order.pk), attempt=order.attempt, worker=worker) if order else None
 
 
 def held(order: Order) -> Any:
@@ -203,18 +228,23 @@ def stale() -> Q:
 def reconcile() -> list[str]:
     """Finds orders that a dead worker left, and orders whose bell was never heard. Returns what it did, in words."""
     did = [recover(order, stale()) for order in Order.objects.filter(stale(), status__in=Order.ACTIVE)]
-    try:
-        did += [ring_again(order) for order in Order.objects.filter(status__in=Order.WAITING)]
-    except redis.RedisError as error:
-        log.warning("The queue is away (%s); what waits is looked at again later.", error)
+    did += [line for queue in settings.RQ_QUEUES for line in wake(queue)]
     return [line for line in did if line]
 
 
-def ring_again(order: Order) -> str:
-    if is_queued(order):
-        return ""
-    ring(order)
-    return f"{order}: queued again"
+def wake(queue: str) -> list[str]:
+    """Rings until as many bells wait as orders that may start now: for what was never heard, and for what had to wait until now."""
+    try:
+        names = django_rq.get_queue(queue).get_job_ids()
+        heard = {name.rpartition("-")[0] for name in names}
+        open_now = Turns.read(queue).may_start()
+        unheard = sorted(open_now, key=lambda order: bell_of(order) in heard)[: max(0, len(open_now) - len(names))]
+    except redis.RedisError as error:
+        log.warning("The queue is away (%s); what waits is looked at again later.", error)
+        return []
+    for order in unheard:
+        ring(order)
+    return [f"{order}: queued again" for order in unheard]
 
 
 def worker_lost(worker: str) -> list[str]:
@@ -263,21 +293,3 @@ def try_again(order: Order, mine: Any, *, losses: int, why: str) -> bool:
     order.refresh_from_db()
     append(order, "note", {"text": why, "level": "warning"})
     return True
-
-
-def is_queued(order: Order) -> bool:
-    """True where Redis has a job for this very attempt that a worker will still take, or has taken a moment ago."""
-    queue = django_rq.get_queue(order.queue)
-    name = job_id(order)
-    if name in queue.get_job_ids():
-        return True
-    try:
-        job = Job.fetch(name, connection=queue.connection, serializer=queue.serializer)
-    except NoSuchJobError:
-        return False
-    taken_at = job.started_at or job.enqueued_at
-    if taken_at is not None and timezone.now() - taken_at < TAKEN:
-        return True
-    # Taken and never claimed: the worker that took it died in between.
-    job.delete()
-    return False

@@ -10,10 +10,11 @@ from studio.artifacts.models import Artifact
 from studio.artifacts.services import record_artifact
 from studio.errors import UserError
 from studio.orders.kinds import OrderKind, register
-from studio.orders.models import Order
+from studio.orders.models import Order, Slot
 from studio.runs.models import Run
 from studio.runs.services import host_of, plugin_of
 from studio.training.orders import TrainPayload
+from studio.training.registry import load_plugins, missing_packages
 
 MAX_LINEAGE = 1 << 20
 KIND_OF_METHOD = {"lora": Artifact.Kind.ADAPTER, "full": Artifact.Kind.MODEL, "none": Artifact.Kind.REHEARSAL}
@@ -35,6 +36,8 @@ def lineage(run: Run) -> dict[str, Any]:
 class TrainKind(OrderKind):
     kind = "train"
     queue = "train"
+    counts = True
+    related = ("run__project",)
 
     def payload(self, order: Order) -> dict[str, Any]:
         run: Run = order.run
@@ -56,6 +59,23 @@ class TrainKind(OrderKind):
 
     def target(self, order: Order) -> Path:
         return Path(settings.DATA_DIR, "artifacts", f"{order.pk}-{order.attempt}")
+
+    def fits(self, order: Order, slot: Slot) -> bool:
+        """What a worker lacks is known where it has said what it has. A plugin that is broken or gone fails the run with its reason."""
+        run: Run = order.run
+        loaded, packages = load_plugins().get(run.plugin), slot.facts.get("packages")
+        return not packages or loaded is None or loaded.plugin is None or not missing_packages(loaded.plugin, packages)
+
+    def resumes(self, order: Order) -> bool:
+        run: Run = order.run
+        loaded = load_plugins().get(run.plugin)
+        return loaded is not None and loaded.plugin is not None and loaded.plugin.resumes
+
+    def expected_seconds(self, order: Order) -> float | None:
+        """The middle of what was estimated before it started."""
+        run: Run = order.run
+        span = (run.estimate or {}).get("seconds")
+        return (span["low"] + span["high"]) / 2 if span else None
 
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         run: Run = order.run

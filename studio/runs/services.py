@@ -12,13 +12,14 @@ from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
+from studio.orders.kinds import KINDS
 from studio.orders.models import Order, Slot
 from studio.orders.services import place, request_pause, request_stop, resume
 from studio.runs.models import Run
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
 from studio.training.asking import estimate_of, issues_of
 from studio.training.form import check_config
-from studio.training.registry import Loaded, find, load_plugins, missing_packages
+from studio.training.registry import Loaded, find, missing_packages
 from studio.workspaces.models import Member, Project, hold
 
 PROMPTS = ["Introduce yourself in one sentence.", "What is the capital of France?", "Give three tips for staying healthy."]
@@ -194,9 +195,8 @@ def stop_run(member: Member, run: Run, *, discard: bool = False) -> None:
 
 def is_pausable(run: Run) -> bool:
     """Whether a page should offer to pause it."""
-    loaded = load_plugins().get(run.plugin)
-    resumes = loaded is not None and loaded.plugin is not None and loaded.plugin.resumes
-    return resumes and run.order.is_live and not run.order.stop_requested_at and run.order.status != Order.Status.FINISHING
+    order = run.order
+    return KINDS[order.kind].resumes(order) and order.is_live and not order.stop_requested_at and order.status != Order.Status.FINISHING
 
 
 def pause_run(member: Member, run: Run) -> None:

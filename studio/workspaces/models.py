@@ -3,7 +3,9 @@
 import hashlib
 import secrets
 import uuid
+from datetime import UTC, time, tzinfo
 from typing import Any, ClassVar, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager
 from django.db import models
@@ -46,9 +48,24 @@ class Workspace(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=80)
     created_at = models.DateTimeField(auto_now_add=True)
+    run_limit = models.PositiveSmallIntegerField(null=True)
+    """How many runs of one client may run at once; None sets no limit. A client can have its own."""
+    night_from = models.TimeField(default=time(20))
+    night_until = models.TimeField(default=time(6))
+    """The hours in which runs go that are for the night only, in `time_zone`."""
+    time_zone = models.CharField(max_length=60, default="UTC")
+    """A name of the IANA database. Times that people type for the queue are meant in it."""
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def zone(self) -> tzinfo:
+        """UTC where this machine does not know the zone."""
+        try:
+            return ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            return UTC
 
 
 class Member(models.Model):
@@ -159,6 +176,8 @@ class Client(Tenant):
     slug = models.SlugField(max_length=60)
     colour = models.PositiveSmallIntegerField(default=1)
     """1 to 8: the dot that goes wherever this client's things are shown."""
+    run_limit = models.PositiveSmallIntegerField(null=True)
+    """How many of its runs may run at once; None leaves it to the workspace."""
     archived_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
