@@ -1,0 +1,108 @@
+"""Full fine-tuning: every weight learns, and the result is a model of its own. The loop is `studio.ml.loop`'s."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from studio.training import DatasetFacts, Estimate, FullConfig, HostFacts, Issue, Job, ModelFacts, TrainingPlugin
+from studio.training.checks import error, memory_issues, row_issues, step_issues, warning
+from studio.training.memory import full_estimate, uses_bf16, wants_checkpointing
+
+
+class FullFinetune(TrainingPlugin):
+    """Trains every weight of the model, so the result is a whole model and not an addition to one.
+
+    It can learn more than an adapter, needs several times its memory, and forgets faster where the learning rate is too high.
+    Runs on a processor, on one GPU, or spread over several.
+    """
+
+    name = "full_finetune"
+    title = "Full fine-tuning"
+    method = "full"
+    reads = ("chat", "text")
+    resumes = True
+    requires = ("torch", "transformers", "safetensors")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "Quick try": {"epochs": 1.0, "max_steps": 30},
+        "Balanced": {"epochs": 3.0, "max_steps": 0, "learning_rate": 2e-5},
+        "Thorough": {"epochs": 5.0, "max_steps": 0, "learning_rate": 1e-5},
+    }
+
+    class Config(FullConfig):
+        pass
+
+    def check(self, config: FullConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> list[Issue]:
+        issues = [*row_issues(config, base, data), *step_issues(config, data), *_part_issues(config, base), *_format_issues(config, host)]
+        if config.learning_rate > 1e-4:
+            issues.append(
+                warning("learning_rate", "Above 0.0001 a model whose every weight learns forgets what it knew. 0.00002 suits most tasks.")
+            )
+        if not any(issue.level == "error" for issue in issues):
+            issues += memory_issues(self.estimate, config, base, data, host)
+        return issues
+
+    def estimate(self, config: FullConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Estimate:
+        return full_estimate(config, base, data, host)
+
+    def train(self, config: FullConfig, job: Job) -> Path:
+        import torch
+
+        from studio.ml.loading import choose_arithmetic, load_base
+        from studio.ml.loop import Learner, Loop, read_rows
+        from studio.ml.modelcard import model_card
+        from studio.ml.modelwriting import model_tensors, write_model
+        from studio.ml.optimizers import freeze, load_parameters, make_optimizer, trained_parameters
+        from studio.ml.tokens import load_tokenizer
+
+        torch.manual_seed(config.seed)
+        tokenizer = load_tokenizer(job.base)
+        train, validation = read_rows(job, tokenizer, config)
+        job.phase("loading", f"Loading {job.model.name}")
+        pure = config.weights == "bf16"
+        arithmetic = choose_arithmetic(precision="bf16" if pure else config.precision, host=job.host)
+        model = load_base(job.base, arithmetic=arithmetic, dtype=torch.bfloat16 if pure else torch.float32)
+        freeze(model, config)
+        if wants_checkpointing(config, job.model, job.data, job.host):
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            if config.gradient_checkpointing == "auto":
+                job.note("Gradient checkpointing is on: the run would not fit into memory otherwise.")
+        learner = Learner(
+            model=model,
+            tokenizer=tokenizer,
+            arithmetic=arithmetic,
+            optimizer=make_optimizer(model, config),
+            weights=lambda: trained_parameters(model),
+            load_weights=lambda tensors: load_parameters(model, tensors),
+        )
+        job.raise_if_stopped()
+        outcome = Loop(learner, config, job, train=train, validation=validation).run()
+        job.phase("saving", "Writing the model")
+        write_model(model, model_tensors(model), base=job.base, folder=job.out)
+        (job.out / "README.md").write_text(model_card(config, job, outcome, kind="model"), encoding="utf-8")
+        return job.out
+
+
+def _part_issues(config: FullConfig, base: ModelFacts) -> list[Issue]:
+    """What is frozen must leave something to learn."""
+    if config.freeze_layers > base.layers:
+        return [error("freeze_layers", f"This model has {base.layers} layers.")]
+    if config.freeze_layers and not config.freeze_embeddings:
+        text = "The embeddings lie below the frozen layers and still learn, which costs most of the time saved. Freeze them as well."
+        return [warning("freeze_layers", text)]
+    return []
+
+
+def _format_issues(config: FullConfig, host: HostFacts) -> list[Issue]:
+    """Number formats and optimizers that do not go together, or not on this machine."""
+    pure, issues = config.weights == "bf16", []
+    if pure and config.precision in ("fp32", "fp16"):
+        issues.append(error("precision", f"Weights in bf16 compute in bf16. Choose auto, or mixed weights for {config.precision}."))
+    elif (pure or uses_bf16(config, host)) and not host.bf16:
+        issues.append(warning("precision", "This worker is slow at bf16. Mixed weights with auto or fp32 are faster here."))
+    if config.optimizer != "adamw":
+        if not host.gpus:
+            issues.append(error("optimizer", "AdamW in 8 bits needs a GPU, and this worker has none. Weights in bf16 save memory as well."))
+        elif "bitsandbytes" not in host.packages:
+            issues.append(error("optimizer", "AdamW in 8 bits needs bitsandbytes, which this worker does not have."))
+        elif pure:
+            issues.append(error("optimizer", "AdamW in 8 bits loses small steps where weights are bf16. Choose mixed weights, or adamw."))
+    return issues
