@@ -15,6 +15,7 @@ from studio.training.memory import (
     uses_bf16,
     wants_checkpointing,
 )
+from studio.training.preferences import preference_issues
 
 FEWEST_ROWS = 10
 SETTINGS = (
@@ -41,13 +42,13 @@ class PeftLora(TrainingPlugin):
     name = "peft_lora"
     title = "LoRA (PEFT)"
     method = "lora"
-    reads = ("chat", "text")
+    reads = ("chat", "text", "preference")
     resumes = True
     requires = ("torch", "transformers", "peft", "safetensors")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "Quick try": {"epochs": 1.0, "max_steps": 30, "rank": 8, "alpha": 16.0},
-        "Balanced": {"epochs": 3.0, "max_steps": 0, "rank": 16, "alpha": 32.0},
-        "Thorough": {"epochs": 5.0, "max_steps": 0, "rank": 32, "alpha": 64.0, "learning_rate": 1e-4},
+        "Quick try": {"max_steps": 30},
+        "Balanced": {},
+        "Thorough": {"epochs": 5.0, "rank": 32, "alpha": 64.0, "learning_rate": 1e-4, "keep": "best", "early_stopping": 3},
     }
 
     class Config(LoraConfig):
@@ -57,6 +58,7 @@ class PeftLora(TrainingPlugin):
         issues = [*_target_issues(config, base), *_row_issues(config, base, data), *_step_issues(config, data)]
         if uses_bf16(config, host) and not host.bf16:
             issues.append(_warning("precision", "This worker is slow at bf16. Auto or fp32 is faster here."))
+        issues += preference_issues(config, data, method=self.method)
         if config.learning_rate > 1e-3:
             issues.append(_warning("learning_rate", "Above 0.001 an adapter tends to forget what the model knew. 0.0002 suits most tasks."))
         if not any(issue.level == "error" for issue in issues):

@@ -30,6 +30,9 @@ class Unusable(Exception):
         return f"{place}, message {self.message}: {self.text}" if self.message else f"{place}: {self.text}"
 
 
+Message = dict[str, Any]
+"""role, content and, where an answer counts more or less than one, weight."""
+LARGEST_WEIGHT = 100
 KEPT_SENTENCES = 50
 """Different sentences about what was passed over; a hostile file could hold any number of keys."""
 
@@ -51,7 +54,7 @@ def plain(value: Any, name: str) -> str:
     return value
 
 
-def conversation(value: Any, name: str, passed_over: Counter[str]) -> list[dict[str, str]]:
+def conversation(value: Any, name: str, passed_over: Counter[str]) -> list[Message]:
     """Messages from a list of them, a single one, an object that holds `messages`, or JSON text of these."""
     if isinstance(value, str):
         value = _parsed(value, name)
@@ -72,7 +75,7 @@ def _parsed(text: str, name: str) -> Any:
         raise Unusable(f"{name} must be a list of messages, found text.", column=name) from None
 
 
-def _message(message: Any, number: int, passed_over: Counter[str]) -> dict[str, str]:
+def _message(message: Any, number: int, passed_over: Counter[str]) -> Message:
     if not isinstance(message, dict):
         raise Unusable(f"must be an object with role and content, found {kind_of(message)}.", message=number)
     role_key, content_key = ("role", "content") if "role" in message else ("from", "value")
@@ -85,10 +88,18 @@ def _message(message: Any, number: int, passed_over: Counter[str]) -> dict[str, 
     role = ROLES[spelt]
     if role == "tool" and message.get("tool_call_id"):
         raise Unusable(f"no tool call with id {str(message['tool_call_id'])[:40]}.", message=number)
+    weighed = role == "assistant" and message.get("weight") is not None
     for key, extra in message.items():
-        if key not in (role_key, content_key) and extra is not None:
+        if key not in (role_key, content_key) and extra is not None and not (weighed and key == "weight"):
             count(passed_over, f"{key[:40]} inside messages was left out")
-    return {"role": role, "content": _content(message.get(content_key), role, number)}
+    said: Message = {"role": role, "content": _content(message.get(content_key), role, number)}
+    return said | {"weight": weight} if weighed and (weight := _weight(message["weight"], number)) != 1 else said
+
+
+def _weight(value: Any, number: int) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_WEIGHT:
+        raise Unusable(f"weight must be a number from 0 to {LARGEST_WEIGHT}, found {str(value)[:40]}.", message=number)
+    return float(value)
 
 
 def _content(content: Any, role: str, number: int) -> str:
@@ -111,7 +122,7 @@ def _part(part: Any, number: int) -> str:
     return text
 
 
-def shared_beginning(first: list[dict[str, str]], second: list[dict[str, str]]) -> list[dict[str, str]]:
+def shared_beginning(first: list[Message], second: list[Message]) -> list[Message]:
     """The messages that two conversations begin with alike, up to and with a question."""
     shared = 0
     for one, other in zip(first[:-1], second[:-1], strict=False):
@@ -123,7 +134,7 @@ def shared_beginning(first: list[dict[str, str]], second: list[dict[str, str]]) 
     return first[:shared]
 
 
-def merged(prompt: list[dict[str, str]], shared: list[dict[str, str]]) -> list[dict[str, str]]:
+def merged(prompt: list[Message], shared: list[Message]) -> list[Message]:
     """The prompt of two answers that begin alike: `shared` goes on from it, or repeats it as part of a whole conversation."""
     if shared[0]["role"] == "assistant":
         return prompt + shared
@@ -131,7 +142,7 @@ def merged(prompt: list[dict[str, str]], shared: list[dict[str, str]]) -> list[d
     return system + shared
 
 
-def without_blank_system(messages: list[dict[str, str]], passed_over: Counter[str]) -> list[dict[str, str]]:
+def without_blank_system(messages: list[Message], passed_over: Counter[str]) -> list[Message]:
     if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
         count(passed_over, "An empty system message was left out")
         return messages[1:]

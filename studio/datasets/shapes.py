@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from studio.datasets.messages import Unusable, conversation, merged, plain, shared_beginning, without_blank_system
+from studio.datasets.messages import Message, Unusable, conversation, merged, plain, shared_beginning, without_blank_system
 from studio.errors import UserError
 
 Shape = Literal["chat", "text", "preference"]
@@ -196,6 +196,8 @@ class Converter:
         else:
             messages, system = self._prompt(columns) + self._answer(columns, "completion"), []
         check_order(system + messages, added=len(system))
+        if not any(message.get("weight", 1) for message in messages if message["role"] == "assistant"):
+            raise Unusable("every answer has the weight 0, there is nothing to learn.")
         return {"messages": without_blank_system(system + messages, self.passed_over)}
 
     def _preference(self, columns: dict[str, Any]) -> dict[str, Any]:
@@ -212,13 +214,13 @@ class Converter:
         check_order(prompt + rejected)
         return {"prompt": without_blank_system(prompt, self.passed_over), "chosen": chosen, "rejected": rejected}
 
-    def _system(self, columns: dict[str, Any]) -> list[dict[str, str]]:
+    def _system(self, columns: dict[str, Any]) -> list[Message]:
         name = self.detection.mapping.get("system")
         if name is None or columns.get(name) is None:
             return []
         return [{"role": "system", "content": plain(columns[name], name)}]
 
-    def _prompt(self, columns: dict[str, Any]) -> list[dict[str, str]]:
+    def _prompt(self, columns: dict[str, Any]) -> list[Message]:
         """System, history and question. The prompt may be text or messages; the context stands below it."""
         mapping = self.detection.mapping
         value, context = columns.get(mapping["prompt"]), columns.get(mapping.get("context", ""))
@@ -235,9 +237,9 @@ class Converter:
         """True for JSON text of messages where the answers are spelt as JSON too; elsewhere a prompt may well be JSON."""
         return self.detection.shape == "preference" and is_json_text(value) and ('"content"' in value or '"value"' in value)
 
-    def _history(self, columns: dict[str, Any]) -> list[dict[str, str]]:
+    def _history(self, columns: dict[str, Any]) -> list[Message]:
         name = self.detection.mapping.get("history", "")
-        messages: list[dict[str, str]] = []
+        messages: list[Message] = []
         pairs = columns.get(name) or []
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise Unusable(f"{name} must be a list of [question, answer] pairs.", column=name)
@@ -245,7 +247,7 @@ class Converter:
             messages += [{"role": "user", "content": plain(question, name)}, {"role": "assistant", "content": plain(answer, name)}]
         return messages
 
-    def _answer(self, columns: dict[str, Any], target: str) -> list[dict[str, str]]:
+    def _answer(self, columns: dict[str, Any], target: str) -> list[Message]:
         name = self.detection.mapping[target]
         value = columns.get(name)
         if isinstance(value, list | dict) or (target != "completion" and is_json_text(value)):
@@ -257,7 +259,7 @@ class Converter:
         return [{"role": "assistant", "content": text}]
 
 
-def check_order(messages: list[dict[str, str]], *, added: int = 0) -> None:
+def check_order(messages: list[Message], *, added: int = 0) -> None:
     """An optional system message, then user and assistant in turn, ending with an assistant. Raises Unusable.
 
     `added` messages at the beginning stand in a column of their own and are not counted.

@@ -143,7 +143,7 @@ class Loop:
         self.scaler = torch.amp.GradScaler(self.arithmetic.device.type, enabled=self.arithmetic.fp16)
         self.skipped = 0
         self.reader = choose_reader(learner.causal, arithmetic=self.arithmetic)
-        self.objective = objective_of(job, self.reader, config)
+        self.objective = objective_of(job, self.reader, config, self.world)
         self.origin = origin(config, base=job.base, layout=self.reader.layout, rows=[*train, *validation])
         self.machine = machine(device=self.arithmetic.device, number_format=self.arithmetic.number_format, processes=self.world.size)
         self.outcome = Outcome()

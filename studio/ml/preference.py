@@ -128,7 +128,7 @@ class Preference(Objective):
     def _log_probabilities(self, rows: Sequence[PairRow]) -> list[torch.Tensor]:
         """log p of the chosen, the rejected and (for KTO) the other answers: fp32 [rows] each."""
         sums, _, _, _ = self._read(rows)
-        return list(sums.split(len(rows)))
+        return list(torch.split(sums, len(rows)))
 
     def _read(self, rows: Sequence[PairRow]) -> tuple[torch.Tensor, torch.Tensor, int, int]:
         """(log p, number of answer tokens) of all chosen rows, then all rejected, then all others; tokens and slots read."""
@@ -144,8 +144,8 @@ class Preference(Objective):
     def _losses(self, rows: Sequence[PairRow]) -> tuple[torch.Tensor, dict[str, torch.Tensor], int, int]:
         """The loss of each pair, [rows]; further figures of each; tokens and slots read."""
         sums, counts, tokens, slots = self._read(rows)
-        chosen, rejected, *other = sums.split(len(rows))
-        chosen_count, rejected_count, *_ = counts.split(len(rows))
+        chosen, rejected, *other = torch.split(sums, len(rows))
+        chosen_count, rejected_count, *_ = torch.split(counts, len(rows))
         with torch.autocast(sums.device.type, enabled=False):
             if self.kind in REFERENCED:
                 reference = torch.tensor([row.reference for row in rows], device=sums.device, dtype=torch.float32)

@@ -20,6 +20,8 @@ NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 LARGEST_SETTINGS = 64 << 20
 LARGEST_TEMPLATE = 1 << 20
 BATCH = 256
+NOBODY = -1
+"""The owner of a token that no answer holds."""
 MARK = "\ufdd0"  # a noncharacter: Unicode promises that no text holds one; rows that do lose it
 
 
@@ -32,6 +34,8 @@ class Encoded:
     """As long as `ids`: True where the token is learnt."""
     cut: bool
     """True where the row was longer than allowed."""
+    weights: list[float] | None = None
+    """As long as `ids`: how much each learnt token counts; None where all count as one."""
 
     @property
     def teaches(self) -> bool:
@@ -91,22 +95,38 @@ def has_own_template(tokenizer: Any) -> bool:
     return bool(tokenizer.chat_template != PLAIN_TEMPLATE)
 
 
-def encode_row(tokenizer: Any, row: dict[str, Any], *, max_length: int | None) -> Encoded:
-    """A `{"messages": [...]}` row: answers with their end of turn are learnt. A `{"text": ...}` row: all of it, and its end."""
-    return next(encode_rows(tokenizer, [row], max_length=max_length))
+def encode_row(tokenizer: Any, row: dict[str, Any], *, max_length: int | None, last_answer: bool = False) -> Encoded:
+    """A `{"messages": [...]}` row: answers with their end of turn are learnt. A `{"text": ...}` row: all of it, and its end.
+
+    A message's `weight` is how much its tokens count (1 where there is none, and with 0 it is not learnt). With `last_answer`,
+    only the last answer is learnt. Raises UserError where the template does not let the answers be told apart.
+    """
+    return next(encode_rows(tokenizer, [row], max_length=max_length, last_answer=last_answer))
 
 
-def encode_rows(tokenizer: Any, rows: Iterable[dict[str, Any]], *, max_length: int | None) -> Iterator[Encoded]:
+def encode_rows(tokenizer: Any, rows: Iterable[dict[str, Any]], *, max_length: int | None, last_answer: bool = False) -> Iterator[Encoded]:
     """As `encode_row`, for many rows; they are encoded in batches, so this is several times faster."""
     speaker = _Speaker(tokenizer)
     rows = iter(rows)
     while batch := list(islice(rows, BATCH)):
-        texts = [speaker.write(row) for row in batch]
-        for (ids, supervised), row in zip(speaker.encode(texts), batch, strict=True):
-            if "text" in row and ids[-1:] != [tokenizer.eos_token_id]:
-                ids, supervised = [*ids, tokenizer.eos_token_id], [*supervised, True]
+        texts = [speaker.write(row, last_answer=last_answer) for row in batch]
+        for (ids, owners), text in zip(speaker.encode(texts), texts, strict=True):
+            if not text.chat and ids[-1:] != [tokenizer.eos_token_id]:
+                ids, owners = [*ids, tokenizer.eos_token_id], [*owners, 0]
             cut = max_length is not None and len(ids) > max_length
-            yield Encoded(ids=ids[:max_length], supervised=supervised[:max_length], cut=cut)
+            owners = owners[:max_length]
+            weights = [text.weights[owner] if owner != NOBODY else 0.0 for owner in owners] if text.weights else None
+            yield Encoded(ids=ids[:max_length], supervised=[owner != NOBODY for owner in owners], cut=cut, weights=weights)
+
+
+def both_answers(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """A preference row as two chats, with the better and with the worse end. Only the ends are learnt, and weights do not count."""
+    prompt = [{**_said(message), "weight": 0} if message["role"] == "assistant" else message for message in row["prompt"]]
+    return [{"messages": prompt + [_said(message) for message in row[end]]} for end in ("chosen", "rejected")]
+
+
+def _said(message: dict[str, Any]) -> dict[str, Any]:
+    return {"role": message["role"], "content": message["content"]}
 
 
 def holds_control_tokens(tokenizer: Any, row: dict[str, Any]) -> bool:
@@ -120,8 +140,11 @@ def holds_control_tokens(tokenizer: Any, row: dict[str, Any]) -> bool:
 class _Written:
     text: str
     spans: list[Span]
+    """What is learnt, in order."""
     chat: bool
     marked: bool
+    weights: list[float] | None = None
+    """How much each span counts; None where all count as one."""
 
 
 class _Speaker:
@@ -134,29 +157,34 @@ class _Speaker:
         tokens = {name: token for name in NAMED if isinstance(token := getattr(tokenizer, name), str)}
         self.template: ChatTemplate = chat_template(tokenizer.chat_template or PLAIN_TEMPLATE, tuple(tokens.items()), self.control)
 
-    def write(self, row: dict[str, Any]) -> _Written:
+    def write(self, row: dict[str, Any], *, last_answer: bool) -> _Written:
         if "text" in row:
             return _Written(text=row["text"], spans=[(0, len(row["text"]))], chat=False, marked=False)
         if not row["messages"]:
             raise UserError("A row has no messages. Give every row at least a question and an answer.")
         marked = any(self.pattern.search(message["content"]) for message in row["messages"])
-        messages = [{**message, "content": self._mark(message["content"])} for message in row["messages"]] if marked else row["messages"]
+        messages = [
+            {"role": message["role"], "content": self._mark(message["content"]) if marked else message["content"]}
+            for message in row["messages"]
+        ]
         text, spans = self.template.answers(messages)
-        return _Written(text=text, spans=spans, chat=True, marked=marked)
+        spans, weights = _weighed(spans, row["messages"], last_answer=last_answer)
+        return _Written(text=text, spans=spans, chat=True, marked=marked, weights=weights)
 
-    def encode(self, rows: list[_Written]) -> Iterator[tuple[list[int], list[bool]]]:
+    def encode(self, rows: list[_Written]) -> Iterator[tuple[list[int], list[int]]]:
+        """The ids of each row, and for each id the number of the span that it begins in, or NOBODY."""
         plain = [row.text for row in rows if row.chat and not row.marked]
         chats = iter(self.backend.encode_batch(plain, add_special_tokens=False))
         texts = iter(self._as_text([row.text for row in rows if not row.chat], add_special_tokens=True))
         for row in rows:
             if not row.chat:
                 ids = next(texts).ids
-                yield ids, [True] * len(ids)
+                yield ids, [0] * len(ids)
             elif row.marked:
                 yield self._encode_marked(row)
             else:
                 encoding = next(chats)
-                yield encoding.ids, _supervised(encoding.offsets, row.spans)
+                yield encoding.ids, _owners(encoding.offsets, row.spans)
 
     def _mark(self, content: str) -> str:
         return self.pattern.sub(lambda found: found[0][0] + MARK + found[0][1:], content.replace(MARK, ""))
@@ -169,7 +197,7 @@ class _Speaker:
         finally:
             self.backend.encode_special_tokens = False
 
-    def _encode_marked(self, row: _Written) -> tuple[list[int], list[bool]]:
+    def _encode_marked(self, row: _Written) -> tuple[list[int], list[int]]:
         """The template's control tokens as ids, and all between them as text without its marks.
 
         A tokenizer that treats the start of a text differently (it sets a space in front) would read these pieces otherwise
@@ -177,19 +205,19 @@ class _Speaker:
         """
         if not self._reads_in_pieces(row.text):
             encoding = self.backend.encode(row.text.replace(MARK, "\u2060"), add_special_tokens=False)
-            return encoding.ids, _supervised(encoding.offsets, row.spans)
+            return encoding.ids, _owners(encoding.offsets, row.spans)
         ids: list[int] = []
-        supervised: list[bool] = []
+        owners: list[int] = []
         for start, piece in self._pieces(row.text):
             if self.pattern.fullmatch(piece):
                 ids.append(self.backend.token_to_id(piece))
-                supervised += _supervised([(start, start + len(piece))], row.spans)
+                owners += _owners([(start, start + len(piece))], row.spans)
                 continue
             encoding = self._as_text([piece.replace(MARK, "")])[0]
             places = _places_without(piece, MARK)
             ids += encoding.ids
-            supervised += _supervised([(start + places[left], start + places[right]) for left, right in encoding.offsets], row.spans)
-        return ids, supervised
+            owners += _owners([(start + places[left], start + places[right]) for left, right in encoding.offsets], row.spans)
+        return ids, owners
 
     def _pieces(self, text: str) -> Iterator[tuple[int, str]]:
         at = 0
@@ -216,15 +244,35 @@ def _places_without(text: str, mark: str) -> list[int]:
     return [place for place, letter in enumerate(text) if letter != mark] + [len(text)]
 
 
-def _supervised(offsets: list[tuple[int, int]], spans: list[Span]) -> list[bool]:
-    """Which tokens begin inside a span. Both are in order, so one walk does it."""
-    learnt = [False] * len(offsets)
+def _weighed(spans: list[Span], messages: list[dict[str, Any]], *, last_answer: bool) -> tuple[list[Span], list[float] | None]:
+    """Those answers that are learnt, and how much each counts where that is not one for all."""
+    weights = [float(message.get("weight", 1.0)) for message in messages if message["role"] == "assistant"]
+    if last_answer:
+        weights = [0.0] * (len(weights) - 1) + weights[-1:]
+    if all(weight == 1.0 for weight in weights):
+        return spans, None
+    if len(weights) == 1:
+        weights *= len(spans)
+    if len(spans) != len(weights):
+        raise UserError(
+            "The model's chat template does not mark each answer by itself, so they cannot count differently. "
+            "Choose another model, learn from all answers, or use rows without weights."
+        )
+    kept = [(span, weight) for span, weight in zip(spans, weights, strict=True) if weight > 0]
+    counted = [weight for _, weight in kept]
+    return [span for span, _ in kept], None if all(weight == 1.0 for weight in counted) else counted
+
+
+def _owners(offsets: list[tuple[int, int]], spans: list[Span]) -> list[int]:
+    """For each token the number of the span that it begins in, or NOBODY. Both are in order, so one walk does it."""
+    owners = [NOBODY] * len(offsets)
     number = 0
     for place, (start, _end) in enumerate(offsets):
         while number < len(spans) and spans[number][1] <= start:
             number += 1
-        learnt[place] = number < len(spans) and spans[number][0] <= start
-    return learnt
+        if number < len(spans) and spans[number][0] <= start:
+            owners[place] = number
+    return owners
 
 
 def _control(tokenizer: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import UserError
-from studio.ml.tokens import encode_rows, load_tokenizer
+from studio.ml.tokens import both_answers, encode_rows, load_tokenizer
 from studio.training import Job, TokenFacts
 from studio.training.orders import TokensPayload
 
@@ -99,11 +99,4 @@ def _batches(path: Path) -> Iterator[tuple[list[dict[str, Any]], int, int]]:
 
 
 def _readings(row: dict[str, Any]) -> list[dict[str, Any]]:
-    if "chosen" not in row:
-        return [row]
-    prompt = _messages(row["prompt"], role="user")
-    return [{"messages": prompt + _messages(row[answer], role="assistant")} for answer in ("chosen", "rejected")]
-
-
-def _messages(said: Any, *, role: str) -> list[dict[str, Any]]:
-    return said if isinstance(said, list) else [{"role": role, "content": said}]
+    return both_answers(row) if "chosen" in row else [row]

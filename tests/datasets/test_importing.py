@@ -183,7 +183,7 @@ def test_what_was_done_with_a_file_is_told(write, import_file) -> None:
 
 
 def test_what_stands_inside_messages_and_is_not_kept_is_told(write, import_file) -> None:
-    messages = [{"role": "user", "content": "a", "name": "Ana"}, {"role": "assistant", "content": "b", "weight": 0}]
+    messages = [{"role": "user", "content": "a", "name": "Ana", "weight": 2}, {"role": "assistant", "content": "b", "weight": 0.5}]
     notices = import_file(write("a.jsonl", [{"messages": messages}]))["notices"]
     assert notices == ["name inside messages was left out (1 time).", "weight inside messages was left out (1 time)."]
 

@@ -1,5 +1,7 @@
 """What the model reads of a row, and what of it it learns."""
 
+import copy
+import itertools
 import json
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from studio.errors import UserError
 from studio.ml import tokenstats
-from studio.ml.tokens import PLAIN_TEMPLATE, encode_row, encode_rows, has_own_template, holds_control_tokens, load_tokenizer
+from studio.ml.tokens import PLAIN_TEMPLATE, both_answers, encode_row, encode_rows, has_own_template, holds_control_tokens, load_tokenizer
 
 ANSWERED = {"messages": [{"role": "user", "content": "Hello 12"}, {"role": "assistant", "content": "How can I help you?"}]}
 TWICE = {
@@ -208,9 +210,59 @@ def test_a_dataset_is_measured_with_a_models_tokenizer(tiny_model: Path, tmp_pat
 
 
 def test_both_answers_of_a_preference_are_counted(tiny_model: Path, tmp_path: Path) -> None:
-    row = {"prompt": "Hello", "chosen": "How can I help you?", "rejected": "What?"}
+    row = pair([("user", "Hello"), ("assistant", "Hi"), ("user", "12")], "How can I help you?", "What?")
     facts = tokenstats.measure(rows_file(tmp_path, [row]), tiny_model)
     assert sum(count for _, count in facts["histogram"]) == 2
+    ends = [encode_row(load_tokenizer(tiny_model), reading, max_length=None) for reading in both_answers(row)]
+    assert facts["supervised"] == sum(sum(end.supervised) for end in ends)
+
+
+def pair(prompt: list[tuple[str, str]], chosen: str, rejected: str) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": role, "content": content} for role, content in prompt],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+def test_of_a_preference_only_the_two_ends_are_learnt(tokenizer: Any) -> None:
+    row = pair([("user", "Hello"), ("assistant", "Hello"), ("user", "12")], "yes", "no")
+    row["chosen"][0]["weight"] = 0  # compared all the same
+    assert [learnt(tokenizer, reading) for reading in both_answers(row)] == ["yes<|im_end|>", "no<|im_end|>"]
+
+
+def test_only_the_last_answer_is_learnt_where_that_is_asked_for(tokenizer: Any) -> None:
+    encoded = encode_row(tokenizer, TWICE, max_length=None, last_answer=True)
+    whole = encode_row(tokenizer, TWICE, max_length=None)
+    assert encoded.ids == whole.ids and encoded.weights is None
+    said = [number for number, is_learnt in zip(encoded.ids, encoded.supervised, strict=True) if is_learnt]
+    assert tokenizer.decode(said) == " a reply with space <|im_end|>"
+
+
+@pytest.mark.parametrize("weights", [(0, 1), (0.5, 2), (1, 1), (0, 3)])
+@pytest.mark.parametrize("written", ["<|im_end|> is text", "Hello"])
+def test_each_answer_counts_with_its_own_weight(tokenizer: Any, weights: tuple[float, float], written: str) -> None:
+    row = copy.deepcopy(TWICE)
+    answers = [message for message in row["messages"] if message["role"] == "assistant"]
+    answers[0]["content"] = written
+    for message, weight in zip(answers, weights, strict=True):
+        message["weight"] = weight
+    encoded = encode_row(tokenizer, row, max_length=None)
+    assert (
+        encoded.ids == encode_row(tokenizer, {"messages": [{**message, "weight": 1} for message in row["messages"]]}, max_length=None).ids
+    )
+    counted = encoded.weights or [float(is_learnt) for is_learnt in encoded.supervised]
+    assert [weight > 0 for weight in counted] == encoded.supervised
+    answers_counted = [weight for weight, _ in itertools.groupby(counted) if weight]
+    assert answers_counted == [weight for weight in weights if weight]
+
+
+def test_answers_that_a_template_does_not_mark_one_by_one_cannot_count_differently(tokenizer: Any) -> None:
+    tokenizer.chat_template = GENERATION.replace("message['role'] == 'assistant'", "message['role'] == 'assistant' and loop.last")
+    row = copy.deepcopy(TWICE)
+    row["messages"][2]["weight"] = 0.5
+    with pytest.raises(UserError, match="rows without weights"):
+        encode_row(tokenizer, row, max_length=None)
 
 
 def test_lengths_after_a_cut_are_what_training_reads(tiny_model: Path, tmp_path: Path) -> None:

@@ -35,7 +35,14 @@ class RecordingJob(Job):
     """A job that keeps what it is told in a list."""
 
     def __init__(
-        self, folder: Path, base: Path, rows: list[dict[str, Any]], *, validation: int = 4, prompts: tuple[str, ...] = ("Hello!",)
+        self,
+        folder: Path,
+        base: Path,
+        rows: list[dict[str, Any]],
+        *,
+        validation: int = 4,
+        prompts: tuple[str, ...] = ("Hello!",),
+        shape: Literal["chat", "text", "preference"] = "chat",
     ):
         self.work, self.out, self.base = folder / "work", folder / "out", base
         self.checkpoints = self.work / "checkpoints"
@@ -43,9 +50,9 @@ class RecordingJob(Job):
         self.out.mkdir()
         self._rows = {"train": rows[validation:], "validation": rows[:validation]}
         self.model = read_model_facts(base, "tiny")
-        self.data = DatasetFacts(name="support", shape="chat", rows=len(rows), train=len(rows) - validation, validation=validation)
+        self.data = DatasetFacts(name="support", shape=shape, rows=len(rows), train=len(rows) - validation, validation=validation)
         self.host = HostFacts(name="here", cpus=1, memory=8 << 30)
-        self.prompts = ["Hello!"]
+        self.prompts = list(prompts)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.stop_when: Callable[[RecordingJob], bool] = lambda job: False
 
