@@ -71,6 +71,20 @@ def database(url: str, folder: Path) -> dict[str, object]:
     }
 
 
+def price(text: str) -> tuple[float | None, str]:
+    """An amount and its currency, such as `2.40 EUR`; (None, "") where nothing is set."""
+    if not text:
+        return None, ""
+    amount, _, currency = text.partition(" ")
+    try:
+        number = float(amount)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e6:
+        raise ImproperlyConfigured(f"STUDIO_PRICE_PER_HOUR must be an amount and a currency, such as 2.40 EUR, not {text!r}.")
+    return number, currency.strip()
+
+
 os.umask(0o077)  # whatever this process or one that it starts writes is for its owner alone: rows, weights, the database
 DATA_DIR = Path(env("DATA_DIR") or ROOT / "data").resolve()
 DATA_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -88,6 +102,10 @@ HUB_URL = env("HUB_URL")
 MODEL_FOLDERS = [Path(part).resolve() for part in env("MODEL_FOLDERS").split(os.pathsep) if part]
 """Folders of this machine from which members may register base models; none means any that the server can read, for its owner."""
 MAX_UPLOAD = int(env("MAX_UPLOAD", str(5 << 30)))
+PRICE_PER_HOUR, PRICE_CURRENCY = price(env("PRICE_PER_HOUR"))
+"""What an hour of a worker costs; the page of an ended run tells its cost where this is set."""
+STATES_KEPT_DAYS = int(env("STATES_KEPT_DAYS", "30"))
+"""Days for which a paused or failed run can be resumed; then what it would go on from is deleted."""
 ENGINE_SOCKET = env("ENGINE_SOCKET") or str(engine_socket(DATA_DIR))
 
 INSTALLED_APPS = [

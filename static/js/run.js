@@ -129,13 +129,13 @@ class RunPage {
   refresh() {
     if (!this.live) return;
     clearTimeout(this.refreshing);
-    this.refreshing = setTimeout(() => window.htmx?.trigger("#live", "refresh"), 200);
+    this.refreshing = setTimeout(redraw, 200);
   }
 
   refreshUntilSettled() {
     const shown = document.querySelector("#live .status");
     if (!shown || !LIVE.some((status) => shown.classList.contains(`status-${status}`))) return;
-    window.htmx?.trigger("#live", "refresh");
+    redraw();
     setTimeout(() => this.refreshUntilSettled(), 1000);
   }
 
@@ -251,6 +251,11 @@ class RunPage {
     const place = this.root.querySelector(selector);
     if (place && text && place.textContent !== text) place.textContent = text;
   }
+}
+
+/** Lets the server draw the parts that it alone knows. */
+function redraw() {
+  for (const part of ["#live", "#outcome"]) window.htmx?.trigger(part, "refresh");
 }
 
 const join = (...parts) => parts.filter(Boolean).join("\u00a0· ");

@@ -8,6 +8,7 @@ urlpatterns = [
     path("new/", views.new, name="new"),
     path("estimate/", views.estimate, name="estimate"),
     path("<uuid:pk>/", views.detail, name="detail"),
+    path("<uuid:pk>/steps/", views.steps, name="steps"),
     path("<uuid:pk>/log/", views.log, name="log"),
     path("<uuid:pk>/stop/", views.stop, name="stop"),
     path("<uuid:pk>/pause/", views.pause, name="pause"),

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import Count, Q
+from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -22,7 +22,9 @@ from studio.orders.models import Event, Order, Slot
 from studio.runs import services
 from studio.runs.choices import RunForm, parts
 from studio.runs.models import Run
+from studio.runs.pages_of_a_run import is_thinned, shown_events, steps_between
 from studio.runs.services import Forecast
+from studio.runs.summary import summary_of
 from studio.training import Estimate
 from studio.training.form import form_fields
 from studio.training.registry import load_plugins
@@ -33,8 +35,6 @@ SPARK = 48
 """Losses in the small line beside a run."""
 NEEDED = timedelta(days=7)
 """How long a failed run asks for somebody on the home page."""
-POINTS = 2000
-"""Metric events that a page is sent at once; longer runs are thinned out evenly."""
 
 
 def home(request: HttpRequest) -> HttpResponse:
@@ -155,7 +155,8 @@ def start(request: HttpRequest, form: RunForm) -> Run:
 def estimate(request: HttpRequest) -> HttpResponse:
     """The part of the form that follows what is typed."""
     form = RunForm.read(request, project_of(request, "run.estimate", request.POST.get("project")))
-    return render(request, "runs/new.html#estimate", form.context())
+    form.follow(request.POST.get("filled", ""))
+    return render(request, "runs/new.html#answer", form.context())
 
 
 def detail(request: HttpRequest, pk: str) -> HttpResponse:
@@ -177,22 +178,19 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
         "settings": changed_settings(run),
         "worker_there": services.training_host() is not None,
     }
-    if request.headers.get("HX-Request") and request.GET.get("part") == "live":
+    part = request.GET.get("part") if request.headers.get("HX-Request") else None
+    if part == "live":
         return render(request, "runs/detail.html#live", context)
-    return render(request, "runs/detail.html", context | {"events": shown_events(run, upto=after)})
+    events = shown_events(run.order, upto=after)
+    context |= {"events": events, "thinned": is_thinned(run.order, upto=after), "summary": summary_of(run, events)}
+    return render(request, "runs/detail.html#outcome" if part == "outcome" else "runs/detail.html", context)
 
 
-def shown_events(run: Run, *, upto: int) -> list[dict[str, Any]]:
-    """The events that a page starts with: all but progress, with metrics thinned out where there are very many."""
-    events = Event.objects.filter(order=run.order_id, seq__lte=upto).exclude(type="progress")
-    # Their numbers first: a long run has a hundred thousand, and only the bodies that are shown are worth reading.
-    metrics = list(events.filter(type="metric").exclude(body__has_key="validation_loss").values_list("seq", "attempt"))
-    step = len(metrics) // POINTS + 1
-    begins = {attempt: seq for seq, attempt in reversed(metrics)}.values()  # a chart cuts off there what was done in vain
-    last = len(metrics) - 1
-    kept = [seq for number, (seq, _) in enumerate(metrics) if number % step == 0 or number == last or seq in begins]
-    shown = events.filter(~Q(type="metric") | Q(body__has_key="validation_loss") | Q(seq__in=kept))
-    return [event.wire() for event in shown]
+def steps(request: HttpRequest, pk: str) -> HttpResponse:
+    """The figures of some steps, whole where the page was sent a few of them: `{events}`."""
+    run = get_object_or_404(Run.objects.for_action(request, "run.view").select_related("order"), pk=pk)
+    first, last = (int(typed) if (typed := request.GET.get(name, "")).isdecimal() and len(typed) < 10 else 0 for name in ("first", "last"))
+    return JsonResponse({"events": steps_between(run.order, first=first, last=last)})
 
 
 def changed_settings(run: Run) -> list[dict[str, Any]]:

@@ -88,6 +88,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "runs:estimate": {"POST": "run.estimate"},
     "runs:detail": {"GET": "run.view"},
     "runs:log": {"GET": "run.view"},
+    "runs:steps": {"GET": "run.view"},
     "runs:stop": {"POST": "run.stop"},
     "runs:pause": {"POST": "run.pause"},
     "runs:resume": {"POST": "run.resume"},

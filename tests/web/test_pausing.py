@@ -38,7 +38,8 @@ def run(acme: World, slot: Any) -> Run:
 
 def offers(browser: Browser, run: Run) -> list[str]:
     """The buttons of the run's head, by their words."""
-    text = browser.get(f"/runs/{run.pk}/?part=live", headers={"HX-Request": "true"}).content.decode()
+    parts = [browser.get(f"/runs/{run.pk}/?part={part}", headers={"HX-Request": "true"}) for part in ("live", "outcome")]
+    text = "".join(part.content.decode() for part in parts)
     found = re.findall(r"<(?:a|button)[^>]*class=\"button[^>]*>(?:<svg.*?</svg>)?\s*([A-Z][a-z ]+)", text, re.DOTALL)
     return [words.strip() for words in found]
 
@@ -85,7 +86,7 @@ def test_who_only_looks_sees_no_button_and_finds_no_address(acme, run):
 
 
 def test_a_thinned_out_page_keeps_where_an_attempt_began(acme, run, ana, monkeypatch):
-    monkeypatch.setattr("studio.runs.views.POINTS", 5)
+    monkeypatch.setattr("studio.runs.pages_of_a_run.POINTS", 5)
     run.config |= {"fail_at": 12}
     run.save()
     work_off(run.order)

@@ -42,6 +42,7 @@ PAGE_OBJECTS = {
     "datasets:stop": "version",
     "runs:detail": "run",
     "runs:log": "run",
+    "runs:steps": "run",
     "runs:stop": "run",
     "runs:pause": "run",
     "runs:resume": "run",

@@ -1,0 +1,98 @@
+"""What came of a run, in sentences: what it learnt from, how its losses moved, what it took."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from studio.orders.models import Order
+from studio.runs.advice import Advice, Failure, failure_of, try_next
+from studio.runs.curve import Curve
+from studio.runs.models import Run
+from studio.training import Estimate
+from studio.workspaces.templatetags.studio import count, duration, filesize, number, percent
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an ended run's page leads with."""
+
+    sentences: list[str]
+    advice: list[Advice]
+    failure: Failure
+
+
+def summary_of(run: Run, events: list[dict[str, Any]]) -> Summary | None:
+    """From the events that its page is sent; None while it goes on or waits."""
+    order = run.order
+    if order.is_live or order.status == Order.Status.PAUSED:
+        return None
+    if order.status == Order.Status.FAILED:
+        return Summary([], [], failure_of(run))
+    curve = Curve.of(events)
+    if not curve.losses:
+        return None
+    said = [learnt_from(run, curve), training(curve), *validation(curve), *taken(run, curve)]
+    return Summary(said, try_next(run, curve), Failure())
+
+
+def learnt_from(run: Run, curve: Curve) -> str:
+    rows = (run.dataset_version.facts or {}).get("split", {}).get("train", 0)
+    epochs, tokens = curve.latest.get("epoch"), curve.latest.get("tokens")
+    read = (
+        f", which read them {epochs:.1f} times" if epochs and epochs >= 1 else f", which read {percent(epochs)} of them" if epochs else ""
+    )
+    spoken = f" ({count(tokens)} tokens)" if tokens else ""
+    learnt = f"It learnt from {rows:,} rows of {run.dataset_version} in {curve.steps:,} steps{read}{spoken}."
+    return f"{learnt} It took {duration(run.order.seconds)}."
+
+
+def training(curve: Curve) -> str:
+    if curve.gain < 0.01:
+        return f"The training loss did not fall: it was {number(curve.start)} at first and {number(curve.end)} in the end."
+    return f"The training loss fell from {number(curve.start)} to {number(curve.end)}, by {percent(curve.gain)}."
+
+
+def validation(curve: Curve) -> list[str]:
+    """How it did on rows that it never learnt from; nothing where nobody looked."""
+    if not curve.looks:
+        return []
+    step, lowest = curve.best
+    first, last = next(iter(curve.looks.values())), curve.last_look
+    moved = f"On rows that it never saw, the loss went from {number(first)} to {number(last)}" if len(curve.looks) > 1 else ""
+    if not moved:
+        return [f"On rows that it never saw, the loss was {number(last)}."]
+    if curve.turned:
+        when = f"at step {step:,}" if step else "before training"
+        return [f"{moved}; it was lowest {when}, with {number(lowest)}. It has begun to learn its rows by heart."]
+    gap = last / curve.end if curve.end > 0 else 1.0
+    close = ", close to the training loss" if 0.9 < gap < 1.15 else ""
+    return [f"{moved}{close}. It did not learn its rows by heart: the loss there has not risen again."]
+
+
+def taken(run: Run, curve: Curve) -> list[str]:
+    """Memory against what was expected; energy where the device tells; cost where a price is set."""
+    said = []
+    if curve.peak:
+        said.append(f"It took {filesize(curve.peak)} of memory at the peak{expected(run, curve.peak)}.")
+    if energy := curve.latest.get("energy"):
+        said.append(f"The device used {number(energy / 1000)} kWh." if energy >= 100 else f"The device used {number(energy)} Wh.")
+    if settings.PRICE_PER_HOUR is not None:
+        cost = run.order.seconds / 3600 * settings.PRICE_PER_HOUR
+        said.append(f"It cost about {money(cost)}, at {money(settings.PRICE_PER_HOUR)} an hour.")
+    return said
+
+
+def money(amount: float) -> str:
+    return f"{amount:,.2f} {settings.PRICE_CURRENCY}".rstrip()
+
+
+def expected(run: Run, peak: float) -> str:
+    if not run.estimate:
+        return ""
+    memory = Estimate.model_validate(run.estimate).memory
+    foreseen = f"; {filesize(memory.low)} to {filesize(memory.high)} were expected"
+    if memory.low <= peak <= memory.high:
+        return foreseen
+    off = peak / memory.high - 1 if peak > memory.high else 1 - peak / memory.low
+    return f"{foreseen}, so it was {percent(off)} {'more' if peak > memory.high else 'less'}"

@@ -1,0 +1,187 @@
+"""A run's page: what it says while it goes on, what came of it, and what to try next."""
+
+import html
+import re
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.test import Client as Browser
+from django.utils import timezone
+
+from studio.orders.models import Event, Order
+from studio.runs.models import Run
+from studio.runs.services import create_run
+from tests.fixtures import World, make_member
+
+
+@pytest.fixture
+def ana(acme: World) -> Browser:
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    return browser
+
+
+@pytest.fixture
+def run(acme: World, slot: Any) -> Run:
+    """Of 100 steps in three epochs, as the database has it once it has ended."""
+    made = create_run(
+        acme.owner, project=acme.project, name="Replies", plugin_name="peft_lora", config={}, base=acme.base, version=acme.version
+    )
+    ended(made, status=Order.Status.SUCCEEDED)
+    return made
+
+
+def ended(run: Run, *, status: str, error: str = "", result: dict[str, Any] | None = None) -> None:
+    now = timezone.now()
+    Order.objects.filter(pk=run.order_id).update(status=status, error=error, result=result, started_at=now, ended_at=now)
+
+
+def told(run: Run, *, losses: dict[int, float], looks: dict[int, float] | None = None, attempt: int = 1, **extra: float) -> None:
+    """Figures as a worker reports them: training losses and validation losses by step."""
+    seq = Order.objects.get(pk=run.order_id).last_seq
+    reported = [
+        (step, {"loss": loss, "epoch": step / 100 * 3, "tokens": 50 * step, "memory": 900_000_000, **extra})
+        for step, loss in losses.items()
+    ]
+    reported += [(step, {"validation_loss": loss}) for step, loss in (looks or {}).items()]
+    reported.sort(key=lambda each: each[0])
+    now = timezone.now()
+    events = [
+        Event(order=run.order, seq=seq + number, attempt=attempt, at=now, type="metric", body={"step": step, "total": 100, **numbers})
+        for number, (step, numbers) in enumerate(reported, 1)
+    ]
+    Event.objects.bulk_create(events)
+    Order.objects.filter(pk=run.order_id).update(last_seq=seq + len(events), attempt=attempt)
+
+
+def falling(start: float = 2.4, end: float = 1.2, *, steps: int = 100) -> dict[int, float]:
+    """Losses that fall fast, then rest."""
+    return {step: end + (start - end) * 0.9**step for step in range(1, steps + 1)}
+
+
+def page(browser: Browser, run: Run) -> str:
+    """The words of the page, without its scripts and marks."""
+    text = browser.get(f"/runs/{run.pk}/").content.decode()
+    words = re.sub(r"<script.*?</script>|<[^>]+>", " ", text, flags=re.DOTALL)
+    return " ".join(html.unescape(words).split())
+
+
+def offers(browser: Browser, run: Run) -> dict[str, dict[str, str]]:
+    """Words of each button that opens a filled form, and the settings that it changes."""
+    text = browser.get(f"/runs/{run.pk}/").content.decode()
+    links = re.findall(r'<a class="button[^"]*" href="(/runs/new/\?[^"]+set_[^"]+)">(?:<svg.*?</svg>)?([^<]+)</a>', text)
+    return {
+        words.strip(): {name: value[0] for name, value in parse_qs(urlsplit(link.replace("&amp;", "&")).query).items() if name != "from"}
+        for link, words in links
+    }
+
+
+def test_an_ended_run_tells_what_came_of_it(run, ana):
+    told(run, losses=falling(), looks={0: 2.5, 30: 1.5, 60: 1.31, 90: 1.3, 100: 1.3})
+    said = page(ana, run)
+    assert "It learnt from 10 rows of Replies" in said and "in 100 steps, which read them 3.0 times (5,000 tokens)" in said
+    assert "The training loss fell from 2." in said and "to 1.20" in said
+    assert (
+        "On rows that it never saw, the loss went from 2.50 to 1.30, close to the training loss. It did not learn its rows by heart" in said
+    )
+    assert re.search(r"It took 900 MB of memory at the peak; [\d.]+ [MG]B to [\d.]+ [MG]B were expected", said)
+    assert "Nothing stands out" in said
+    assert offers(ana, run) == {}
+
+
+def test_a_run_that_learns_by_heart_is_told_to_train_for_less(run, ana):
+    told(run, losses=falling(end=0.6), looks={0: 2.5, 30: 1.6, 50: 1.5, 80: 1.6, 100: 1.8})
+    said = page(ana, run)
+    assert "it was lowest at step 50, with 1.50. It has begun to learn its rows by heart." in said
+    assert offers(ana, run) == {
+        "Try epochs 1.5": {"set_epochs": "1.5"},
+        "Try keep best and early stopping 3": {"set_keep": "best", "set_early_stopping": "3"},
+    }
+
+
+def test_a_run_that_was_still_falling_is_told_to_train_for_longer(run, ana):
+    told(run, losses=falling(), looks={0: 2.5, 25: 2.0, 50: 1.7, 75: 1.5, 100: 1.35})
+    assert "The validation loss was still falling at the end" in page(ana, run)
+    assert offers(ana, run)["Try epochs 6"] == {"set_epochs": "6"}
+
+
+def test_a_run_that_learnt_hardly_anything_is_told_to_learn_faster(run, ana):
+    told(run, losses=falling(2.4, 2.35), looks={0: 2.4, 30: 2.36, 60: 2.35, 100: 2.35})
+    assert "The training loss hardly moved" in page(ana, run)
+    assert offers(ana, run) == {"Try learning rate 0.0006": {"set_learning_rate": "0.0006"}}
+
+
+def test_a_run_that_came_to_rest_too_high_is_told_to_use_a_higher_rank(run, ana):
+    told(run, losses=falling(2.4, 1.95), looks={0: 2.4, 30: 1.96, 60: 1.95, 100: 1.95})
+    assert offers(ana, run) == {"Try rank 32 and alpha 64": {"set_rank": "32", "set_alpha": "64"}}
+
+
+def test_what_a_later_attempt_did_again_counts_once(run, ana):
+    told(run, losses=dict.fromkeys(range(1, 81), 9.0), looks={0: 2.5, 80: 9.0})
+    told(run, losses=dict.fromkeys(range(2, 101), 1.2), looks={100: 1.25}, attempt=2)
+    assert "from 2.50 to 1.25" in page(ana, run)
+
+
+def test_the_form_opens_with_what_was_advised(run, ana):
+    told(run, losses=falling(), looks={0: 2.5, 25: 2.0, 50: 1.7, 75: 1.5, 100: 1.35})
+    opened = ana.get("/runs/new/", {"from": run.pk, **offers(ana, run)["Try epochs 6"]})
+    assert opened.context["form"].typed["epochs"] == "6"
+
+
+def test_a_run_that_diverged_offers_the_rate_that_its_worker_proposed(run, ana):
+    facts = {"code": "diverged", "step": 12, "proposal": {"learning_rate": 4e-05}}
+    ended(run, status=Order.Status.FAILED, error="The loss was no longer a number at step 12.", result=facts)
+    said = page(ana, run)
+    assert "The loss was no longer a number at step 12. Likely cause: The steps were too large for these rows" in said
+    assert offers(ana, run) == {"Try again with learning rate 0.00004": {"set_learning_rate": "0.00004"}}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"code": "diverged", "proposal": {"learning_rate": 7}},
+        {"code": "diverged", "proposal": {"<script>": 1}},
+        {"code": "diverged", "proposal": ["learning_rate"]},
+        {"code": ["diverged"], "proposal": {"learning_rate": 4e-05}},
+        {"code": "<b>", "proposal": None},
+    ],
+)
+def test_a_proposal_that_the_form_would_refuse_is_not_offered(run, ana, facts):
+    ended(run, status=Order.Status.FAILED, error="It broke.", result=facts)
+    assert "It broke." in page(ana, run)
+    assert offers(ana, run) == {}
+
+
+def test_out_of_memory_offers_settings_that_need_less_by_the_estimate(run, ana):
+    Run.objects.filter(pk=run.pk).update(estimate=run.estimate | {"available": run.estimate["memory"]["high"]})
+    ended(run, status=Order.Status.FAILED, error="Memory ran out.", result={"code": "out_of_memory", "step": 3})
+    offered = offers(ana, run)
+    assert len(offered) == 1
+    changed = {name.removeprefix("set_"): value for name, value in next(iter(offered.values())).items()}
+    assert changed["batch_size"] in "421" and changed["gradient_accumulation"] in "248"
+
+
+def test_where_others_took_the_memory_no_setting_is_blamed(run, ana):
+    Run.objects.filter(pk=run.pk).update(estimate=run.estimate | {"available": 10 * run.estimate["memory"]["high"]})
+    ended(run, status=Order.Status.FAILED, error="Memory ran out.", result={"code": "out_of_memory", "step": 3})
+    assert "Something else took the worker's memory" in page(ana, run)
+    assert offers(ana, run) == {}
+
+
+def test_a_price_and_a_meter_tell_cost_and_energy(run, ana, settings):
+    told(run, losses=falling(), energy=250.0)
+    assert "It cost" not in page(ana, run)
+    settings.PRICE_PER_HOUR, settings.PRICE_CURRENCY = 2.4, "EUR"
+    Order.objects.filter(pk=run.order_id).update(worked=1800)
+    said = page(ana, run)
+    assert "It cost about 1.20 EUR, at 2.40 EUR an hour." in said
+    assert "The device used 0.250 kWh." in said
+
+
+def test_who_only_looks_reads_the_advice_and_cannot_click_it(acme, run):
+    told(run, losses=falling(), looks={0: 2.5, 25: 2.0, 50: 1.7, 75: 1.5, 100: 1.35})
+    viewer = Browser()
+    viewer.force_login(make_member(acme.workspace, role="viewer", email="vic@example.com").user)
+    assert "Train for longer" in page(viewer, run)
+    assert offers(viewer, run) == {}
