@@ -35,6 +35,10 @@ class OrderKind(ABC):
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         """Records the result, in the transaction that ends the order. Also after a stop that kept something."""
 
+    def title(self, order: Order) -> str:
+        """What people call it."""
+        return str(order)
+
     def fits(self, order: Order, slot: Slot) -> bool:
         """Whether this worker has what the order needs."""
         return True

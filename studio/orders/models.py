@@ -46,6 +46,8 @@ class Order(Tenant):
     """A worker will take it."""
     LIVE: ClassVar[tuple[str, ...]] = (*WAITING, *ACTIVE)
     """It goes on by itself."""
+    RESTING: ClassVar[tuple[str, ...]] = (Status.PAUSED, Status.FAILED)
+    """It may be resumed, where a state was saved."""
     MAX_LOSSES: ClassVar[int] = 3
 
     workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="orders")
@@ -79,8 +81,8 @@ class Order(Tenant):
     """The stop throws away what was learnt."""
     pausing = models.BooleanField(default=False)
     """The stop is a pause: a state is saved, and the order can be resumed."""
-    comes_back = models.BooleanField(default=False)
-    """The pause is the studio's own, for another order or until the night: it goes back into the queue by itself."""
+    comes_back = models.CharField(max_length=200, blank=True)
+    """Why the studio itself pauses it: a sentence. It then goes back into the queue by itself. Empty where a person did."""
     worked = models.FloatField(default=0)
     """Seconds of the attempts before this one."""
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")

@@ -100,6 +100,9 @@ def request_stop(order: Order, *, discard: bool = False) -> None:
     paused = order.status == Order.Status.PAUSED
     if not order.is_live and not paused:
         raise UserError("This has already ended.")
+    if order.is_live and order.comes_back and not discard:
+        stay_paused(order)
+        return
     if (paused or order.pausing) and not discard:
         raise UserError("This is paused, so what it learnt is kept already. Resume it to go on, or discard it.")
     now = timezone.now()
@@ -123,6 +126,9 @@ def request_pause(order: Order) -> None:
         raise UserError("This is paused already.")
     if not order.is_live:
         raise UserError("This has already ended.")
+    if order.comes_back:
+        stay_paused(order)
+        return
     now, mine = timezone.now(), Order.objects.filter(pk=order.pk)
     with transaction.atomic():
         if mine.filter(status__in=Order.WAITING).update(status=Order.Status.PAUSED, ended_at=now):
@@ -135,6 +141,24 @@ def request_pause(order: Order) -> None:
         transaction.on_commit(lambda: notify(order))
 
 
+def stay_paused(order: Order) -> None:
+    """A pause that the studio began becomes that of a person, who also ends it."""
+    Order.objects.filter(pk=order.pk, status__in=Order.ACTIVE).update(comes_back="")
+
+
+def make_way(order: Order, *, why: str) -> bool:
+    """Pauses what runs, to go on by itself when its turn comes again. False where it has just ended, or is already stopping.
+
+    Its page is told `why` once it is paused: until then only its worker numbers its events.
+    """
+    working = held(order).filter(status__in=(Order.Status.STARTING, Order.Status.RUNNING), stop_requested_at=None)
+    changes = {"status": Order.Status.PAUSING, "pausing": True, "comes_back": why, "stop_requested_at": timezone.now()}
+    if not working.update(**changes):
+        return False
+    transaction.on_commit(lambda: notify(order))
+    return True
+
+
 def resume(order: Order) -> None:
     """Queues the next attempt of what was paused, or failed after a state was saved. It goes on from there; no loss is counted."""
     if order.is_live:
@@ -143,23 +167,31 @@ def resume(order: Order) -> None:
         raise UserError("Nothing was saved before it failed, so there is nothing to go on from. Start a copy of it instead.")
     if not order.can_resume:
         raise UserError("This has already ended.")
+    with transaction.atomic():
+        if not go_back(order, why="Resumed; it waits for a worker."):
+            raise UserError("Somebody else has just resumed this.")
+
+
+def go_back(order: Order, *, why: str) -> bool:
+    """Queues the next attempt of what has ended and can go on, in the place where it stood. False where another has just done it."""
     fresh: dict[str, Any] = {
         "stop_requested_at": None,
         "pausing": False,
+        "comes_back": "",
         "discard": False,
         "started_at": None,
         "ended_at": None,
         "heartbeat_at": None,
     }
     mine = Order.objects.filter(pk=order.pk, attempt=order.attempt, status=order.status)
-    with transaction.atomic():
-        if not mine.update(status=Order.Status.QUEUED, attempt=order.attempt + 1, losses=0, error="", worked=order.seconds, **fresh):
-            raise UserError("Somebody else has just resumed this.")
-        order.refresh_from_db()
-        where = "" if order.saved_step is None else f" It goes on from step {order.saved_step}."
-        append(order, "note", {"text": f"Resumed; it waits for a worker.{where}", "level": "info"})
-        transaction.on_commit(lambda: ring(order))
-        transaction.on_commit(lambda: notify(order))
+    if not mine.update(status=Order.Status.QUEUED, attempt=order.attempt + 1, losses=0, error="", worked=order.seconds, **fresh):
+        return False
+    order.refresh_from_db()
+    where = "" if order.saved_step is None else f" It goes on from step {order.saved_step}."
+    append(order, "note", {"text": f"{why}{where}", "level": "info"})
+    transaction.on_commit(lambda: ring(order))
+    transaction.on_commit(lambda: notify(order))
+    return True
 
 
 def without_result(order: Order) -> str:
@@ -187,7 +219,7 @@ def finish(order: Order, *, status: str, result: dict[str, Any] | None, error: s
     """Ends an order once, with its last event, and records what it left. False where the attempt no longer holds it."""
     with transaction.atomic():
         if result is None and status in (Order.Status.STOPPED, Order.Status.PAUSED):
-            order.refresh_from_db(fields=["discard", "pausing"])
+            order.refresh_from_db(fields=["discard", "pausing", "comes_back"])
             status = without_result(order)
         ended = held(order).update(status=status, result=result, error=error[:4000], ended_at=timezone.now())
         if not ended:
@@ -211,14 +243,20 @@ def end_without_result(order: Order, *, status: str, error: str) -> None:
     append(order, "end", {"status": status, "error": error})
     if status == Order.Status.STOPPED:
         transaction.on_commit(lambda: remove_folder(order.checkpoints))
-    transaction.on_commit(lambda: remove_folder(KINDS[order.kind].target(order)))
+    target = KINDS[order.kind].target(order)
+    transaction.on_commit(lambda: remove_folder(target))
+    if status == Order.Status.PAUSED and order.comes_back:
+        go_back(order, why=f"{order.comes_back} It goes on by itself when its turn comes.")
 
 
-def clear_away(order: Order) -> None:
-    """Throws away the drafts of every attempt; their orders, events and logs stay, and the states to go on from."""
-    for folder in order.folder.parent.glob("attempt-*"):
-        remove_folder(folder / "work")
-        remove_folder(folder / "out")
+def clear_away(order: Order, *, upto: int) -> None:
+    """Throws away the drafts of the attempts up to this one; their orders, events and logs stay, and the states to go on from.
+
+    A later attempt may be at work already, on another worker.
+    """
+    for attempt in range(1, upto + 1):
+        remove_folder(order.folder.parent / f"attempt-{attempt}" / "work")
+        remove_folder(order.folder.parent / f"attempt-{attempt}" / "out")
 
 
 def stale() -> Q:
@@ -256,7 +294,7 @@ def worker_lost(worker: str) -> list[str]:
 
 def recover(order: Order, lost: Q) -> str:
     """A lost attempt becomes a new one, until there were too many. `lost` is asked again, since another may have done it."""
-    losses = order.losses + 1
+    losses, lost_attempt = order.losses + 1, order.attempt
     with transaction.atomic():
         mine = held(order).filter(lost)
         if order.stop_requested_at or losses >= Order.MAX_LOSSES:
@@ -267,7 +305,7 @@ def recover(order: Order, lost: Q) -> str:
                 return ""
             order.refresh_from_db()
             end_without_result(order, status=status, error=error)
-            transaction.on_commit(lambda: clear_away(order))
+            transaction.on_commit(lambda: clear_away(order, upto=lost_attempt))
         else:
             if not try_again(order, mine.filter(losses=order.losses), losses=losses, why="The worker was lost. Trying again."):
                 return ""

@@ -167,8 +167,9 @@ class Supervisor:
             self.bury(child)
             words.join(timeout=EXIT_GRACE)  # a process that left the group may hold the pipe for longer
         if not self.lost:
+            attempt = self.order.attempt  # the next one may begin as soon as this one has ended
             self.conclude(child.returncode)
-            services.clear_away(self.order)
+            services.clear_away(self.order, upto=attempt)
 
     def listen(self, child: "subprocess.Popen[bytes]") -> None:
         """Stores events as they come, beats, and passes a stop on, until the last event or the end of the process."""

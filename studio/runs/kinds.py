@@ -60,6 +60,10 @@ class TrainKind(OrderKind):
     def target(self, order: Order) -> Path:
         return Path(settings.DATA_DIR, "artifacts", f"{order.pk}-{order.attempt}")
 
+    def title(self, order: Order) -> str:
+        run: Run = order.run
+        return run.name
+
     def fits(self, order: Order, slot: Slot) -> bool:
         """What a worker lacks is known where it has said what it has. A plugin that is broken or gone fails the run with its reason."""
         run: Run = order.run

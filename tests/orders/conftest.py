@@ -11,8 +11,11 @@ from django.db import connections
 
 from studio.orders import supervising
 from studio.orders.models import Event, Order
+from studio.runs.models import Run
 from studio.runs.services import create_run
-from tests.fixtures import World, work_off
+from studio.workspaces.models import Client
+from studio.workspaces.services import create_project
+from tests.fixtures import World, make_order, make_version, work_off
 from tests.worker.conftest import plugin, site
 
 __all__ = ["plugin", "site"]  # fixtures
@@ -43,6 +46,45 @@ def start(acme: World, slot: Any) -> Callable[..., Order]:
         return run.order
 
     return placed
+
+
+@pytest.fixture
+def wait(acme: World, slot: Any) -> Callable[..., Order]:
+    """`wait("a run", client=…, priority=…)`: a run that waits in the queue, last of all."""
+
+    def place(
+        name: str,
+        *,
+        client: Client | None = None,
+        status: str = Order.Status.QUEUED,
+        plugin: str = "rehearsal",
+        seconds: float | None = 600.0,
+        worker: str = "",
+        **columns: Any,
+    ) -> Order:
+        project = (
+            acme.project
+            if client in (None, acme.client)
+            else client.projects.first() or create_project(acme.owner, client=client, name=name)
+        )
+        order = make_order(acme.owner, kind="train", client=project.client, status=status)
+        Order.objects.filter(pk=order.pk).update(queue="train", started_at=None, ended_at=None, worker=worker, **columns)
+        version = acme.version if project == acme.project else make_version(acme.owner, project, name=name)
+        estimate = {"seconds": {"low": seconds, "high": seconds}} if seconds else None
+        Run.objects.create(
+            project=project,
+            name=name,
+            plugin=plugin,
+            config={},
+            base_model=acme.base,
+            dataset_version=version,
+            order=order,
+            estimate=estimate,
+        )
+        order.refresh_from_db()
+        return order
+
+    return place
 
 
 @pytest.fixture

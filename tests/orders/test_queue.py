@@ -11,42 +11,12 @@ from django.utils import timezone
 from studio.orders.models import Order, Slot
 from studio.orders.services import claim, claim_next, reconcile
 from studio.orders.turns import Turns, Wait, is_night, next_night
-from studio.runs.models import Run
 from studio.workspaces.models import Workspace
-from studio.workspaces.services import create_client, create_project
-from tests.fixtures import HOST_FACTS, make_order, make_version
+from studio.workspaces.services import create_client
+from tests.fixtures import HOST_FACTS
 from tests.orders.test_losing_workers import jobs, work_the_queue
 
 LOW, NORMAL, HIGH = Order.Priority.values
-
-
-@pytest.fixture
-def wait(acme, slot):
-    """`wait("a run", client=…, priority=…)`: a run that waits in the queue, last of all."""
-
-    def placed(name, *, client=None, status=Order.Status.QUEUED, plugin="rehearsal", seconds=600.0, worker="", **columns):
-        project = (
-            acme.project
-            if client in (None, acme.client)
-            else client.projects.first() or create_project(acme.owner, client=client, name=name)
-        )
-        order = make_order(acme.owner, kind="train", client=project.client, status=status)
-        Order.objects.filter(pk=order.pk).update(queue="train", started_at=None, ended_at=None, worker=worker, **columns)
-        version = acme.version if project == acme.project else make_version(acme.owner, project, name=name)
-        estimate = {"seconds": {"low": seconds, "high": seconds}} if seconds else None
-        Run.objects.create(
-            project=project,
-            name=name,
-            plugin=plugin,
-            config={},
-            base_model=acme.base,
-            dataset_version=version,
-            order=order,
-            estimate=estimate,
-        )
-        return Order.objects.get(pk=order.pk)
-
-    return placed
 
 
 @pytest.fixture

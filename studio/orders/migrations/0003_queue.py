@@ -26,7 +26,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='order',
             name='comes_back',
-            field=models.BooleanField(default=False),
+            field=models.CharField(blank=True, max_length=200),
         ),
         migrations.AddField(
             model_name='order',

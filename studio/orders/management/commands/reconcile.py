@@ -1,13 +1,19 @@
-"""Finds orders that a dead worker left and rings again for those nobody heard."""
+"""The rounds: takes up what a dead worker left, rings for what may start now, pauses what gives way, deletes what has expired."""
 
 import time
 from argparse import ArgumentParser
 from typing import Any
 
+from django.conf import settings
 from django.core.management import BaseCommand
 from django.db import close_old_connections
 
+from studio.orders.preempting import make_room, rest_by_day
 from studio.orders.services import reconcile, worker_lost
+from studio.orders.states import sweep
+
+SWEEP = 3600.0
+"""Seconds between two looks for expired states."""
 
 
 class Command(BaseCommand):
@@ -21,8 +27,13 @@ class Command(BaseCommand):
         if options["lost"]:
             for line in worker_lost(options["lost"]):
                 self.stdout.write(line)
+        swept_at = -SWEEP
         while True:
-            for line in reconcile():
+            did = reconcile() + rest_by_day() + [line for queue in settings.RQ_QUEUES for line in make_room(queue)]
+            if time.monotonic() - swept_at > SWEEP:
+                swept_at = time.monotonic()
+                did += sweep()
+            for line in did:
                 self.stdout.write(line)
             if not options["every"]:
                 return
