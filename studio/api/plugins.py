@@ -28,6 +28,8 @@ class PluginOut(Schema):
     available: bool
     reason: str
     """Why it is not available; empty where it is."""
+    instead: str = ""
+    """The name of the plugin to use in its place, where it is not available and names one."""
     origin: str
     config_schema: dict[str, Any] | None
     """JSON Schema of its settings: types, bounds, defaults and a sentence for each."""
@@ -35,7 +37,7 @@ class PluginOut(Schema):
 
 
 def plugin_out(loaded: Loaded) -> dict[str, Any]:
-    plugin, reason = loaded.plugin, services.unavailable(loaded)
+    plugin, obstacle = loaded.plugin, services.obstacle(loaded)
     return {
         "name": loaded.name,
         "title": loaded.title,
@@ -43,8 +45,9 @@ def plugin_out(loaded: Loaded) -> dict[str, Any]:
         "method": plugin.method if plugin else None,
         "reads": list(plugin.reads) if plugin else [],
         "requires": list(plugin.requires) if plugin else [],
-        "available": not reason,
-        "reason": reason,
+        "available": obstacle is None,
+        "reason": obstacle.message if obstacle else "",
+        "instead": obstacle.instead if obstacle else "",
         "origin": loaded.origin,
         "config_schema": plugin.Config.model_json_schema() if plugin else None,
         "presets": plugin.presets if plugin else {},

@@ -4,6 +4,7 @@ Importing Unsloth changes transformers and peft for the whole process. So nothin
 of a training calls, and nothing of the kind may have been imported before.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from studio.ml.loading import Arithmetic
 
 CHANGED = ("transformers", "peft", "trl")
@@ -47,6 +50,8 @@ def start(work: Path, *, on_cpu: bool) -> None:
         _describe_a_gpu()
     import unsloth  # noqa: F401
 
+    gc.freeze()  # Unsloth collects garbage at every turn, and each time would look through all that was imported: half a second
+
 
 def _describe_a_gpu() -> None:
     """Loading a model makes Unsloth print the GPU's name and size, which torch does not know where there is none."""
@@ -57,90 +62,124 @@ def _describe_a_gpu() -> None:
     torch.cuda.get_device_properties = lambda *_: made_up  # type: ignore[assignment]
 
 
-def load_model(
-    folder: Path,
-    *,
-    arithmetic: "Arithmetic",
-    max_length: int,
-    quantization: str,
-    checkpointing: bool,
-    seed: int,
-) -> Any:
+def load_model(folder: Path, *, arithmetic: "Arithmetic", max_length: int, quantization: str, checkpointing: bool, seed: int) -> Any:
     """The base model with Unsloth's kernels, from the files in `folder` and no others. `quantization` is none, 4bit or 8bit.
 
     On a CPU, where the kernels do not run, Unsloth's general class stands in. Raises UserError where Unsloth could not quantize.
     """
-    from unsloth import FastLanguageModel, FastModel
-
-    on_gpu = arithmetic.device.type == "cuda"
-    model, _ = (FastLanguageModel if on_gpu else FastModel).from_pretrained(
-        model_name=str(folder),
-        max_seq_length=max_length,
-        dtype=arithmetic.dtype,
-        load_in_4bit=quantization == "4bit",
-        load_in_8bit=quantization == "8bit",
-        load_in_16bit=quantization == "none" and on_gpu,
-        load_in_fp8=False,
-        full_finetuning=False,
-        float32_mixed_precision=None,
-        qat_scheme=None,
-        token=None,
-        revision=None,
-        trust_remote_code=False,
-        local_files_only=True,
-        use_exact_model_name=True,
-        text_only=False,
-        device_map={"": 0} if on_gpu else "cpu",
-        rope_scaling=None,
-        fix_tokenizer=False,
-        resize_model_vocab=None,
-        offload_embedding=False,
-        use_gradient_checkpointing="unsloth" if checkpointing else False,
-        unsloth_tiled_mlp=False,
-        fast_inference=False,
-        random_state=seed,
+    device = arithmetic.device
+    model, _ = _family(device).from_pretrained(
+        **load_arguments(
+            folder,
+            device=device,
+            dtype=arithmetic.dtype,
+            max_length=max_length,
+            quantization=quantization,
+            checkpointing=checkpointing,
+            seed=seed,
+        )
     )
     got = "4bit" if getattr(model, "is_loaded_in_4bit", False) else "8bit" if getattr(model, "is_loaded_in_8bit", False) else "none"
-    if quantization not in ("none", got):
+    if got != quantization:
         raise UserError(
-            f"Unsloth could not load the base model in {quantization}. Look into the log, or set the quantization to none.",
+            f"Unsloth did not load the base model in {quantization} here. Set the quantization to none, or use LoRA (PEFT).",
             fields={"quantization": "It did not work on this worker."},
         )
     return model
+
+
+def load_arguments(
+    folder: Path, *, device: "torch.device", dtype: "torch.dtype", max_length: int, quantization: str, checkpointing: bool, seed: int
+) -> dict[str, Any]:
+    """Everything that Unsloth can be told when it loads: its own choices change between releases, and some download another model."""
+    on_gpu = device.type == "cuda"
+    return {
+        "model_name": str(folder),
+        "max_seq_length": max_length,
+        "dtype": dtype,
+        "load_in_4bit": quantization == "4bit",
+        "load_in_8bit": quantization == "8bit",
+        "load_in_16bit": quantization == "none" and on_gpu,
+        "load_in_fp8": False,
+        "full_finetuning": False,
+        "float32_mixed_precision": None,
+        "qat_scheme": None,
+        "token": None,
+        "revision": None,
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "use_exact_model_name": True,
+        "text_only": False,
+        "device_map": {"": 0} if on_gpu else "cpu",
+        "rope_scaling": None,
+        "fix_tokenizer": False,
+        "resize_model_vocab": None,
+        "offload_embedding": False,
+        "use_gradient_checkpointing": _checkpointing(checkpointing),
+        "unsloth_tiled_mlp": False,
+        "fast_inference": False,
+        "random_state": seed,
+    }
 
 
 def add_adapter(
     model: Any, *, targets: list[str], rank: int, alpha: float, dropout: float, rslora: bool, checkpointing: bool, seed: int, work: Path
 ) -> Any:
     """A peft model around it, whose adapter is the only thing that learns."""
-    from unsloth import FastLanguageModel, FastModel
-
-    family = FastLanguageModel if model.device.type == "cuda" else FastModel
-    adapted = family.get_peft_model(
+    adapted = _family(model.device).get_peft_model(
         model,
-        r=rank,
-        target_modules=targets,
-        lora_alpha=int(alpha) if alpha.is_integer() else alpha,
-        lora_dropout=dropout,
-        bias="none",
-        layers_to_transform=None,
-        layers_pattern=None,
-        finetune_last_n_layers=None,
-        use_gradient_checkpointing="unsloth" if checkpointing else False,
-        random_state=seed,
-        use_rslora=rslora,
-        modules_to_save=None,
-        init_lora_weights=True,
-        loftq_config={},
-        temporary_location=str(work / "buffers"),
-        qat_scheme=None,
-        target_parameters=None,
-        ensure_weight_tying=None,
-        offload_layers=None,
-        checkpoint_skip_layers=0,
+        **adapter_arguments(
+            targets=targets,
+            rank=rank,
+            alpha=alpha,
+            dropout=dropout,
+            rslora=rslora,
+            checkpointing=checkpointing,
+            seed=seed,
+            work=work,
+        ),
     )
     _speak_our_language(adapted)
     return adapted
+
+
+def adapter_arguments(
+    *, targets: list[str], rank: int, alpha: float, dropout: float, rslora: bool, checkpointing: bool, seed: int, work: Path
+) -> dict[str, Any]:
+    """Everything that Unsloth can be told about an adapter."""
+    return {
+        "r": rank,
+        "target_modules": targets,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "lora_dropout": dropout,
+        "bias": "none",
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "finetune_last_n_layers": None,
+        "use_gradient_checkpointing": _checkpointing(checkpointing),
+        "random_state": seed,
+        "use_rslora": rslora,
+        "modules_to_save": None,
+        "init_lora_weights": True,
+        "loftq_config": {},
+        "temporary_location": str(work / "buffers"),
+        "qat_scheme": None,
+        "target_parameters": None,
+        "ensure_weight_tying": None,
+        "offload_layers": None,
+        "checkpoint_skip_layers": 0,
+    }
+
+
+def _family(device: "torch.device") -> Any:
+    """Hand-written kernels for the families that have them; elsewhere, and on a CPU, what Unsloth makes of transformers' own code."""
+    from unsloth import FastLanguageModel, FastModel
+
+    return FastLanguageModel if device.type == "cuda" else FastModel
+
+
+def _checkpointing(wanted: bool) -> str | bool:
+    return "unsloth" if wanted else False
 
 
 def _speak_our_language(model: Any) -> None:

@@ -17,7 +17,7 @@ from studio.orders.models import Order, Slot
 from studio.orders.services import place, request_pause, request_stop, resume
 from studio.runs.models import Run
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
-from studio.training.asking import estimate_of, issues_of
+from studio.training.asking import estimate_of, host_issues_of, issues_of
 from studio.training.form import check_config
 from studio.training.registry import Loaded, find, missing_packages
 from studio.workspaces.models import Member, Project, hold
@@ -104,13 +104,17 @@ def ask(plugin_name: str, config: dict[str, Any], *, base: BaseModel, version: D
     return parsed, forecast(plugin, parsed, base=base, version=version)
 
 
-def unavailable(loaded: Loaded) -> str:
-    """Why no run can be started with a plugin: it is broken, or the worker lacks a package. Empty where one can."""
+def obstacle(loaded: Loaded) -> Issue | None:
+    """Why no run can be started with a plugin: it is broken, or the worker is not fit for it or lacks a package. None where one can."""
+    if loaded.plugin is None:
+        return Issue(level="error", message=loaded.reason)
     host = training_host()
-    if loaded.plugin is None or host is None:
-        return loaded.reason
+    if host is None:
+        return None
+    if errors := [issue for issue in host_issues_of(loaded.plugin, host) if issue.level == "error"]:
+        return errors[0]
     missing = missing_packages(loaded.plugin, host.packages)
-    return f"The worker does not have {', '.join(missing)}." if missing else ""
+    return Issue(level="error", message=f"The worker does not have {', '.join(missing)}.") if missing else None
 
 
 def create_run(

@@ -12,9 +12,18 @@ Case = tuple[Any, ModelFacts, DatasetFacts, HostFacts]
 def issues_of(plugin: TrainingPlugin, case: Case) -> list[Issue]:
     """What speaks against a run; where the plugin cannot say it, that it cannot, as an error."""
     try:
-        return [Issue.model_validate(issue) for issue in plugin.check(*case)]
+        issues = [Issue.model_validate(issue) for issue in plugin.check(*case)]
     except (Exception, SystemExit) as error:
-        return [Issue(level="error", message=f"{plugin.title} cannot judge these settings: {said(error)}")]
+        issues = [Issue(level="error", message=f"{plugin.title} cannot judge these settings: {said(error)}")]
+    return [*host_issues_of(plugin, case[-1]), *issues]
+
+
+def host_issues_of(plugin: TrainingPlugin, host: HostFacts) -> list[Issue]:
+    """What speaks against a machine; where the plugin cannot say it, that it cannot, as an error."""
+    try:
+        return [Issue.model_validate(issue) for issue in plugin.host_issues(host)]
+    except (Exception, SystemExit) as error:
+        return [Issue(level="error", message=f"{plugin.title} cannot judge this machine: {said(error)}")]
 
 
 def estimate_of(plugin: TrainingPlugin, case: Case) -> tuple[Estimate | None, list[Issue]]:

@@ -95,6 +95,8 @@ class Issue(Fact):
     level: Literal["error", "warning", "note"]
     message: str
     field: str = ""
+    instead: str = ""
+    """The name of the plugin to offer in place of this one."""
 
 
 class Span(Fact):

@@ -34,6 +34,10 @@ class TrainingPlugin(ABC):
         """What speaks against this run, or should be known. Fast, no torch: it is asked while the form is typed."""
         return []
 
+    def host_issues(self, host: HostFacts) -> list[Issue]:
+        """What speaks against this machine whatever is to be trained. It stands on the plugin's page, and beside what `check` says."""
+        return []
+
     @abstractmethod
     def estimate(self, config: Any, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Estimate:
         """Memory, time and disk as ranges. Fast, no torch."""
