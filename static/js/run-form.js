@@ -1,19 +1,32 @@
-// The form of a new run: presets fill fields, another method brings its own form, errors stand beside their fields.
+// The form of a new run: defaults follow the case, another method brings its own form, errors stand beside their fields.
 const form = document.getElementById("run-form");
 
-function applyPreset(button) {
-  for (const pair of button.dataset.preset.split(";").filter(Boolean)) {
-    const [name, ...rest] = pair.split("=");
-    const control = form.elements.namedItem(name);
-    if (control) control.value = rest.join("=");
+/** Fields that still hold what the studio put into them take what it puts there now: another dataset or preset has other defaults. */
+function follow() {
+  const estimate = document.getElementById("estimate");
+  if (!estimate.dataset.filled) return;
+  const hidden = form.elements.namedItem("filled");
+  const [before, now] = [hidden.value, estimate.dataset.filled].map((text) => JSON.parse(text));
+  const reasons = JSON.parse(estimate.dataset.reasons);
+  for (const [name, text] of Object.entries(now)) {
+    const control = form.elements.namedItem(`set_${name}`);
+    if (control?.value === before[name]) control.value = text;
+    const reason = form.querySelector(`[data-field="${name}"] [data-reason]`);
+    if (reason && reasons[name]) reason.textContent = reasons[name];
   }
-  for (const other of form.querySelectorAll("[data-preset]")) other.setAttribute("aria-pressed", String(other === button));
-  form.dispatchEvent(new Event("input", { bubbles: true }));
+  hidden.value = estimate.dataset.filled;
 }
 
+/** Opens the form of another way to train. Of a copied run everything goes along, of a new one what somebody has changed. */
 function changeMethod() {
-  const kept = new URLSearchParams();
-  for (const name of ["project", "dataset_version", "base_model", "plugin", "name", "prompts"]) kept.set(name, new FormData(form).get(name) ?? "");
+  const kept = new URLSearchParams({ was: form.dataset.method });
+  if (form.dataset.like) kept.set("from", form.dataset.like);
+  const before = JSON.parse(form.elements.namedItem("filled").value || "{}");
+  for (const [name, value] of new FormData(form)) {
+    const setting = name.startsWith("set_") ? name.slice(4) : null;
+    if (["project", "dataset_version", "base_model", "plugin", "preset", "name", "prompts"].includes(name)) kept.set(name, value);
+    if (setting && (form.dataset.like || value !== before[setting])) kept.set(name, value);
+  }
   location.assign(`${form.getAttribute("action")}?${kept}`);
 }
 
@@ -44,11 +57,10 @@ function place(line, text) {
 }
 
 if (form) {
-  form.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-preset]");
-    if (button) applyPreset(button);
-  });
   form.addEventListener("change", (event) => event.target.name === "plugin" && changeMethod());
-  document.addEventListener("htmx:after:swap", placeWords);
+  document.addEventListener("htmx:after:swap", () => {
+    follow();
+    placeWords();
+  });
   placeWords();
 }

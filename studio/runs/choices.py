@@ -1,7 +1,9 @@
 """What a new run can be made of: the versions, base models and plugins that one may choose from."""
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from django.http import HttpRequest
@@ -12,7 +14,11 @@ from studio.errors import UserError
 from studio.runs import services
 from studio.runs.models import Run
 from studio.runs.services import Forecast
-from studio.training.form import FormField, as_text, form_fields, parse_form
+from studio.training import DatasetFacts, Estimate, HostFacts, ModelFacts
+from studio.training.asking import estimate_of
+from studio.training.carrying import carry
+from studio.training.defaults import Suggestion, preset_changes, suggest
+from studio.training.form import FormField, as_text, form_fields, parse_form, typed_value
 from studio.training.registry import Loaded, load_plugins
 from studio.workspaces.models import Project
 
@@ -29,12 +35,26 @@ class Drawn:
 
     field: FormField
     value: str
+    default: str
+    """What would stand in it if nobody had touched the form."""
+    reason: str = ""
+    """Why that is the default here, as a sentence."""
     error: str = ""
     warning: str = ""
 
     @property
     def is_changed(self) -> bool:
-        return self.value != self.field.text
+        return self.value != self.default
+
+
+@dataclass(frozen=True)
+class Card:
+    """A preset as the form offers it: what it changes against the defaults, and what it would take."""
+
+    name: str
+    changes: list[Drawn]
+    estimate: Estimate | None
+    is_chosen: bool
 
 
 @dataclass
@@ -50,17 +70,31 @@ class RunForm:
     typed: dict[str, str]
     name: str = ""
     prompts: str = ""
+    preset: str = ""
+    notices: list[str] = field(default_factory=list)
+    """What had to change when the settings came from another way to train."""
 
     @classmethod
     def read(cls, request: HttpRequest, project: Project, *, like: Run | None = None) -> "RunForm":
-        """The form as it was sent; opened for the first time, as the address says or as the run `like` was."""
-        sent = request.POST if request.method == "POST" else filled_like(like) if like else request.GET
+        """The form as it was sent; opened for the first time, as the run `like` was, and over that as the address says.
+
+        An address that names in `was` the way to train that its settings were made for has them carried over to the one it asks for.
+        """
+        address = request.GET.dict()
+        sent = request.POST.dict() if request.method == "POST" else (filled_like(like) if like else {}) | address
         seen = DatasetVersion.objects.for_action(request, "dataset.view").filter(dataset__project=project, facts__isnull=False)
         versions = list(seen.select_related("dataset").order_by("-created_at"))
         models = list(BaseModel.objects.for_action(request, "base_model.view").filter(facts__isnull=False).order_by("-created_at"))
         plugins = load_plugins()
         wanted = sent.get("plugin", "")
         name = wanted if wanted in plugins else DEFAULT_PLUGIN if DEFAULT_PLUGIN in plugins else next(iter(plugins))
+        typed = settings_in(sent)
+        notices: list[str] = []
+        if request.method != "POST" and address.get("was"):
+            typed, notices = carried(settings_in(address), was=address["was"], name=name)
+        elif request.method != "POST" and like:
+            typed, notices = carried(settings_in(filled_like(like)), was=like.plugin, name=name)
+            typed |= settings_in(address)
         return cls(
             project=project,
             versions=versions,
@@ -68,9 +102,11 @@ class RunForm:
             version=next((v for v in versions if str(v.pk) == sent.get("dataset_version")), newest_fitting(versions, plugins[name])),
             model=next((m for m in models if str(m.pk) == sent.get("base_model")), models[0] if models else None),
             plugin_name=name,
-            typed={key.removeprefix("set_"): str(value) for key, value in sent.items() if key.startswith("set_")},
+            typed=typed,
             name=sent.get("name", ""),
             prompts=sent.get("prompts", ""),
+            preset=sent.get("preset", ""),
+            notices=notices,
         )
 
     @property
@@ -81,15 +117,78 @@ class RunForm:
     def plugin(self) -> Any:
         return services.plugin_of(self.plugin_name)
 
+    @cached_property
+    def host(self) -> HostFacts | None:
+        return services.training_host()
+
+    @cached_property
+    def facts(self) -> tuple[ModelFacts, DatasetFacts] | None:
+        """Of the base model and of the rows; None as long as one of them is missing."""
+        return (self.model.model_facts, self.version.dataset_facts(self.model)) if self.model and self.version else None
+
+    @cached_property
+    def suggestions(self) -> dict[str, Suggestion]:
+        if self.facts is None:
+            return {}
+        base, data = self.facts
+        return suggest(self.plugin, base=base, data=data, host=self.host)
+
+    @cached_property
+    def defaults(self) -> dict[str, str]:
+        """What stands in each field of an untouched form."""
+        fields = {field.name: field.text for field in form_fields(self.plugin.Config)}
+        return fields | {name: as_text(suggestion.value) for name, suggestion in self.suggestions.items()}
+
+    @cached_property
+    def filled(self) -> dict[str, str]:
+        """What the studio puts into each field: the defaults, and over them the chosen preset."""
+        return self.defaults | (self.changes(self.preset) if self.preset in self.plugin.presets else {})
+
+    def changes(self, preset: str) -> dict[str, str]:
+        return {name: as_text(value) for name, value in preset_changes(self.plugin, preset, self.suggestions).items()}
+
+    def follow(self, sent: str) -> None:
+        """Lets each field that still holds what the studio had put into it follow what it puts there now.
+
+        `sent` is `filled` of the page that was looked at, as JSON.
+        """
+        before = texts(sent)
+        self.typed = {name: self.filled.get(name, text) if text == before.get(name) else text for name, text in self.typed.items()}
+
     def parse(self) -> tuple[Any, dict[str, str]]:
-        """(config or None, errors) of what was typed over the preset."""
-        return parse_form(self.plugin.Config, self.typed)
+        """(config or None, errors) of what was typed over what stood there."""
+        return parse_form(self.plugin.Config, self.filled | self.typed)
 
     def drawn(self, errors: dict[str, str], warnings: dict[str, str]) -> list[Drawn]:
         return [
-            Drawn(field, self.typed.get(field.name, field.text), errors.get(field.name, ""), warnings.get(field.name, ""))
+            Drawn(
+                field,
+                value=self.typed.get(field.name, self.filled[field.name]),
+                default=self.defaults[field.name],
+                reason=self.suggestions[field.name].sentence if field.name in self.suggestions else "",
+                error=errors.get(field.name, ""),
+                warning=warnings.get(field.name, ""),
+            )
             for field in form_fields(self.plugin.Config)
         ]
+
+    def cards(self) -> list[Card]:
+        """The presets: what each changes, and what an untouched form would take with it."""
+        fields = {field.name: field for field in form_fields(self.plugin.Config)}
+        untouched = all(text == self.filled.get(name) for name, text in self.typed.items())
+        found = []
+        for name in self.plugin.presets:
+            changes = self.changes(name)
+            chosen = name == self.preset if self.preset in self.plugin.presets else untouched and not changes
+            shown = [Drawn(fields[key], value, self.defaults[key]) for key, value in changes.items()]
+            found.append(Card(name, shown, self.estimate_with(changes), chosen))
+        return found
+
+    def estimate_with(self, changes: dict[str, str]) -> Estimate | None:
+        config, _ = parse_form(self.plugin.Config, self.defaults | changes)
+        if config is None or self.facts is None or self.host is None:
+            return None
+        return estimate_of(self.plugin, (config, *self.facts, self.host))[0]
 
     def outlook(self, config: Any) -> Forecast | None:
         if config is None or self.model is None or self.version is None:
@@ -101,7 +200,7 @@ class RunForm:
         try:
             config, errors = self.parse()
         except UserError as error:  # the chosen plugin is broken
-            return {"form": self, "broken": error, "fields": [], "presets": {}}
+            return {"form": self, "broken": error, "fields": [], "cards": []}
         outlook = self.outlook(config)
         issues = outlook.issues if outlook else []
         errors |= {issue.field: issue.message for issue in issues if issue.level == "error" and issue.field}
@@ -125,8 +224,41 @@ class RunForm:
             "outlook": outlook,
             "estimate": outlook.estimate if outlook else None,
             "parts": parts(outlook),
-            "presets": {name: {key: as_text(value) for key, value in preset.items()} for name, preset in self.plugin.presets.items()},
+            "cards": self.cards(),
+            "filled": json.dumps(self.filled),
+            "reasons": json.dumps({name: suggestion.sentence for name, suggestion in self.suggestions.items()}),
         }
+
+
+def texts(sent: str) -> dict[str, str]:
+    """A JSON object of texts that a page sent back; empty for anything else."""
+    try:
+        found = json.loads(sent)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: text for name, text in found.items() if isinstance(text, str)} if isinstance(found, dict) else {}
+
+
+def settings_in(sent: dict[str, str]) -> dict[str, str]:
+    """What was typed into the fields of settings, by the settings' names."""
+    return {key.removeprefix("set_"): value for key, value in sent.items() if key.startswith("set_")}
+
+
+def carried(typed: dict[str, str], *, was: str, name: str) -> tuple[dict[str, str], list[str]]:
+    """What was typed for the way to train `was`, for the way `name`, and what had to change. What cannot be read is left as it is."""
+    plugins = load_plugins()
+    old, new = (plugins[each].plugin if each in plugins else None for each in (was, name))
+    if old is None or new is None or old is new:
+        return typed, []
+    config, rest = {}, {}
+    for field_ in form_fields(old.Config):
+        if field_.name in typed:
+            try:
+                config[field_.name] = typed_value(field_, typed[field_.name])
+            except ValueError:
+                rest[field_.name] = typed[field_.name]
+    found = carry(config, old=old, new=new)
+    return rest | {key: as_text(value) for key, value in found.values.items()}, found.notices
 
 
 def newest_fitting(versions: list[DatasetVersion], loaded: Loaded) -> DatasetVersion | None:

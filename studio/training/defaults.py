@@ -66,14 +66,16 @@ def suggest(plugin: TrainingPlugin, *, base: ModelFacts, data: DatasetFacts, hos
         )
     found = allowed(plugin, found)
     if host is not None:
-        found |= allowed(plugin, fitted(plugin, found, base=base, data=data, host=host))
-    return found | allowed(plugin, {"warmup": warmup(plugin, found, data)})
+        found = allowed(plugin, found | fitted(plugin, found, base=base, data=data, host=host))
+    return allowed(plugin, found | {"warmup": warmup(plugin, found, data)})
 
 
 def allowed(plugin: TrainingPlugin, found: dict[str, Suggestion]) -> dict[str, Suggestion]:
-    """What the plugin's Config has, and takes."""
+    """What the plugin's Config has, and takes; nothing where a rule of its own about several settings speaks against them."""
     found = {name: suggestion for name, suggestion in found.items() if name in plugin.Config.model_fields}
     _, errors = check_config(plugin.Config, values_of(found))
+    if "" in errors:
+        return {}
     return {name: suggestion for name, suggestion in found.items() if name not in errors}
 
 
@@ -251,18 +253,20 @@ def counted(number: float) -> str:
 
 
 def preset_changes(plugin: TrainingPlugin, name: str, found: dict[str, Suggestion]) -> dict[str, Any]:
-    """A preset in the case at hand: what it sets, against the case's defaults.
+    """A preset in the case at hand: what it changes against the case's defaults.
 
     A preset is written against the plugin's own defaults. Where the case has another default, a figure moves in proportion: five epochs
     where three are usual are fifteen where nine are.
     """
-    changes = {}
+    preset = plugin.presets[name]
+    changes: dict[str, Any] = {}
     for field in form_fields(plugin.Config):
-        if field.name in plugin.presets[name]:
-            value = plugin.presets[name][field.name]
-            changes[field.name] = in_proportion(field, value, found[field.name].value) if field.name in found else value
+        if field.name in preset:
+            default = found[field.name].value if field.name in found else field.default
+            value = in_proportion(field, preset[field.name], default)
+            changes |= {field.name: value} if value != default else {}
     _, errors = check_config(plugin.Config, values_of(found) | changes)
-    return plugin.presets[name] if errors else changes
+    return preset if errors else changes
 
 
 def in_proportion(field: FormField, value: Any, suggested: Any) -> Any:
@@ -271,4 +275,5 @@ def in_proportion(field: FormField, value: Any, suggested: Any) -> Any:
     moved = value * suggested / field.default
     if field.kind == "integer":
         return max(1, round(moved))
-    return float(f"{moved:.3g}")
+    whole = all(float(each).is_integer() for each in (value, suggested, field.default))
+    return float(round(moved)) if whole else float(f"{moved:.3g}")
