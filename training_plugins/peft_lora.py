@@ -1,10 +1,11 @@
-"""LoRA, rsLoRA and DoRA through peft: names the adapter's settings and its files. The loop is `studio.ml.loop`'s."""
+"""LoRA and its kin through peft. The adapter is `studio.ml.adapters`, its settings `studio.training.lora`, the loop `studio.ml.loop`."""
 
 import math
 from pathlib import Path
 from typing import Any, ClassVar
 
 from studio.training import DatasetFacts, Estimate, HostFacts, Issue, Job, LoraConfig, ModelFacts, TrainingPlugin
+from studio.training.lora import CHANGING, PeftConfig, lora_issues
 from studio.training.memory import (
     ALL_LINEAR,
     available_memory,
@@ -18,22 +19,6 @@ from studio.training.memory import (
 from studio.training.preferences import preference_issues
 
 FEWEST_ROWS = 10
-SETTINGS = (
-    "alpha_pattern",
-    "bias",
-    "fan_in_fan_out",
-    "init_lora_weights",
-    "lora_alpha",
-    "lora_dropout",
-    "peft_type",
-    "r",
-    "rank_pattern",
-    "target_modules",
-    "task_type",
-    "use_dora",
-    "use_rslora",
-)
-"""What of peft's config goes into the result: no paths, nothing that loading would have to obey."""
 
 
 class PeftLora(TrainingPlugin):
@@ -51,7 +36,7 @@ class PeftLora(TrainingPlugin):
         "Thorough": {"epochs": 5.0, "rank": 32, "alpha": 64.0, "learning_rate": 1e-4, "keep": "best", "early_stopping": 3},
     }
 
-    class Config(LoraConfig):
+    class Config(PeftConfig):
         pass
 
     def check(self, config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> list[Issue]:
@@ -59,6 +44,8 @@ class PeftLora(TrainingPlugin):
         if uses_bf16(config, host) and not host.bf16:
             issues.append(_warning("precision", "This worker is slow at bf16. Auto or fp32 is faster here."))
         issues += preference_issues(config, data, method=self.method)
+        if isinstance(config, PeftConfig):
+            issues += lora_issues(config, base, host)
         if config.learning_rate > 1e-3:
             issues.append(_warning("learning_rate", "Above 0.001 an adapter tends to forget what the model knew. 0.0002 suits most tasks."))
         if not any(issue.level == "error" for issue in issues):
@@ -82,13 +69,15 @@ class PeftLora(TrainingPlugin):
         change = f"Batch size {fitting.batch_size} with accumulation {fitting.gradient_accumulation}"
         return [_error("batch_size", f"{text} {change} needs about {less} and learns the same.")]
 
-    def train(self, config: LoraConfig, job: Job) -> Path:
+    def train(self, config: PeftConfig, job: Job) -> Path:
         import torch
-        from peft import LoraConfig as Adapter
+        from peft import LoraConfig as PeftSettings
         from peft import get_peft_model
 
+        from studio.ml.adapters import Adapter, begin_from_rows, train_tables
         from studio.ml.loading import choose_arithmetic, load_base
         from studio.ml.loop import Learner, Loop, read_rows
+        from studio.ml.modelcard import model_card
         from studio.ml.tokens import load_tokenizer
 
         torch.manual_seed(config.seed)
@@ -96,94 +85,47 @@ class PeftLora(TrainingPlugin):
         train, validation = read_rows(job, tokenizer, config)
         job.phase("loading", f"Loading {job.model.name}")
         arithmetic = choose_arithmetic(precision=config.precision, host=job.host)
-        base = load_base(job.base, arithmetic=arithmetic)
+        base = load_base(job.base, arithmetic=arithmetic, quantization=config.quantization)
         if wants_checkpointing(config, job.model, job.data, job.host):
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             if config.gradient_checkpointing == "auto":
                 job.note("Gradient checkpointing is on: the run would not fit into memory otherwise.")
         model = get_peft_model(
             base,
-            Adapter(
+            PeftSettings(
                 r=config.rank,
                 lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides it, so a fraction is as good
                 lora_dropout=config.dropout,
                 target_modules=ALL_LINEAR if ALL_LINEAR in config.targets else list(config.targets),
+                rank_pattern=config.rank_pattern,
+                alpha_pattern=config.alpha_pattern,
                 use_rslora=config.variant == "rslora",
                 use_dora=config.variant == "dora",
                 task_type="CAUSAL_LM",
             ),
         )
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        adapter = Adapter(model, tables=train_tables(model, config.modules_to_save, dtype=arithmetic.dtype))
+        if config.initialization in CHANGING:
+            job.phase("preparing", "Beginning with parts of the weights")
+            adapter.begin_from_weights(config.initialization, resume=job.resume, stopping=job.raise_if_stopped)
+        elif config.initialization == "eva" and not job.resume:  # all that it changes is in the state
+            job.phase("preparing", "Beginning with what the layers see in the rows")
+            begin_from_rows(model, train, arithmetic=arithmetic, job=job)
+        groups = adapter.groups(rate=config.learning_rate, b_ratio=config.lora_plus or 1.0, table_ratio=config.table_rate)
         learner = Learner(
             model=model,
             tokenizer=tokenizer,
             arithmetic=arithmetic,
-            optimizer=torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True),
-            weights=lambda: adapter_tensors(model),
-            load_weights=lambda tensors: load_adapter(model, tensors),
+            optimizer=torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True),
+            weights=adapter.weights,
+            load_weights=adapter.load,
         )
         job.raise_if_stopped()
         outcome = Loop(learner, config, job, train=train, validation=validation).run()
         job.phase("saving", "Writing the adapter")
-        save_adapter(model, job.out, base_name=job.model.name)
+        adapter.save(job.out, base_name=job.model.name)
         (job.out / "README.md").write_text(model_card(config, job, outcome), encoding="utf-8")
         return job.out
-
-
-def adapter_tensors(model: Any) -> dict[str, Any]:
-    """What is trained, under the names of peft's files; not copied."""
-    from peft import get_peft_model_state_dict
-
-    # "auto" would ask the hub whether the base has grown; nothing but the adapter is trained here
-    return {name: tensor.detach() for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
-
-
-def save_adapter(model: Any, folder: Path, *, base_name: str) -> None:
-    """adapter_model.safetensors and an adapter_config.json of known keys, as every peft reader expects them."""
-    import json
-
-    from safetensors.torch import save_file
-
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    known = model.peft_config["default"].to_dict()
-    settings = {name: _plain(known[name]) for name in SETTINGS if name in known}
-    settings |= {"base_model_name_or_path": base_name, "inference_mode": True}
-    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def load_adapter(model: Any, tensors: dict[str, Any]) -> None:
-    """Puts what `adapter_tensors` gave back into the same adapter."""
-    from peft import set_peft_model_state_dict
-
-    if tensors.keys() != adapter_tensors(model).keys():
-        raise RuntimeError("the saved adapter has other layers than this one")
-    set_peft_model_state_dict(model, tensors)
-
-
-def model_card(config: LoraConfig, job: Job, outcome: Any) -> str:
-    """What a person who finds the adapter alone should know."""
-    import json
-
-    looks = sorted(outcome.validation_losses.items())
-    lines = [
-        "---",
-        f"base_model: {json.dumps(job.model.name)}",
-        "library_name: peft",
-        "pipeline_tag: text-generation",
-        "tags: [lora]",
-        "---",
-        "",
-        f"# An adapter for {job.model.name}",
-        "",
-        f"- Rows: {job.data.name}, {job.data.train} for training and {job.data.validation} for validation",
-        f"- Steps: {outcome.steps}{' (stopped early)' if outcome.stopped else ''}, {outcome.tokens} tokens",
-        f"- Training loss: {outcome.losses[0]:.4f} at first, {outcome.losses[-1]:.4f} at last",
-    ]
-    if looks:
-        lines.append(f"- Validation loss: {looks[0][1]:.4f} at step {looks[0][0]}, {looks[-1][1]:.4f} at step {looks[-1][0]}")
-    lines += ["", "Where the adapter came from, with the dataset version's hash and the base model's revision, stands in `lineage.json`."]
-    return "\n".join([*lines, "", "## Settings", "", "```json", config.model_dump_json(indent=2), "```", ""])
 
 
 def _target_issues(config: LoraConfig, base: ModelFacts) -> list[Issue]:
@@ -236,12 +178,6 @@ def _step_issues(config: LoraConfig, data: DatasetFacts) -> list[Issue]:
     elif math.ceil(config.warmup * steps) * 2 > steps:
         issues.append(_warning("warmup", "More than half of the run would be warm-up. 0.05 suits most runs."))
     return issues
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, set):
-        return sorted(value)
-    return getattr(value, "value", value)
 
 
 def _error(field: str, message: str) -> Issue:

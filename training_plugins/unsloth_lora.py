@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from studio.training import DatasetFacts, HostFacts, Issue, Job, LoraConfig, ModelFacts, setting
 from studio.training.memory import target_linears, wants_checkpointing
-from training_plugins.peft_lora import PeftLora, adapter_tensors, load_adapter, model_card, save_adapter
+from training_plugins.peft_lora import PeftLora
 
 ON_CPU = "ADAPTER_STUDIO_UNSLOTH_ON_CPU"
 """Set to 1, Unsloth runs without a GPU: slowly, without its kernels, and only so that tests go the same way through this code."""
@@ -43,8 +43,10 @@ class UnslothLora(PeftLora):
 
         import torch
 
+        from studio.ml.adapters import Adapter
         from studio.ml.loading import choose_arithmetic
         from studio.ml.loop import Learner, Loop, read_rows
+        from studio.ml.modelcard import model_card
         from studio.ml.tokens import load_tokenizer
 
         tokenizer = load_tokenizer(job.base)
@@ -71,19 +73,20 @@ class UnslothLora(PeftLora):
             seed=config.seed,
             work=job.work,
         )
+        adapter = Adapter(model)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         learner = Learner(
             model=model,
             tokenizer=tokenizer,
             arithmetic=arithmetic,
             optimizer=torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True),
-            weights=lambda: adapter_tensors(model),
-            load_weights=lambda tensors: load_adapter(model, tensors),
+            weights=adapter.weights,
+            load_weights=adapter.load,
         )
         job.raise_if_stopped()
         outcome = Loop(learner, config, job, train=train, validation=validation).run()
         job.phase("saving", "Writing the adapter")
-        save_adapter(model, job.out, base_name=job.model.name)
+        adapter.save(job.out, base_name=job.model.name)
         (job.out / "README.md").write_text(model_card(config, job, outcome), encoding="utf-8")
         return job.out
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from studio.errors import UserError
 from studio.ml import attention
@@ -54,11 +54,13 @@ def choose_arithmetic(*, precision: str, host: HostFacts) -> Arithmetic:
     return Arithmetic(device=device, bf16=host.bf16 if precision == "auto" else precision == "bf16", fp16=precision == "fp16")
 
 
-def load_base(folder: Path, *, arithmetic: Arithmetic, dtype: torch.dtype | None = None) -> Any:
+def load_base(folder: Path, *, arithmetic: Arithmetic, dtype: torch.dtype | None = None, quantization: str = "none") -> Any:
     """The transformers causal model in `folder`, from safetensors alone, with per-document attention.
 
-    Its weights have the arithmetic's format, as frozen ones may, or `dtype` where given.
+    Its weights have the arithmetic's format, as frozen ones may, or `dtype` where given; those of its linear layers 8 or 4 bits
+    where `quantization` says so, the output layer excepted.
     """
+    quantized = quantization != "none"
     name = attention.register()
     if arithmetic.device.type == "cuda" and importlib.util.find_spec("flash_attn"):
         name = "flash_attention_2"  # it finds the documents in position_ids by itself, in one kernel
@@ -69,9 +71,20 @@ def load_base(folder: Path, *, arithmetic: Arithmetic, dtype: torch.dtype | None
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
+        quantization_config=_in_bits(quantization, arithmetic) if quantized else None,
+        device_map={"": arithmetic.device} if quantized else None,
     )
     model.config.use_cache = False
-    return model.to(arithmetic.device)
+    return model if quantized else model.to(arithmetic.device)
+
+
+def _in_bits(quantization: str, arithmetic: Arithmetic) -> BitsAndBytesConfig:
+    """LLM.int8, or NF4 whose scales are quantized as well (Dettmers et al. 2022 and 2023)."""
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=arithmetic.dtype
+    )
 
 
 class Reader:

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from studio.training.config import TrainConfig
 
 C = TypeVar("C", bound=TrainConfig)
-FieldKind = Literal["number", "integer", "choice", "text", "list", "bool"]
+FieldKind = Literal["number", "integer", "choice", "text", "list", "pairs", "bool"]
 
 # float() and int() also take "1_000", "nan", "١٢" and spaces in odd places: only these spellings are numbers here.
 INTEGER = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
@@ -64,6 +64,8 @@ class FormField:
             return f"{self.label} must be on or off."
         if self.kind == "list":
             return f"{self.label} must be names, separated by commas or spaces."
+        if self.kind == "pairs":
+            return f"{self.label} must be names with a number each, such as q_proj: 8, v_proj: 16."
         return f"{self.label} must be text of at most {LONGEST_TEXT:,} characters."
 
     def _range(self, *, whole: bool) -> str:
@@ -96,6 +98,8 @@ def as_text(value: Any) -> str:
         return plain_float(value)
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {as_text(number)}" for name, number in value.items())
     return str(value)
 
 
@@ -147,6 +151,7 @@ def drawn_as(name: str, annotation: Any) -> tuple[FieldKind, tuple[str, ...], bo
     if get_origin(annotation) is Literal and all(isinstance(choice, str) for choice in get_args(annotation)):
         return "choice", get_args(annotation), optional
     kinds: dict[Any, FieldKind] = {bool: "bool", int: "integer", float: "number", str: "text", list[str]: "list"}
+    kinds |= {dict[str, int]: "pairs", dict[str, float]: "pairs"}
     if annotation not in kinds:
         raise TypeError(f"The setting {name} has the type {annotation}, which no form can draw.")
     return kinds[annotation], (), optional
@@ -199,9 +204,21 @@ def typed_value(field: FormField, text: str) -> Any:
         return text.lower() in YES
     if field.kind == "list":
         return [name for name in text.replace(",", " ").split() if name]
+    if field.kind == "pairs":
+        return dict(_pair(part) for part in re.split(r"[,;\n]", text) if part.strip())
     if len(text) > LONGEST_TEXT:
         raise ValueError(text)
     return text
+
+
+def _pair(text: str) -> tuple[str, int | float]:
+    """`q_proj: 8` or `q_proj = 8`, as a name and a number. Raises ValueError for anything else."""
+    name, number = (part.strip() for part in re.split("[:=]", text, maxsplit=1))
+    if INTEGER.fullmatch(number):
+        return name, int(number)
+    if not NUMBER.fullmatch(number):
+        raise ValueError(text)
+    return name, float(number)
 
 
 def check_config(config_class: type[C], values: dict[str, Any]) -> tuple[C | None, dict[str, str]]:

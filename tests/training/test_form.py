@@ -142,7 +142,28 @@ def test_a_rule_about_several_settings_stands_above_the_form():
 
 def test_a_setting_that_no_form_can_draw_is_refused():
     class Odd(TrainConfig):
-        table: dict[str, int] = setting({}, label="Table")
+        table: dict[str, list[int]] = setting({}, label="Table")
 
     with pytest.raises(TypeError, match="table has the type"):
         form_fields(Odd)
+
+
+class Patterned(TrainConfig):
+    ranks: dict[str, int] = setting({"q_proj": 8}, label="Ranks")
+    alphas: dict[str, float] = setting({}, label="Alphas")
+
+
+@pytest.mark.parametrize("typed", ["q_proj: 4, v_proj: 16", "q_proj=4\nv_proj=16\n", " q_proj :4;v_proj: 16,"])
+def test_names_with_numbers_are_typed_one_after_another(typed):
+    config, errors = parse_form(Patterned, {"ranks": typed, "alphas": "v_proj: 2.5"})
+    assert not errors and config.ranks == {"q_proj": 4, "v_proj": 16} and config.alphas == {"v_proj": 2.5}
+    assert as_text(config.ranks) == "q_proj: 4, v_proj: 16" and as_text(config.alphas) == "v_proj: 2.5"
+    assert parse_form(Patterned, {"ranks": ""})[0].ranks == {}
+
+
+@pytest.mark.parametrize("typed", ["q_proj", "q_proj: many", "q_proj: 1.5", "q_proj: 1_0", ": : 3"])
+def test_what_is_no_name_with_a_number_is_refused(typed):
+    assert parse_form(Patterned, {"ranks": typed}) == (
+        None,
+        {"ranks": "Ranks must be names with a number each, such as q_proj: 8, v_proj: 16."},
+    )
