@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
 from pydantic import ConfigDict, Field, StringConstraints
@@ -16,6 +17,7 @@ from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.orders.models import Event
 from studio.runs import services
+from studio.runs.exports import events_response, recipe_response
 from studio.runs.models import Run
 from studio.workspaces.models import Project
 
@@ -144,6 +146,19 @@ def list_events(request: HttpRequest, pk: UUID, filters: Query[EventFilters]) ->
     events = Event.objects.filter(order=run.order_id, seq__gt=filters.after)[: filters.limit + 1]
     items = [event.wire() for event in events]
     return cut(request, items, limit=filters.limit, after=lambda: items[filters.limit - 1]["seq"])
+
+
+@router.get("/runs/{uuid:pk}/events.jsonl", response={200: None}, url_name="run_events_file")
+def download_events(request: HttpRequest, pk: UUID) -> HttpResponseBase:
+    """Everything that the worker reported up to now, one event a line, sent piece by piece."""
+    return events_response(get_object_or_404(visible(request), pk=pk))
+
+
+@router.get("/runs/{uuid:pk}/run.yaml", response={200: None}, url_name="run_recipe")
+def download_recipe(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The run as a file that `manage.py train` starts again, with the unit and the meaning of each setting."""
+    runs = visible(request).select_related("project__client", "base_model", "dataset_version__dataset")
+    return recipe_response(get_object_or_404(runs, pk=pk), download=True)
 
 
 class StopIn(Input):

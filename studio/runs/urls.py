@@ -1,6 +1,7 @@
 from django.urls import path
 
 from studio.runs import views
+from studio.runs.exports import events, recipe
 
 app_name = "runs"
 urlpatterns = [
@@ -10,6 +11,8 @@ urlpatterns = [
     path("<uuid:pk>/", views.detail, name="detail"),
     path("<uuid:pk>/steps/", views.steps, name="steps"),
     path("<uuid:pk>/log/", views.log, name="log"),
+    path("<uuid:pk>/run.yaml", recipe, name="recipe"),
+    path("<uuid:pk>/events.jsonl", events, name="events"),
     path("<uuid:pk>/stop/", views.stop, name="stop"),
     path("<uuid:pk>/pause/", views.pause, name="pause"),
     path("<uuid:pk>/resume/", views.resume, name="resume"),

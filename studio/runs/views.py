@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.contrib import messages
@@ -23,6 +24,7 @@ from studio.runs import services
 from studio.runs.choices import RunForm, parts
 from studio.runs.models import Run
 from studio.runs.pages_of_a_run import is_thinned, shown_events, steps_between
+from studio.runs.recipe import recipe_of
 from studio.runs.services import Forecast
 from studio.runs.summary import summary_of
 from studio.training import Estimate
@@ -176,6 +178,7 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
         "predicted": predicted,
         "parts": parts(Forecast([], predicted)),
         "settings": changed_settings(run),
+        "recipe": partial(recipe_of, run),
         "worker_there": services.training_host() is not None,
     }
     part = request.GET.get("part") if request.headers.get("HX-Request") else None
