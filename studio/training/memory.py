@@ -128,6 +128,8 @@ class Recipe:
 
     trained: int
     """Parameters that learn, over all processes."""
+    half: bool
+    """The arithmetic takes two bytes per number."""
     weights: float
     """Bytes of the base model, with copies of it in the arithmetic's format."""
     adapter: float
@@ -167,10 +169,48 @@ def base_bytes(base: ModelFacts, *, wide: int, quantization: str = "none") -> fl
     return small + unpacked + (base.parameters - weights) * 2
 
 
-ACTIVATION_BYTES = {(False, True): (29, 8), (False, False): (36, 16), (True, True): (52, 16), (True, False): (76, 32)}
-"""(DoRA, bf16) -> bytes per token and layer for each unit of hidden and of intermediate size."""
-FULL_ACTIVATION_BYTES = {("mixed", True): (36, 8), ("mixed", False): (40, 14), ("bf16", True): (25, 8), ("bf16", False): (40, 14)}
-"""(weights, bf16 arithmetic) -> the same where every weight learns."""
+def kept_bytes(base: ModelFacts, *, half: bool, norms: int, inputs: float) -> float:
+    """Bytes that one layer keeps of one token for the backward pass, attention being one kernel.
+
+    That is: `norms` for each unit of hidden size, for both norms; queries and attention's answer, keys and values; gate, its
+    activation and the other half of the feed-forward part; `inputs` of matrices that learn, in numbers; a sum per head and a scale
+    per norm in fp32. These sums are to the byte what autograd keeps of a Llama (tests/ml/test_kept.py); other families are near.
+    """
+    queries, keys = base.heads * base.head_size, base.kv_heads * base.head_size
+    wide = 2 if half else 4
+    return norms * base.hidden_size + wide * (2 * queries + 2 * keys + 3 * base.intermediate_size + inputs) + 4 * base.heads + 8
+
+
+def per_layer(base: ModelFacts, linears: Sequence[Linear], side: str) -> float:
+    """Inputs or outputs of these linear layers, in numbers per token, of one layer of the model."""
+    return float(sum(getattr(linear, side) * linear.count for linear in linears)) / max(1, base.layers)
+
+
+def shared_inputs(base: ModelFacts) -> int:
+    """Numbers per token that matrices read, where those that read the same share it: what the two norms give, and two inner ones."""
+    return 2 * base.hidden_size + base.heads * base.head_size + base.intermediate_size
+
+
+def lora_kept_bytes(config: LoraConfig, base: ModelFacts, *, half: bool) -> float:
+    """A frozen norm keeps its input in fp32. Under autocast every adapter has an input of its own, for peft casts it up and torch down.
+
+    Besides an adapter keeps its narrow middle; with dropout a mask and what it left; with DoRA its layer's output twice more.
+    """
+    found = target_linears(base, config.targets)
+    own = per_layer(base, found, "inputs")
+    kept = kept_bytes(base, half=half, norms=8, inputs=own if half else shared_inputs(base))
+    middle = sum(linear.count for linear in found) / max(1, base.layers) * config.rank
+    dropped = 2 * own if config.dropout else 0
+    doubled = 2 * per_layer(base, found, "outputs") if config.variant == "dora" else 0
+    return kept + (2 if half else 4) * (middle + dropped + doubled)
+
+
+def full_kept_bytes(config: FullConfig, base: ModelFacts, *, half: bool) -> float:
+    """A norm that learns keeps what it scales as well. Weights in fp32 under autocast cast the input of every matrix for itself."""
+    mixed = config.weights == "mixed"
+    inner = [linear for linear in base.linears if linear.name not in OUTPUT_LAYERS]
+    inputs = per_layer(base, inner, "inputs") if mixed and half else shared_inputs(base)
+    return kept_bytes(base, half=half, norms=16 if mixed else 12, inputs=inputs)
 
 
 def lora_recipe(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Recipe:
@@ -179,19 +219,16 @@ def lora_recipe(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: 
     wide = 2 if half else 4
     trained = lora_parameters(config, base)
     dora = config.variant == "dora"
-    per_hidden, per_intermediate = ACTIVATION_BYTES[dora, half]
-    kept = per_hidden * base.hidden_size + per_intermediate * base.intermediate_size + config.rank * (48 if half else 28)
-    if config.dropout:
-        kept += 4 * (6 * base.hidden_size + base.intermediate_size)
     layer_weights = inner_weights(base)
     return Recipe(
         trained=trained,
+        half=half,
         weights=base_bytes(base, wide=wide, quantization=config.quantization),
         adapter=trained * (6 if half else 4),  # fp32, and under autocast a copy in half precision
         gradients=trained * 4,
         optimizer=trained * 8,
         head=0,
-        kept=kept,
+        kept=lora_kept_bytes(config, base, half=half),
         carried=wide * base.hidden_size,
         layers=base.layers,
         forward=2.0 * layer_weights * (1.6 if dora else 1.0) + 2.0 * trained,
@@ -207,8 +244,8 @@ def full_recipe(config: FullConfig, base: ModelFacts, data: DatasetFacts, host: 
     Bytes per trained parameter: mixed 4 (weight) + 4 (gradient) + 8 (AdamW's two moments), and 2 for each linear layer's copy in
     half precision; bf16 2 + 2 + 4. An 8-bit AdamW, which only GPUs have, keeps two bytes and a scale in fp32 per 256 of them.
     """
-    half = half_precision(config, host)
     pure = config.weights == "bf16"
+    half = pure or half_precision(config, host)
     table = base.vocabulary * base.hidden_size
     tables = table if base.tied else 2 * table
     layer_size = max(0, base.parameters - tables) / max(1, base.layers)
@@ -218,17 +255,17 @@ def full_recipe(config: FullConfig, base: ModelFacts, data: DatasetFacts, host: 
     copies = 2 * inner_weights(base) if half and not pure else 0
     head_learns = not (base.tied and config.freeze_embeddings)
     small = config.optimizer != "adamw" and bool(host.gpus)
-    per_hidden, per_intermediate = FULL_ACTIVATION_BYTES[config.weights, half]
     through = base.layers - (frozen_layers if config.freeze_embeddings else 0)
     share = config.processes
     return Recipe(
         trained=trained,
+        half=half,
         weights=(base.parameters * wide) / share + (copies / base.layers * 2 if share > 1 else copies),
         adapter=0,
         gradients=trained * wide / share,
         optimizer=_optimizer_bytes(config, trained, small=small) / share,
         head=12.0 * table if head_learns else 0.0,
-        kept=per_hidden * base.hidden_size + per_intermediate * base.intermediate_size,
+        kept=full_kept_bytes(config, base, half=half),
         carried=(2 if pure else 4) * base.hidden_size,
         layers=through,
         forward=2.0 * inner_weights(base),
@@ -268,7 +305,6 @@ def working_memory(
     recipe: Recipe, config: TrainConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts, *, checkpointing: bool
 ) -> Memory:
     """The peak of a training, by what takes it at that moment: of one device, or of all processes that share a machine's memory."""
-    half = half_precision(config, host)
     lengths = row_lengths(data, max_length=config.max_length)
     batches = planned_steps(config, rows=data.train) * config.gradient_accumulation
     at_once = math.ceil(config.batch_size / recipe.processes) * readings(config, data)
@@ -279,7 +315,7 @@ def working_memory(
     before = {
         "gradients": recipe.gradients if config.gradient_accumulation > 1 else 0.0,
         "activations": recipe.kept * tokens * whole_layers + carried,
-        "logits": rows_of_logits * base.vocabulary * (8 if half else 4) + recipe.head,
+        "logits": rows_of_logits * base.vocabulary * (8 if recipe.half else 4) + recipe.head,
     }
     after = {"gradients": recipe.gradients, "activations": recipe.kept * tokens, "logits": recipe.head / 3}
     moment = max(before, after, key=lambda parts: sum(parts.values()))
