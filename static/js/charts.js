@@ -1,12 +1,15 @@
-// The four charts of a run, sharing one cursor: hover or arrow keys read exact values, drag zooms, double-click or Escape resets.
-// mountCharts(root, {onCursor}) answers {append(events), showStep(step), series}. Needs uPlot as a global.
-import { bytes, count, distinct, figure } from "./format.js";
+// The charts of a run, sharing one cursor: hover or arrow keys read exact values, page keys go from mark to mark, drag zooms, double-click or
+// Escape resets. mountCharts(root, {onCursor}) answers {append(events), showStep(step), series}. Needs uPlot as a global.
+import { make } from "./dom.js";
+import { bytes, count, distinct, figure, share } from "./format.js";
 import { Series } from "./series.js";
 
 const REST = 250; // ms between two drawings while events stream in
-const TABLE_ROWS = 500;
+const NEAR = 6; // pixels from the cursor within which a mark is told
+const HINT = "Exponential moving average: each point is the mean of those before it, half of its weight on the last hundredth of them. The pale line is each step as it was.";
 
-// fromZero: the axis starts at 0, so that noise looks as small as it is; key: column of Series; smooth: drawn smoothed; faint: the raw line behind it; points: dots
+// fromZero: the axis starts at 0, so that noise looks as small as it is; most: and ends there; optional: only where there are figures for it
+// key: column of Series; smooth: drawn smoothed; faint: the raw line behind it; points: dots; right: on an axis of its own
 const CHARTS = [
   { title: "Loss", tall: true, lines: [
     { key: "loss", colour: "method", faint: true },
@@ -21,27 +24,45 @@ const CHARTS = [
   { title: "Speed and memory", fromZero: true, lines: [
     { key: "tokens_per_second", colour: "--hue-2", faint: true, format: count },
     { key: "tokens_per_second", name: "tokens/s", colour: "--hue-2", smooth: true, format: count },
-    { key: "memory", name: "memory", colour: "--hue-1", format: bytes, scale: "memory" },
+    { key: "memory", name: "memory", colour: "--hue-1", format: bytes, right: true },
   ] },
+  { title: "Better answers preferred", optional: true, fromZero: true, most: 1, lines: [
+    { key: "accuracy", colour: "method", faint: true, format: share },
+    { key: "accuracy", name: "training", colour: "method", smooth: true, format: share },
+    { key: "validation_accuracy", name: "validation", colour: "--hue-2", points: true, format: share },
+    { key: "margin", name: "margin", colour: "--hue-1", smooth: true, right: true },
+  ] },
+  { title: "Device", optional: true, fromZero: true, most: 100, lines: [
+    { key: "utilisation", name: "busy", colour: "--hue-2", smooth: true, format: (value) => share(value / 100) },
+    { key: "power", name: "power", colour: "--hue-1", smooth: true, format: (value) => `${count(value)} W`, right: true },
+  ] },
+  { title: "Padding", optional: true, fromZero: true, lines: [{ key: "padding", name: "of all tokens", colour: "--hue-4", format: share }] },
 ];
 const WHOLE = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((power) => [power, 2 * power, 5 * power]);
 const METHODS = { lora: "--lora-indigo", full: "--full-orange" };
+const MARKS = {
+  checkpoint: { name: "Checkpoint", colour: "--ink-2" },
+  evaluation: { name: "Evaluation", colour: "--hue-2" },
+  pause: { name: "Pause", colour: "--amber" },
+  resume: { name: "Resume", colour: "--amber" },
+};
 
 export function mountCharts(root, { onCursor = () => {} } = {}) {
   const series = new Series();
   const palette = colours(root);
-  const sync = uPlot.sync(`run-${Math.random()}`);
-  const charts = CHARTS.map((spec) => new Chart({ spec, root, series, palette, sync }));
-  const table = new Table(series);
-  root.append(...charts.map((chart) => chart.figure), foot(table));
+  const shared = { root, series, palette, sync: uPlot.sync(`run-${Math.random()}`), view: { smoothed: true } };
+  const charts = CHARTS.map((spec) => new Chart({ spec, ...shared }));
+  const key = new Key();
+  root.append(...charts.map((chart) => chart.figure), key.box);
   for (const chart of charts) chart.mount();
+  charts[0].legend.after(smoothing(shared.view, charts));
   keepTogether(charts, onCursor);
 
   let waiting = 0;
   const draw = () => {
     waiting = 0;
     for (const chart of charts) chart.draw();
-    table.draw();
+    key.draw(series.marks);
   };
   document.addEventListener("studio:theme", () => {
     palette.read();
@@ -58,13 +79,32 @@ export function mountCharts(root, { onCursor = () => {} } = {}) {
   };
 }
 
+/** A button that shows the lines as they are, without their smoothed ones. */
+function smoothing(view, charts) {
+  const box = make("span", "term");
+  const button = make("button", "button compact", "Smoothed");
+  button.type = "button";
+  button.setAttribute("aria-pressed", "true");
+  button.setAttribute("aria-describedby", "smoothing-hint");
+  const hint = make("span", "tooltip", HINT);
+  hint.id = "smoothing-hint";
+  hint.setAttribute("role", "tooltip");
+  button.addEventListener("click", () => {
+    view.smoothed = !view.smoothed;
+    button.setAttribute("aria-pressed", view.smoothed);
+    for (const chart of charts) chart.showSmoothed();
+  });
+  box.append(button, hint);
+  return box;
+}
+
 /** Colours as the canvas needs them: custom properties resolved in the present theme. */
 function colours(root) {
   const probe = document.createElement("i");
   probe.hidden = true;
   document.body.append(probe);
   const method = METHODS[root.dataset.method] ?? "--base-grey";
-  const names = ["--grid", "--ink-3", "--surface", "--line-control", ...Object.values(METHODS), "--base-grey", "--hue-1", "--hue-2"];
+  const names = ["--grid", "--ink-3", "--surface", "--line-control", ...Object.values(METHODS), "--base-grey", "--hue-1", "--hue-2", "--hue-4", "--ink-2", "--amber"];
   const read = {};
   const name = (line) => (line === "method" ? method : line);
   return {
@@ -81,18 +121,22 @@ function colours(root) {
 }
 
 class Chart {
-  constructor({ spec, root, series, palette, sync }) {
-    Object.assign(this, { spec, series, palette, sync });
+  constructor({ spec, root, series, palette, sync, view }) {
+    Object.assign(this, { spec, series, palette, sync, view });
     this.figure = make("figure", "chart");
     const caption = make("figcaption");
     this.legend = make("div", "chart-legend");
     caption.append(make("h2", "", spec.title), this.legend);
     this.box = make("div", `chart-plot${spec.tall ? " tall" : ""}`);
     this.empty = make("p", "chart-empty", "Figures come with the first steps.");
+    this.told = make("p", "chart-told");
+    this.told.hidden = true;
     this.figure.append(caption, this.box);
+    this.figure.hidden = Boolean(spec.optional);
     this.step = make("span");
     this.legend.append(this.step);
-    this.shown = spec.lines.filter((line) => !line.faint).map((line) => ({ ...line, value: this.legendEntry(line) }));
+    this.right = spec.lines.find((line) => line.right);
+    this.shown = spec.lines.filter((line) => !line.faint).map((line) => ({ ...line, ...this.legendEntry(line) }));
     makeSlider(this);
   }
 
@@ -103,58 +147,70 @@ class Chart {
     const value = make("b", "", "–");
     entry.append(swatch, line.name, value);
     this.legend.append(entry);
-    return value;
+    return { entry, value };
   }
 
   mount() {
     this.plot = new uPlot(this.options(), this.data(), this.box);
-    this.box.append(this.empty);
-    new ResizeObserver(() => this.plot.setSize(this.size())).observe(this.box);
+    this.box.append(this.empty, this.told);
+    new ResizeObserver(() => this.box.clientWidth && this.plot.setSize(this.size())).observe(this.box);
     this.draw();
   }
 
   size() {
-    return { width: this.box.clientWidth, height: this.box.clientHeight };
+    return { width: this.box.clientWidth || 300, height: this.box.clientHeight || 148 };
   }
 
   options() {
-    const { palette, spec } = this;
-    const right = spec.lines.some((line) => line.scale);
+    const { palette, spec, right } = this;
     return {
       ...this.size(),
       legend: { show: false },
-      padding: [8, right ? 0 : 10, 0, 0],
+      padding: [spec.tall ? 14 : 8, 18, 0, 0],
       cursor: {
         sync: { key: this.sync.key },
         drag: { x: true, y: false, dist: 6 },
         points: { size: 7, width: 0 },
         focus: { prox: -1 },
       },
-      scales: { x: { time: false }, memory: { range: upTo(1.2) }, ...(spec.fromZero && { y: { range: upTo(1.6) } }) },
+      scales: { x: { time: false }, right: { range: upTo(1.2) }, ...(spec.fromZero && { y: { range: spec.most ? [0, spec.most] : upTo(1.6) } }) },
       axes: [
         axis(palette, { values: (plot, ticks) => ticks.map(count), incrs: WHOLE, size: 26 }),
         axis(palette, { values: (plot, ticks) => (spec.lines[0].format ? ticks.map(spec.lines[0].format) : distinct(ticks)), size: 48 }),
-        ...(right ? [axis(palette, { scale: "memory", side: 1, values: (plot, ticks) => ticks.map(bytes), size: 56, grid: { show: false } })] : []),
+        ...(right ? [axis(palette, { scale: "right", side: 1, values: (plot, ticks) => ticks.map(right.format ?? figure), size: 56, grid: { show: false } })] : []),
       ],
-      series: [{}, ...spec.lines.map((line) => drawn(line, palette))],
+      series: [{}, ...spec.lines.map((line) => drawn(line, palette, this.view))],
       hooks: {
         setCursor: [() => this.tell()],
-        drawAxes: spec.tall ? [(plot) => this.drawCheckpoints(plot)] : [],
+        drawAxes: spec.tall ? [(plot) => this.drawMarks(plot)] : [],
       },
     };
   }
 
   data() {
-    return [this.series.steps, ...this.spec.lines.map((line) => (line.smooth ? this.series.smooth(line.key) : this.series[line.key]))];
+    const smooth = (line) => line.smooth && this.view.smoothed;
+    return [this.series.steps, ...this.spec.lines.map((line) => (smooth(line) ? this.series.smooth(line.key) : this.series[line.key]))];
   }
 
   draw() {
+    const { series, spec } = this;
+    if (spec.optional) {
+      this.figure.hidden = !spec.lines.some((line) => series.has(line.key));
+      for (const { entry, key } of this.shown) entry.hidden = !series.has(key);
+      if (this.figure.hidden) return;
+    }
     const zoomed = this.zoomed;
     this.plot.setData(this.data(), !zoomed);
     if (zoomed) this.plot.redraw();
-    else this.whole = [this.series.steps[0], this.series.steps.at(-1)];
-    this.empty.hidden = this.spec.lines.some((line) => this.series[line.key].some((value) => value !== null));
+    else this.whole = [series.steps[0], series.steps.at(-1)];
+    this.empty.hidden = spec.lines.some((line) => series[line.key].some((value) => value !== null));
     this.tell();
+  }
+
+  /** Of two lines for one metric, the pale one is drawn in full where nothing is smoothed. */
+  showSmoothed() {
+    this.plot.setData(this.data(), !this.zoomed);
+    this.plot.redraw();
   }
 
   /** True while somebody looks at a part; then new figures do not move the view. */
@@ -171,17 +227,34 @@ class Chart {
   /** Values at the cursor, or the latest ones. */
   tell() {
     const hovering = this.plot?.cursor.idx != null;
-    this.step.textContent = hovering ? `step ${count(this.series.steps[this.index])}` : "";
-    const said = [`Step ${count(this.series.steps[this.index])}`];
-    for (const { key, name, value, format = figure } of this.shown) {
+    const at = this.series.steps[this.index];
+    this.step.textContent = hovering ? `step ${count(at)}` : "";
+    const said = [`Step ${count(at)}`];
+    for (const { key, name, value, entry, format = figure } of this.shown) {
       const found = nearest(this.series[key], this.index, hovering);
-      value.textContent = format(found);
+      value.textContent = found == null ? "–" : format(found);
       value.title = found ?? "";
-      said.push(`${name || this.spec.title} ${format(found)}`);
+      if (!entry.hidden) said.push(`${name || this.spec.title} ${value.textContent}`);
     }
-    this.box.setAttribute("aria-valuenow", this.series.steps[this.index] ?? 0);
-    this.box.setAttribute("aria-valuemax", this.series.steps.at(-1) ?? 0);
-    this.box.setAttribute("aria-valuetext", this.series.steps.length ? said.join(", ") : "No figures yet");
+    const happened = hovering ? this.tellMarks() : "";
+    this.box.setAttribute("aria-valuenow", at ?? 0);
+    this.box.setAttribute("aria-valuemax", this.series.last);
+    this.box.setAttribute("aria-valuetext", this.series.steps.length ? [...said, happened].filter(Boolean).join(", ") : "No figures yet");
+    if (!hovering) this.told.hidden = true;
+  }
+
+  /** What happened near the cursor, in a label beside it. */
+  tellMarks() {
+    if (!this.spec.tall) return "";
+    const { left } = this.plot.cursor;
+    const here = this.series.marks.filter(({ step }) => Math.abs(this.plot.valToPos(step, "x") - left) < NEAR);
+    const text = here.length ? `Step ${count(here.at(-1).step)}: ${[...new Set(here.map((mark) => mark.text))].join(", ")}` : "";
+    this.told.hidden = !text;
+    this.told.textContent = text;
+    const middle = this.plot.bbox.left / devicePixelRatio + left;
+    const most = this.box.clientWidth - this.told.offsetWidth;
+    this.told.style.translate = `${Math.max(0, Math.min(most, middle - this.told.offsetWidth / 2))}px 0`;
+    return text;
   }
 
   showStep(step) {
@@ -189,30 +262,55 @@ class Chart {
     this.plot.setCursor({ left, top: left < 0 ? -10 : 1 });
   }
 
-  drawCheckpoints({ ctx, bbox, valToPos, scales }) {
+  /** A line for what interrupts the training or can be gone back to, and a sign on the upper edge for every kind of mark. */
+  drawMarks({ ctx, bbox, valToPos, scales }) {
     ctx.save();
-    ctx.strokeStyle = ctx.fillStyle = this.palette.of("--line-control");
-    ctx.setLineDash([2 * devicePixelRatio, 4 * devicePixelRatio]);
-    ctx.lineWidth = devicePixelRatio;
-    for (const step of this.series.checkpoints) {
+    const ratio = devicePixelRatio;
+    const last = {};
+    for (const { step, kind } of this.series.marks) {
       if (step < scales.x.min || step > scales.x.max) continue;
       const x = valToPos(step, "x", true);
-      ctx.beginPath();
-      ctx.moveTo(x, bbox.top);
-      ctx.lineTo(x, bbox.top + bbox.height);
-      ctx.stroke();
+      if (Math.abs(x - last[kind]) < 7 * ratio) continue; // very many would be one bar
+      last[kind] = x;
+      ctx.strokeStyle = kind === "checkpoint" ? this.palette.of("--line-control") : this.palette.of(MARKS[kind].colour);
+      ctx.fillStyle = this.palette.of(MARKS[kind].colour);
+      ctx.lineWidth = ratio;
+      if (kind !== "evaluation") {
+        ctx.setLineDash([2 * ratio, 4 * ratio]);
+        ctx.beginPath();
+        ctx.moveTo(x, bbox.top);
+        ctx.lineTo(x, bbox.top + bbox.height);
+        ctx.stroke();
+      }
+      ctx.fill(sign(kind, { x: x + ratio * ASIDE[kind], y: bbox.top - 7 * ratio, size: 3.5 * ratio }));
     }
     ctx.restore();
   }
 }
 
+const ASIDE = { checkpoint: 0, evaluation: 8, pause: -9, resume: 9 }; // pixels, since an evaluation is often followed by a checkpoint
+
+function sign(kind, { x, y, size }) {
+  const path = new Path2D();
+  if (kind === "evaluation") path.arc(x, y, size * 0.9, 0, 2 * Math.PI);
+  else if (kind === "pause") {
+    path.rect(x - size, y - size, size * 0.7, 2 * size);
+    path.rect(x + size * 0.3, y - size, size * 0.7, 2 * size);
+  } else {
+    const corners = kind === "resume" ? [[-1, -1], [1, 0], [-1, 1]] : [[0, -1.2], [1.2, 0], [0, 1.2], [-1.2, 0]];
+    for (const [right, down] of corners) path.lineTo(x + right * size, y + down * size);
+    path.closePath();
+  }
+  return path;
+}
+
 const upTo = (share) => (plot, low, high) => (high == null ? [null, null] : [0, (high || 1) * share]);
 
-function drawn(line, palette) {
+function drawn(line, palette, view) {
   const dots = { size: 6, width: 1.5, fill: () => palette.of("--surface") };
   return {
-    scale: line.scale ?? "y",
-    stroke: () => (line.faint ? withAlpha(palette.of(line.colour), 0.3) : palette.of(line.colour)),
+    scale: line.right ? "right" : "y",
+    stroke: () => (line.faint && view.smoothed ? withAlpha(palette.of(line.colour), 0.3) : palette.of(line.colour)),
     width: line.faint ? 1 : 2,
     spanGaps: true,
     points: line.points ? { show: true, ...dots } : { show: false },
@@ -273,68 +371,46 @@ function makeSlider({ box, spec }) {
 }
 
 function moveByKey(chart, event) {
-  const last = chart.series.steps.length - 1;
+  const { series } = chart;
+  const last = series.steps.length - 1;
   const jump = event.shiftKey ? 10 : 1;
-  const to = { ArrowRight: chart.index + jump, ArrowLeft: chart.index - jump, Home: 0, End: last }[event.key];
   if (event.key === "Escape") {
-    chart.plot.setScale("x", { min: chart.series.steps[0], max: chart.series.steps[last] });
+    chart.plot.setScale("x", { min: series.steps[0], max: series.steps[last] });
     return true;
   }
+  if (event.key === "PageUp" || event.key === "PageDown") return moveToMark(chart, event.key === "PageUp" ? 1 : -1);
+  const to = { ArrowRight: chart.index + jump, ArrowLeft: chart.index - jump, Home: 0, End: last }[event.key];
   if (to === undefined || last < 0) return false;
-  chart.showStep(chart.series.steps[Math.min(last, Math.max(0, to))]);
+  chart.showStep(series.steps[Math.min(last, Math.max(0, to))]);
   return true;
 }
 
-/** The same figures for whoever cannot see a chart. */
-class Table {
-  constructor(series) {
-    this.series = series;
-    this.box = make("details", "fold bare grow");
-    const summary = make("summary", "", "Figures as a table");
-    this.wrap = make("div", "table-wrap");
-    this.wrap.tabIndex = 0;
-    this.wrap.setAttribute("role", "region");
-    this.wrap.setAttribute("aria-label", "Figures by step");
-    const body = make("div", "fold-body");
-    body.append(this.wrap);
-    this.box.append(summary, body);
-    this.box.addEventListener("toggle", () => this.draw());
-  }
-
-  draw() {
-    if (!this.box.open) return;
-    const { series } = this;
-    const columns = [["Step", series.steps, count], ["Loss", series.loss, figure], ["Validation", series.validation_loss, figure],
-      ["Learning rate", series.learning_rate, figure], ["Gradient norm", series.grad_norm, figure],
-      ["Tokens/s", series.tokens_per_second, count], ["Memory", series.memory, bytes]];
-    const every = Math.ceil(series.steps.length / TABLE_ROWS) || 1;
-    const table = make("table", "table");
-    const head = table.createTHead().insertRow();
-    for (const [name] of columns) {
-      const cell = make("th", "num", name);
-      cell.scope = "col";
-      head.append(cell);
-    }
-    const body = table.createTBody();
-    series.steps.forEach((_, at) => {
-      if (at % every && series.validation_loss[at] === null) return;
-      const row = body.insertRow();
-      for (const [, values, format] of columns) row.append(make("td", "num", format(values[at])));
-    });
-    this.wrap.replaceChildren(table);
-  }
+/** To the next mark (way 1) or the one before (way -1); as with every slider, page up goes up. */
+function moveToMark(chart, way) {
+  const now = chart.series.steps[chart.index];
+  const steps = [...new Set(chart.series.marks.map(({ step }) => step))].sort((a, b) => way * (a - b));
+  const next = steps.find((step) => way * (step - now) > 0);
+  if (next === undefined) return false;
+  chart.showStep(next);
+  return true;
 }
 
-function foot(table) {
-  const box = make("div", "charts-foot");
-  const how = make("span", "push", "Dotted lines are checkpoints. Drag to zoom, double-click to see all.");
-  box.append(table.box, how);
-  return box;
-}
+/** What the signs on the loss chart mean, as far as there are such. */
+class Key {
+  constructor() {
+    this.box = make("div", "charts-foot");
+    this.list = make("div", "marks-key");
+    this.box.append(this.list, make("span", "push", "Drag to zoom, double-click to see all. Arrow keys read the steps, page keys go from mark to mark."));
+  }
 
-function make(tag, className = "", text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  return element;
+  draw(marks) {
+    const kinds = Object.keys(MARKS).filter((kind) => marks.some((mark) => mark.kind === kind));
+    if (kinds.join() === this.kinds) return;
+    this.kinds = kinds.join();
+    this.list.replaceChildren(...kinds.map((kind) => {
+      const entry = make("span");
+      entry.append(make("i", `progress-mark ${kind}`), MARKS[kind].name);
+      return entry;
+    }));
+  }
 }

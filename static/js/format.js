@@ -31,3 +31,10 @@ export function distinct(values) {
   }
   return values.map(figure);
 }
+
+/** 0.953 as 95 %. */
+export function share(value) {
+  if (value == null || !Number.isFinite(value)) return "–";
+  const percent = value * 100;
+  return `${percent !== 0 && Math.abs(percent) < 1 ? percent.toFixed(1) : Math.round(percent)} %`;
+}

@@ -1,9 +1,12 @@
 // A run page while it lives: takes the stored events from #run-events, then each new one from the socket, once and in order.
-// <div data-run data-run-id data-after data-live>; parts that the page has are filled, others are passed over.
+// <div data-run data-run-id data-after data-live>; its methods phase, progress, metric, ... take the events of that type. Parts that the page has are filled, others are passed over.
 import { mountCharts } from "./charts.js";
-import { bytes, count, figure } from "./format.js";
+import { icon, make } from "./dom.js";
+import { bytes, count, figure, share } from "./format.js";
 import { followLog } from "./log.js";
+import { Rows } from "./rows.js";
 import { Samples } from "./samples.js";
+import { Steps } from "./steps.js";
 import { span } from "./times.js";
 import { setMeter } from "./widths.js";
 
@@ -24,6 +27,8 @@ class RunPage {
     const charts = root.querySelector("[data-charts]");
     this.samples = new Samples(root.querySelector("[data-run-samples]"), (step) => this.charts?.showStep(step));
     this.charts = charts && mountCharts(charts, { onCursor: (step) => this.samples.peek(step) });
+    this.shownRows = new Rows(root.querySelector("[data-run-rows]"));
+    this.steps = new Steps(this.charts && root.querySelector("[data-steps]"), this.charts?.series);
   }
 
   start() {
@@ -66,7 +71,9 @@ class RunPage {
       this[event.type]?.(event);
     }
     this.samples.append(events);
+    this.shownRows.append(events);
     this.charts?.append(events);
+    this.steps.append(events);
     this.show();
   }
 
@@ -89,22 +96,20 @@ class RunPage {
     for (const [name, value] of Object.entries(event)) if (Number.isFinite(value)) this.latest[name] = value;
     this.root.querySelector("[data-run-figures]")?.removeAttribute("hidden");
     this.peak = Math.max(this.peak ?? 0, event.memory ?? 0);
-    this.steps = { step, total };
+    this.reached = { step, total };
     if (Number.isFinite(event.validation_loss)) this.mark("evaluation", step, total);
   }
 
   checkpoint({ step }) {
-    this.mark("checkpoint", step, this.steps?.total);
+    this.mark("checkpoint", step, this.reached?.total);
   }
 
   note({ text, level, at }) {
     const list = this.root.querySelector("[data-run-notes]");
     if (!list) return;
-    const item = document.createElement("li");
-    item.className = level === "warning" ? "warning" : "info";
-    const words = document.createElement("span");
-    words.textContent = text;
-    const time = document.createElement("time");
+    const item = make("li", level === "warning" ? "warning" : "info");
+    const words = make("span", "", text);
+    const time = make("time");
     time.dateTime = at;
     time.textContent = new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
     item.append(icon(level === "warning" ? "warning" : "info"), words, time);
@@ -150,10 +155,10 @@ class RunPage {
   get left() {
     const [first] = this.pace;
     const last = this.pace.at(-1);
-    if (!last || last.step === first.step || !this.steps?.total) return null;
+    if (!last || last.step === first.step || !this.reached?.total) return null;
     const each = this.stepTime();
     const since = Math.min(Date.now() - last.at, each * 20); // a worker that is silent for long gets no nearer to its end
-    return Math.max(0, (each * (this.steps.total - last.step) - since) / 1000);
+    return Math.max(0, (each * (this.reached.total - last.step) - since) / 1000);
   }
 
   /** Milliseconds a step takes, by the last reports; a gap, such as a pause of the machine, counts as ten usual ones at most. */
@@ -169,16 +174,20 @@ class RunPage {
     this.showProgress();
     const { latest } = this;
     const stats = {
-      step: this.steps && `${count(this.steps.step)} / ${count(this.steps.total)}`, loss: figure(latest.loss), validation_loss: figure(latest.validation_loss),
+      step: this.reached && `${count(this.reached.step)} / ${count(this.reached.total)}`, loss: figure(latest.loss), validation_loss: figure(latest.validation_loss),
       learning_rate: figure(latest.learning_rate), grad_norm: figure(latest.grad_norm), tokens_per_second: count(latest.tokens_per_second),
-      tokens: count(latest.tokens), epoch: latest.epoch == null ? "–" : latest.epoch.toFixed(2), memory: bytes(this.peak || null),
-      time: this.live ? (this.left === null ? "–" : span(this.left)) : (this.took ?? "–"), took: this.took ?? "–", done: this.steps && count(this.steps.step),
+      padding: share(latest.padding), utilisation: latest.utilisation == null ? "–" : share(latest.utilisation / 100),
+      power: latest.power == null ? "–" : `${count(latest.power)} W`, accuracy: share(latest.validation_accuracy ?? latest.accuracy), tokens: count(latest.tokens), epoch: latest.epoch == null ? "–" : latest.epoch.toFixed(2), memory: bytes(this.peak || null),
+      time: this.live ? (this.left === null ? "–" : span(this.left)) : (this.took ?? "–"), took: this.took ?? "–", done: this.reached && count(this.reached.step),
     };
     this.root.querySelector('[data-run-stat="time"]')?.closest(".stat").querySelector("dt").replaceChildren(this.live ? "Time left" : "Took");
     for (const place of this.root.querySelectorAll("[data-run-stat]")) {
       const text = stats[place.dataset.runStat] ?? "–";
       if (place.textContent !== text) place.textContent = text;
-      if (latest[place.dataset.runStat] != null) place.title = latest[place.dataset.runStat];
+      const exact = latest[place.dataset.runStat];
+      if (exact == null) continue;
+      place.title = exact;
+      if (exact) place.closest(".stat")?.removeAttribute("hidden"); // of what not every device or run tells
     }
     this.showMemory();
   }
@@ -191,7 +200,7 @@ class RunPage {
   }
 
   sentence() {
-    const { latest, steps, now } = this;
+    const { latest, reached: steps, now } = this;
     const loss = latest.loss == null ? "" : `loss ${figure(latest.loss)}`;
     if (this.ended) {
       const where = steps ? ` at step ${count(steps.step)} of ${count(steps.total)}` : "";
@@ -217,7 +226,7 @@ class RunPage {
   showProgress() {
     const bar = this.bar?.querySelector("progress");
     if (!bar) return;
-    const share = this.ended?.status === "succeeded" ? 1 : this.steps ? this.steps.step / this.steps.total : this.share;
+    const share = this.ended?.status === "succeeded" ? 1 : this.reached ? this.reached.step / this.reached.total : this.share;
     if (share == null) {
       if (this.live && this.now) bar.removeAttribute("value");
     } else bar.value = share;
@@ -227,8 +236,7 @@ class RunPage {
 
   mark(kind, step, total) {
     if (!this.bar || !total) return;
-    const mark = document.createElement("span");
-    mark.className = `progress-mark ${kind}`;
+    const mark = make("span", `progress-mark ${kind}`);
     mark.title = `${kind === "checkpoint" ? "Checkpoint" : "Evaluation"} at step ${count(step)}`;
     mark.style.left = `${(step / total) * 100}%`;
     this.bar.append(mark);
@@ -259,15 +267,5 @@ function redraw() {
 }
 
 const join = (...parts) => parts.filter(Boolean).join("\u00a0· ");
-
-function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("class", "icon");
-  svg.setAttribute("aria-hidden", "true");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `${document.querySelector('meta[name="icons"]').content}#${name}`);
-  svg.append(use);
-  return svg;
-}
 
 for (const root of document.querySelectorAll("[data-run]")) new RunPage(root).start();

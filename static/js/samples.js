@@ -1,4 +1,8 @@
-// Answers to the fixed prompts by step: a slider scrubs them, the charts' cursor peeks at them, the newest show by themselves.
+// Answers to the fixed prompts, the first beside those of a chosen step: a slider scrubs them, the charts' cursor peeks at them, the newest show
+// by themselves.
+import { make } from "./dom.js";
+import { count } from "./format.js";
+
 export class Samples {
   constructor(box, onScrub) {
     this.box = box;
@@ -29,7 +33,7 @@ export class Samples {
     this.bySteps = new Map([...this.bySteps].sort(([a], [b]) => a - b));
     this.box.hidden = false;
     this.range.max = this.bySteps.size - 1;
-    this.range.hidden = this.bySteps.size < 2; // nothing to choose from yet
+    this.range.closest(".scrub").hidden = this.bySteps.size < 2; // nothing to choose from yet
     if (this.following) this.chosen = this.steps.at(-1);
     this.draw(this.chosen);
   }
@@ -41,23 +45,30 @@ export class Samples {
   }
 
   draw(step) {
-    if (!this.bySteps.has(step)) return;
+    const answers = this.bySteps.get(step);
+    if (!answers) return;
     this.range.value = this.steps.indexOf(step);
-    const words = step === 0 ? "before training" : `step ${step.toLocaleString("en")}`;
-    this.box.querySelector("[data-scrub-text]").textContent = words;
-    this.range.setAttribute("aria-valuetext", words);
-    this.box.querySelector("[data-sample-list]").replaceChildren(...[...this.bySteps.get(step)].map(([prompt, answer]) => sample(prompt, answer)));
+    this.box.querySelector("[data-scrub-text]").textContent = named(step);
+    this.range.setAttribute("aria-valuetext", named(step));
+    const first = this.steps[0];
+    const compared = [...answers].map(([prompt, answer]) => sample(prompt, first === step ? [[first, answer]] : [[first, this.bySteps.get(first).get(prompt)], [step, answer]]));
+    this.box.querySelector("[data-sample-list]").replaceChildren(...compared);
   }
 }
 
-function sample(prompt, answer) {
-  const box = document.createElement("div");
-  box.className = "sample";
-  for (const [name, text] of [["prompt", prompt], ["answer", answer]]) {
-    const line = document.createElement("p");
-    line.className = name;
-    line.textContent = text;
-    box.append(line);
+const named = (step) => (step === 0 ? "before training" : `step ${count(step)}`);
+
+/** A prompt with its answers by step; one that has not changed since the first says so. */
+function sample(prompt, answers) {
+  const box = make("div", "sample");
+  const row = make("div", "sample-answers");
+  box.append(make("p", "prompt", prompt), row);
+  const [[, before]] = answers;
+  for (const [step, answer] of answers) {
+    const one = make("div");
+    const same = answers.length > 1 && step !== answers[0][0] && answer === before;
+    one.append(make("h3", "when", `${named(step)[0].toUpperCase()}${named(step).slice(1)}${same ? " · unchanged" : ""}`), answer === undefined ? make("p", "muted", "Not asked then.") : make("p", "answer", answer));
+    row.append(one);
   }
   return box;
 }

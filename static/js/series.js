@@ -1,22 +1,35 @@
 // The metrics of one run as columns: steps in order, one value or null for each, repeats of a later attempt in place of the earlier.
-const COLUMNS = ["loss", "validation_loss", "learning_rate", "grad_norm", "tokens_per_second", "memory"];
+// `marks` are what else happened, by step: {step, kind: checkpoint | evaluation | pause | resume, text}.
+import { figure } from "./format.js";
+
+export const COLUMNS = [
+  "loss", "validation_loss", "learning_rate", "grad_norm", "tokens_per_second", "memory", "padding", "utilisation", "power", "accuracy", "margin",
+  "validation_accuracy", "validation_margin", "epoch", "tokens",
+];
 
 export class Series {
   constructor() {
     this.steps = [];
-    this.checkpoints = [];
+    this.marks = [];
     this.attempt = 0;
     for (const name of COLUMNS) this[name] = [];
+  }
+
+  get last() {
+    return this.steps.at(-1) ?? 0;
   }
 
   /** Takes events of any type; true where one of them changed a chart. */
   append(events) {
     let changed = false;
     for (const event of events) {
-      if (event.type !== "metric" && event.type !== "checkpoint") continue;
-      this.beginAttempt(event);
-      if (event.type === "checkpoint") this.checkpoints.push(event.step);
-      else this.add(event);
+      if (event.type === "end" ? event.status !== "paused" : event.type !== "metric" && event.type !== "checkpoint") continue;
+      if (event.type === "end") this.mark(this.last, "pause", "paused");
+      else {
+        this.beginAttempt(event);
+        if (event.type === "checkpoint") this.mark(event.step, "checkpoint", "checkpoint saved");
+        else this.add(event);
+      }
       changed = true;
     }
     return changed;
@@ -25,13 +38,16 @@ export class Series {
   /** A new attempt goes on from a checkpoint, or from the start: what the old one did after that is gone. */
   beginAttempt(event) {
     if (event.attempt === this.attempt) return;
+    const resumed = this.attempt > 0;
     this.attempt = event.attempt;
     const first = Number.isFinite(event.loss) ? event.step : event.step + 1; // a look at the step that it goes on from keeps that step
     const keep = this.steps.findIndex((step) => step >= first);
-    if (keep < 0) return;
-    this.steps.length = keep;
-    for (const name of COLUMNS) this[name].length = keep;
-    this.checkpoints = this.checkpoints.filter((step) => step < first);
+    if (keep >= 0) {
+      this.steps.length = keep;
+      for (const name of COLUMNS) this[name].length = keep;
+      this.marks = this.marks.filter(({ step }) => step < first);
+    }
+    if (resumed) this.mark(first - 1, "resume", first > 1 ? "resumed" : "started again");
   }
 
   add(event) {
@@ -41,6 +57,16 @@ export class Series {
       for (const name of COLUMNS) this[name].push(null);
     }
     for (const name of COLUMNS) if (Number.isFinite(event[name])) this[name][at] = event[name];
+    if (Number.isFinite(event.validation_loss)) this.mark(event.step, "evaluation", `validation loss ${figure(event.validation_loss)}`);
+  }
+
+  mark(step, kind, text) {
+    this.marks.push({ step, kind, text });
+  }
+
+  /** True where this metric came at least once, and was not always 0. */
+  has(name) {
+    return this[name].some(Boolean);
   }
 
   /** Exponential mean, corrected for its start; half of the weight lies on the last hundredth of the points. */
