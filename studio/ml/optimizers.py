@@ -9,8 +9,10 @@ import torch
 
 from studio.training.config import FullConfig
 
-PIECE = 1 << 18
+PIECE = 1 << 17
 """Numbers of a tensor that are moved at a time, so that what is computed on the way stays in the processor's cache."""
+ANOTHER = 40503
+"""An odd number: times it, modulo 65536, a random number is another one that tells nothing of the first (Knuth's multiplicative hash)."""
 LAYER = re.compile(r"\.(\d+)\.")
 """In a parameter's name the number of its layer comes first: model.layers.7.mlp.up_proj.weight."""
 
@@ -143,10 +145,10 @@ class RoundingAdamW(torch.optim.Optimizer):
             v = square[piece].float().mul_(beta2).addcmul_(g, g, value=1 - beta2)
             w = weight[piece].float().mul_(1 - rate * group["weight_decay"])
             w.addcdiv_(m, torch.sqrt(v, out=g).div_(root).add_(group["eps"]), value=-length)
-            noise = random_bits(len(g), random)
+            noise = random_noise(len(g), random)
             mean[piece] = m  # a tenth of it is new at every step: the nearest is good enough
-            square[piece] = rounded(v, noise & 0xFFFF)
-            weight[piece] = rounded(w, (noise >> 16) & 0xFFFF)
+            weight[piece] = rounded(w, noise)
+            square[piece] = rounded(v, noise.mul_(ANOTHER).bitwise_and_(0xFFFF))
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -160,10 +162,10 @@ def generator(*key: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
-def random_bits(count: int, source: torch.Generator) -> torch.Tensor:
-    """int32 [count], every bit of them even; drawn two at a time, which is twice as fast."""
-    pairs = torch.empty((count + 1) // 2, dtype=torch.int64, device=source.device)
-    return pairs.random_(-(1 << 63), None, generator=source).view(torch.int32)[:count]
+def random_noise(count: int, source: torch.Generator) -> torch.Tensor:
+    """int32 [count] from 0 to 65535, each as likely; drawn four at a time, which is four times as fast."""
+    fours = torch.empty((count + 3) // 4, dtype=torch.int64, device=source.device)
+    return fours.random_(-(1 << 63), None, generator=source).view(torch.int16)[:count].int().bitwise_and_(0xFFFF)
 
 
 def rounded(values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
