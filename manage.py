@@ -37,7 +37,7 @@ import tomllib
 def extras_for(command: str) -> set[str]:
     if "STUDIO_EXTRAS" in os.environ:
         return {name.strip() for name in os.environ["STUDIO_EXTRAS"].split(",") if name.strip()}
-    extras = {"ml", "test"} if command == "test" else {"ml"}
+    extras = {"ml", "test", "trackers"} if command == "test" else {"ml"}
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
         extras.add("gpu")
     return extras

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = f"{ROOT}[gpu,ml,postgres,test]"
+TARGET = f"{ROOT}[gpu,ml,postgres,test,trackers]"
 OLDEST = "3.11"
 # Its builds differ by machine (2.13.0+cpu), and a patch release is as good.
 BY_RANGE = {"torch"}

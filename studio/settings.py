@@ -10,6 +10,7 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
 from studio.supervisor.sockets import engine_socket, redis_url
+from studio.worker.tracking import TITLES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,6 +86,14 @@ def price(text: str) -> tuple[float | None, str]:
     return number, currency.strip()
 
 
+def trackers(text: str) -> tuple[str, ...]:
+    """Names with commas between them, as `studio.worker.tracking` knows them."""
+    names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    if unknown := [name for name in names if name not in TITLES]:
+        raise ImproperlyConfigured(f"STUDIO_TRACKERS does not know {', '.join(unknown)}. Choose from {', '.join(TITLES)}.")
+    return names
+
+
 os.umask(0o077)  # whatever this process or one that it starts writes is for its owner alone: rows, weights, the database
 DATA_DIR = Path(env("DATA_DIR") or ROOT / "data").resolve()
 DATA_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -106,6 +115,8 @@ PRICE_PER_HOUR, PRICE_CURRENCY = price(env("PRICE_PER_HOUR"))
 """What an hour of a worker costs; the page of an ended run tells its cost where this is set."""
 STATES_KEPT_DAYS = int(env("STATES_KEPT_DAYS", "30"))
 """Days for which a paused or failed run can be resumed; then what it would go on from is deleted."""
+TRACKERS = trackers(env("TRACKERS"))
+"""Names from studio.worker.tracking: where every run's numbers and settings are told as well. None unless somebody asks for it."""
 ENGINE_SOCKET = env("ENGINE_SOCKET") or str(engine_socket(DATA_DIR))
 
 INSTALLED_APPS = [

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from studio.orders.models import Order, Slot
+from studio.worker.tracking import TrackedRun
 
 
 class OrderKind(ABC):
@@ -49,6 +50,10 @@ class OrderKind(ABC):
 
     def expected_seconds(self, order: Order) -> float | None:
         """How long it was expected to work in all, before it had begun; None where nobody can say."""
+        return None
+
+    def tracked(self, order: Order) -> TrackedRun | None:
+        """What trackers outside the studio are told of it; None for an order that is none of their business."""
         return None
 
 

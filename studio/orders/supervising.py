@@ -30,6 +30,7 @@ from studio.orders.kinds import KINDS, OrderKind
 from studio.orders.logfile import LogFile
 from studio.orders.models import Event, Order
 from studio.orders.results import Untrue, checked
+from studio.orders.trackers import Trackers
 from studio.storage import remove_folder
 from studio.training.orders import Event as Line
 from studio.training.orders import Order as OrderFile
@@ -158,6 +159,7 @@ class Supervisor:
         assert child.stderr is not None
         words = self.words = LogFile(child.stderr.fileno(), self.order.log_file)
         words.start()
+        trackers = Trackers(self.order, self.kind.tracked(self.order))
         try:
             self.listen(child)
         except SystemExit:  # this worker is told to end, and its server with it
@@ -166,6 +168,8 @@ class Supervisor:
         finally:
             self.bury(child)
             words.join(timeout=EXIT_GRACE)  # a process that left the group may hold the pipe for longer
+            for sentence in trackers.end():
+                self.remark("trackers", sentence)
         if not self.lost:
             attempt = self.order.attempt  # the next one may begin as soon as this one has ended
             self.conclude(child.returncode)

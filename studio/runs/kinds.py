@@ -15,6 +15,7 @@ from studio.runs.models import Run
 from studio.runs.services import host_of, plugin_of
 from studio.training.orders import TrainPayload
 from studio.training.registry import load_plugins, missing_packages
+from studio.worker.tracking import TrackedRun
 
 MAX_LINEAGE = 1 << 20
 KIND_OF_METHOD = {"lora": Artifact.Kind.ADAPTER, "full": Artifact.Kind.MODEL, "none": Artifact.Kind.REHEARSAL}
@@ -80,6 +81,16 @@ class TrainKind(OrderKind):
         run: Run = order.run
         span = (run.estimate or {}).get("seconds")
         return (span["low"] + span["high"]) / 2 if span else None
+
+    def tracked(self, order: Order) -> TrackedRun | None:
+        run: Run = order.run
+        return TrackedRun(
+            id=run.pk.hex,
+            project=f"{run.project.client.name} / {run.project.name}",
+            name=run.name,
+            config={"plugin": run.plugin, "base_model": run.base_model.name, "dataset": str(run.dataset_version)} | run.config,
+            folder=str(Path(settings.DATA_DIR, "trackers")),
+        )
 
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         run: Run = order.run

@@ -7,7 +7,6 @@ The keys of each type, besides seq, attempt, at and type:
     metric      step, total, and each number under its name (null where it was not finite)
     sample      step, prompt, answer
     rows        step, name, rows
-    rows        step, name, rows
     checkpoint  step, folder (within the attempt's or the order's folder)
     note        text, level
     end         status, result, error, detail
