@@ -14,8 +14,10 @@ from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.orders.kinds import KINDS
 from studio.orders.models import Order, Slot
+from studio.orders.preempting import make_room
 from studio.orders.services import place, request_pause, request_stop, resume
 from studio.runs.models import Run
+from studio.runs.queue import When
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
 from studio.training.asking import estimate_of, host_issues_of, issues_of
 from studio.training.form import check_config
@@ -127,6 +129,7 @@ def create_run(
     base: BaseModel,
     version: DatasetVersion,
     prompts: list[str] | None = None,
+    when: When | None = None,
     by_hand: bool = False,
 ) -> Run:
     """A queued run, in one transaction with its audit record; refused with a sentence beside each field.
@@ -155,10 +158,11 @@ def create_run(
             project=project,
             name=" ".join(name.split())[:120] or f"Run {runs.count() + 1}",
             estimate=outlook.estimate.model_dump(mode="json") if outlook.estimate else None,
-            order=place(member, kind="train", client=project.client),
+            order=place(member, kind="train", client=project.client, **(when or When()).columns()),
             **wanted,
         )
         record(member, "run.create", run, change={"plugin": [None, plugin_name]})
+        transaction.on_commit(lambda: make_room(run.order.queue))
     return run
 
 

@@ -20,10 +20,12 @@ from studio.datasets.services import with_newest
 from studio.datasets.views import project_of
 from studio.errors import UserError
 from studio.orders.models import Event, Order, Slot
+from studio.orders.states import kept_until
 from studio.runs import services
 from studio.runs.choices import RunForm, parts
 from studio.runs.models import Run
 from studio.runs.pages_of_a_run import is_thinned, shown_events, steps_between
+from studio.runs.queue import When, words_for
 from studio.runs.recipe import recipe_of
 from studio.runs.services import Forecast
 from studio.runs.summary import summary_of
@@ -150,6 +152,7 @@ def start(request: HttpRequest, form: RunForm) -> Run:
         base=form.model,
         version=form.version,
         prompts=[line.strip()[:500] for line in form.prompts.splitlines() if line.strip()],
+        when=When.typed(request.POST, request.member.workspace),  # type: ignore[attr-defined]
         by_hand=True,
     )
 
@@ -179,6 +182,8 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
         "parts": parts(Forecast([], predicted)),
         "settings": changed_settings(run),
         "recipe": partial(recipe_of, run),
+        "waiting": words_for(run.order),
+        "states_kept_until": kept_until(run.order),
         "worker_there": services.training_host() is not None,
     }
     part = request.GET.get("part") if request.headers.get("HX-Request") else None

@@ -19,6 +19,7 @@ def palette(member: Any) -> list[dict[str, str]]:
         ("Projects", "projects:list", "project.view"),
         ("Clients", "clients:list", "client.view"),
         ("Runs", "runs:list", "run.view"),
+        ("Queue", "runs:queue", "run.view"),
         ("New run", "runs:new", "run.create"),
         ("Artifacts", "artifacts:list", "artifact.view"),
         ("Playground", "serving:playground", "chat.use"),

@@ -26,6 +26,7 @@ MEMBER = VIEWER | {
     "run.stop",
     "run.pause",
     "run.resume",
+    "run.queue",
     "run.estimate",
     "build.create",
     "base_model.create",
@@ -33,7 +34,7 @@ MEMBER = VIEWER | {
     "key.create",
     "key.revoke",
 }
-ADMIN = MEMBER | {"client.edit", "base_model.delete", "settings.view", "audit.view"}
+ADMIN = MEMBER | {"client.edit", "queue.edit", "base_model.delete", "settings.view", "audit.view"}
 OWNER = ADMIN | {"workspace.edit"}
 
 ROLE_ACTIONS: dict[str, set[str]] = {"guest": GUEST, "viewer": VIEWER, "member": MEMBER, "admin": ADMIN, "owner": OWNER}
@@ -41,7 +42,7 @@ ROLE_ACTIONS: dict[str, set[str]] = {"guest": GUEST, "viewer": VIEWER, "member":
 SCOPE_ACTIONS: dict[str, set[str]] = {
     "read": VIEWER | {"audit.view", "key.view"},
     "write": {"project.edit", "dataset.create", "dataset.delete", "base_model.create", "client.edit"},
-    "train": {"run.create", "run.stop", "run.pause", "run.resume", "run.estimate", "build.create"},
+    "train": {"run.create", "run.stop", "run.pause", "run.resume", "run.queue", "run.estimate", "build.create"},
     "deploy": {"build.create"},
     "inference": {"chat.use"},
     "admin": OWNER,
@@ -86,6 +87,8 @@ ROUTES: dict[str, dict[str, str]] = {
     "runs:list": {"GET": "run.view"},
     "runs:new": {"GET": "run.create", "POST": "run.create"},
     "runs:estimate": {"POST": "run.estimate"},
+    "runs:queue": {"GET": "run.view"},
+    "runs:queue_rules": {"POST": "queue.edit"},
     "runs:detail": {"GET": "run.view"},
     "runs:log": {"GET": "run.view"},
     "runs:recipe": {"GET": "run.view"},
@@ -94,6 +97,9 @@ ROUTES: dict[str, dict[str, str]] = {
     "runs:stop": {"POST": "run.stop"},
     "runs:pause": {"POST": "run.pause"},
     "runs:resume": {"POST": "run.resume"},
+    "runs:move": {"POST": "run.queue"},
+    "runs:when": {"POST": "run.queue"},
+    "runs:discard": {"POST": "run.stop"},
     "artifacts:list": {"GET": "artifact.view"},
     "artifacts:detail": {"GET": "artifact.view"},
     "artifacts:download": {"GET": "artifact.download", "HEAD": "artifact.download"},

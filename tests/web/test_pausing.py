@@ -63,7 +63,7 @@ def test_a_failed_run_offers_to_resume_where_a_state_was_saved(acme, run, ana):
     run.config |= {"fail_at": 12}
     run.save()
     work_off(run.order)
-    assert offers(ana, run) == ["Resume", "Run again", "Read the log"]
+    assert offers(ana, run) == ["Resume", "Discard", "Run again", "Read the log"]
     assert b"What it learnt until step 10 is kept on the disk" in ana.get(f"/runs/{run.pk}/").content
     run.config |= {"fail_at": 1}
     again = create_run(
