@@ -29,6 +29,7 @@ from studio.orders import services, strays
 from studio.orders.kinds import KINDS, OrderKind
 from studio.orders.logfile import LogFile
 from studio.orders.models import Event, Order
+from studio.orders.outofmemory import MemoryWatch
 from studio.orders.results import Untrue, checked
 from studio.orders.trackers import Trackers
 from studio.storage import remove_folder
@@ -54,6 +55,7 @@ QUIET = 300.0
 SILENCE = 2 * 3600.0
 """Seconds without an event or a word in the log after which a process is taken for hanging, and is ended."""
 STILL_WRITES, NOT_A_WORD = "Its log still grows.", "Its log does not grow either, so it may hang: look at it, or stop the run."
+OUT_OF_MEMORY = "The worker ran out of memory, so the system ended the process. Try a smaller batch size or max length."
 TOO_MANY = "It reports more than is kept: {:,} events. It goes on, and its last figures are shown as they come."
 MAX_REMARKS = 5
 """How often the supervisor says the same."""
@@ -130,6 +132,7 @@ class Supervisor:
         self.ended_for: str | None = None
         """Why the supervisor ended the process itself, as a sentence."""
         self.lost = False
+        self.memory = MemoryWatch()
         self.heard = order.last_seq
         self.words: LogFile | None = None
         self.heard_at = time.monotonic()
@@ -186,6 +189,7 @@ class Supervisor:
             if not lines and child.poll() is not None:
                 return  # what it started itself may still hold the pipe
             now = time.monotonic()
+            self.memory.look()
             if now - beaten_at >= HEARTBEAT:
                 beaten_at = now
                 if not self.beat(child):
@@ -347,6 +351,9 @@ class Supervisor:
             services.finish(self.order, status=Order.Status.FAILED, result=None, error=self.ended_for)
         elif self.stop_sent_at is not None and returncode == -signal.SIGTERM:  # asked before it had begun to listen
             services.finish(self.order, status=Order.Status.STOPPED, result=None, error="")
+        elif self.memory.ended_it(returncode):
+            facts = {"code": "out_of_memory", "step": self.order.latest.get("step", 0)}
+            services.finish(self.order, status=Order.Status.FAILED, result=facts, error=OUT_OF_MEMORY)
         else:
             services.finish(self.order, status=Order.Status.FAILED, result=None, error=died(returncode))
 
@@ -376,7 +383,7 @@ def number(value: Any) -> float:
 
 def died(returncode: int) -> str:
     if returncode == -signal.SIGKILL:
-        return "The system ended the process (signal 9), most likely because memory ran out. Try a smaller batch size or max length."
+        return "Something else ended the process (signal 9); memory was not full shortly before. The log has its last words."
     if returncode < 0:
         return f"The process crashed (signal {-returncode}). The log has its last words."
     return f"The process ended without a result (exit code {returncode}). The log has its last words."

@@ -76,7 +76,7 @@ def seal(order: Order, job: WorkerJob) -> dict[str, Any]:
 def failure(error: BaseException, kind: Kind | None) -> dict[str, Any]:
     try:
         detail = clean("".join(traceback.format_exception(error))[-DETAIL:])
-        facts = clean_json(error.facts) if isinstance(error, UserError) else {}
+        facts = clean_json(error.facts) if isinstance(error, UserError) else {"code": "out_of_memory"} if ran_out_of_memory(error) else {}
         return {"status": "failed", "result": facts, "error": clean(sentence(error, kind)), "detail": detail}
     except Exception:  # a stranger's exception may fail at being shown, too
         word = kinds.WORDS[kind] if kind else "The order"

@@ -139,7 +139,7 @@ DEATHS = {
     "exits with 3": ("import os; os._exit(3)", "The process ended without a result (exit code 3). The log has its last words."),
     "is killed": (
         "import os; os.kill(os.getpid(), 9)",
-        "The system ended the process (signal 9), most likely because memory ran out. Try a smaller batch size or max length.",
+        "Something else ended the process (signal 9); memory was not full shortly before. The log has its last words.",
     ),
     "crashes": ("import os; os.kill(os.getpid(), 11)", "The process crashed (signal 11). The log has its last words."),
 }
