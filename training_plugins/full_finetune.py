@@ -22,9 +22,9 @@ class FullFinetune(TrainingPlugin):
     resumes = True
     requires = ("torch", "transformers", "safetensors")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "Quick try": {"epochs": 1.0, "max_steps": 30},
-        "Balanced": {"epochs": 3.0, "max_steps": 0, "learning_rate": 2e-5},
-        "Thorough": {"epochs": 5.0, "max_steps": 0, "learning_rate": 1e-5},
+        "Quick try": {"max_steps": 30},
+        "Balanced": {},
+        "Thorough": {"epochs": 5.0, "learning_rate": 1e-5, "keep": "best", "early_stopping": 3},
     }
 
     class Config(FullConfig):

@@ -10,7 +10,7 @@ function follow() {
   const reasons = JSON.parse(estimate.dataset.reasons);
   for (const [name, text] of Object.entries(now)) {
     const control = form.elements.namedItem(`set_${name}`);
-    if (control?.value === before[name]) control.value = text;
+    if (control && control.value === before[name]) control.value = text;
     const reason = form.querySelector(`[data-field="${name}"] [data-reason]`);
     if (reason && reasons[name]) reason.textContent = reasons[name];
   }

@@ -20,6 +20,7 @@ from studio.runs.models import Run
 from studio.runs.queue import When
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
 from studio.training.asking import estimate_of, host_issues_of, issues_of
+from studio.training.carrying import Carried, carry
 from studio.training.form import check_config
 from studio.training.registry import Loaded, find, missing_packages
 from studio.workspaces.models import Member, Project, hold
@@ -177,21 +178,27 @@ def clone_run(
     *,
     settings: dict[str, Any],
     name: str = "",
+    plugin_name: str = "",
     base: BaseModel | None = None,
     version: DatasetVersion | None = None,
     prompts: list[str] | None = None,
-) -> Run:
-    """A new run that differs from `run` in what is given and in nothing else."""
-    return create_run(
+) -> tuple[Run, list[str]]:
+    """A new run that differs from `run` in what is given, and what else had to change for another way to train, in sentences."""
+    plugin_name = plugin_name or run.plugin
+    taken = Carried(run.config, [])
+    if plugin_name != run.plugin:
+        taken = carry(run.config, old=plugin_of(run.plugin), new=plugin_of(plugin_name))
+    copy = create_run(
         member,
         project=run.project,
         name=name or f"{run.name} (copy)",
-        plugin_name=run.plugin,
-        config=run.config | settings,
+        plugin_name=plugin_name,
+        config=taken.values | settings,
         base=base or run.base_model,
         version=version or run.dataset_version,
         prompts=prompts or run.prompts,
     )
+    return copy, taken.notices
 
 
 def stop_run(member: Member, run: Run, *, discard: bool = False) -> None:

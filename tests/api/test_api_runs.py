@@ -118,6 +118,18 @@ def test_a_clone_differs_only_in_its_changes(acme, slot):
     assert (refused["code"], list(refused["fields"])) == ("invalid_config", ["learning_rate"])
 
 
+def test_a_clone_may_train_in_another_way_at_a_rate_that_suits_it(acme, slot):
+    run = acme.api.post("runs", order_of(acme, plugin="peft_lora", config={"learning_rate": 3e-4, "rank": 8, "epochs": 2})).json()
+    copy = acme.api.post(f"runs/{run['id']}/clone", {"changes": {"plugin": "full_finetune"}}).json()
+    assert (copy["plugin"], copy["config"]["learning_rate"], copy["config"]["epochs"]) == ("full_finetune", 3e-5, 2.0)
+    assert copy["notices"][0].startswith("The learning rate 0.0003 became 0.00003: all weights need about a tenth")
+    assert "Rank" in copy["notices"][1]
+    exact = acme.api.post(f"runs/{run['id']}/clone", {"changes": {"plugin": "full_finetune", "learning_rate": 1e-5}}).json()
+    assert exact["config"]["learning_rate"] == 1e-5
+    refused = acme.api.post(f"runs/{run['id']}/clone", {"changes": {"plugin": "nothing"}}).json()["error"]
+    assert list(refused["fields"]) == ["plugin"]
+
+
 @pytest.mark.parametrize(
     ("config", "field"),
     [

@@ -219,10 +219,10 @@ def choose(page: Page, address: str) -> None:
     expect(page.get_by_label("Rank", exact=True)).to_have_value("16")
     expect(page.get_by_label("Learning rate", exact=True)).to_have_value("0.0004")
     expect(page.locator("#estimate dt", has_text="Steps").locator("+ dd")).to_have_text("30")
-    visit.look("quick-try", everywhere=True)
+    visit.look("quick-try")
 
     page.get_by_role("radio", name="Full fine-tuning").check()
     expect(page.get_by_text("The learning rate 0.0004 became 0.00004")).to_be_visible()
     expect(page.get_by_label("Learning rate", exact=True)).to_have_value("0.00004")
-    visit.look("carried-over", everywhere=True)
+    visit.look("carried-over")
     assert visit.mistakes == []
