@@ -74,6 +74,8 @@ API_OBJECTS = {
     "api:run_stop": "run",
     "api:run_pause": "run",
     "api:run_resume": "run",
+    "api:run_discard": "run",
+    "api:run_move": "run",
     "api:run_clone": "run",
     "api:artifact": "artifact",
     "api:artifact_download": "artifact",
