@@ -97,7 +97,7 @@ def download_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponseBase
 class BuildOut(Schema):
     id: UUID
     source: UUID
-    """The adapter that is built from."""
+    """The adapter or the model that it is built from."""
     kind: str
     quantization: str
     status: str
@@ -136,7 +136,7 @@ def build_out(build: Build) -> dict[str, Any]:
 
 @router.post("/builds", response={201: BuildOut}, url_name="builds")
 def request_build(request: HttpRequest, payload: BuildIn) -> dict[str, Any]:
-    """Begins to build one GGUF file from an adapter. One that is there or on its way answers instead of another."""
+    """Begins to build one GGUF file from an adapter or a model. One that is there or on its way answers instead of another."""
     sources = Artifact.objects.for_action(request, "build.create").select_related("project__client")
     source = named(sources, payload.artifact, field="artifact")
     return build_out(services.request_build(request.member, artifact=source, quantization=payload.quantization))  # type: ignore[attr-defined]

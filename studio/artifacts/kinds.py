@@ -1,4 +1,4 @@
-"""The order that merges an adapter into its base as one GGUF file and proves that it runs."""
+"""The order that writes a model, or an adapter merged into its base, as one GGUF file and proves that it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,9 @@ class BuildKind(OrderKind):
     def payload(self, order: Order) -> dict[str, Any]:
         build: Build = order.build
         source, base, version = build.source, build.source.base_model, build.source.dataset_version
-        assert base is not None  # an adapter has a base
+        assert base is not None  # of an adapter and of a model alike
         return BuildPayload(
-            base=str(base.folder),
-            adapter=str(source.folder),
+            **source.answering,
             quantization=build.quantization,  # type: ignore[arg-type]
             name=source.file_stem,
             rows=str(version.rows_path) if version else "",
@@ -47,7 +46,7 @@ class BuildKind(OrderKind):
             name=f"{source.name} {build.quantization}",
             base_model=source.base_model,
             dataset_version=source.dataset_version,
-            lineage=source.lineage | {"quantization": build.quantization, "adapter_sha256": source.sha256},
+            lineage=source.lineage | {"quantization": build.quantization, f"{source.kind}_sha256": source.sha256},
         )
         artifact.parents.add(source)
 

@@ -61,7 +61,16 @@ class Artifact(Tenant):
 
     @property
     def is_chattable(self) -> bool:
-        return self.kind == self.Kind.ADAPTER
+        """True of what answers: an adapter on its base, or a model of its own. Of that a GGUF can be built as well."""
+        return self.kind == self.Kind.MODEL or (self.kind == self.Kind.ADAPTER and self.base_model is not None)
+
+    @property
+    def answering(self) -> dict[str, str]:
+        """The folders of what answers: `base`, a whole model, and `adapter`, which is put on it, or empty."""
+        if self.kind == self.Kind.MODEL:
+            return {"base": str(self.folder), "adapter": ""}
+        assert self.base_model is not None  # an adapter has a base
+        return {"base": str(self.base_model.folder), "adapter": str(self.folder)}
 
 
 class Build(Tenant):
@@ -71,7 +80,7 @@ class Build(Tenant):
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="builds")
     source = models.ForeignKey(Artifact, models.PROTECT, related_name="builds")
-    """The adapter that is merged."""
+    """The adapter that is merged, or the model that is written as it is."""
     quantization = models.CharField(max_length=10)
     order = models.OneToOneField(Order, models.PROTECT, related_name="build")
     verification = models.JSONField(null=True)

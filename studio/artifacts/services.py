@@ -29,8 +29,8 @@ def record_artifact(order: Order, result: dict[str, Any], **columns: Any) -> Art
 
 def request_build(member: Member, *, artifact: Artifact, quantization: str) -> Build:
     """A build in the queue. One that succeeded or is on its way is answered instead of being made again."""
-    if artifact.kind != Artifact.Kind.ADAPTER:
-        raise UserError(f"A GGUF file is built from an adapter; this is a {artifact.get_kind_display().lower()}.")
+    if not artifact.is_chattable:
+        raise UserError(f"A GGUF file is built from an adapter or a model; this is a {artifact.get_kind_display().lower()}.")
     if quantization not in QUANTIZATIONS:
         text = f"Choose from {', '.join(QUANTIZATIONS)}."
         raise UserError(text, fields={"quantization": text})

@@ -1,4 +1,4 @@
-"""The playground: one question to the base model and to the adapter, side by side, answers streaming."""
+"""The playground: one question to the base model and to what was made of it, side by side, answers streaming."""
 
 import json
 from collections import Counter
@@ -22,24 +22,24 @@ WAITING: Counter[int] = Counter()
 
 
 def playground(request: HttpRequest) -> HttpResponse:
-    adapters = (
-        Artifact.objects.for_action(request, "chat.use").filter(kind=Artifact.Kind.ADAPTER).select_related("project__client", "base_model")
-    )
+    answering = Artifact.objects.for_action(request, "chat.use").filter(kind__in=[Artifact.Kind.ADAPTER, Artifact.Kind.MODEL])
+    artifacts = answering.select_related("project__client", "base_model")
     models = BaseModel.objects.for_action(request, "chat.use").filter(facts__isnull=False)
     wanted = request.GET.get("artifact", "")
-    chosen = next((adapter for adapter in adapters if str(adapter.pk) == wanted), None)
+    chosen = next((artifact for artifact in artifacts if str(artifact.pk) == wanted), None)
     if wanted and chosen is None:
         raise Http404
     base = chosen.base_model if chosen else next((model for model in models if str(model.pk) == request.GET.get("base_model")), None)
     if base is None:
-        chosen = adapters[0] if adapters else None
+        chosen = artifacts[0] if artifacts else None
         base = chosen.base_model if chosen else models.first()
     context = {
         "section": "playground",
-        "adapters": adapters,
+        "artifacts": artifacts,
         "models": models,
         "chosen": chosen,
         "chosen_id": str(chosen.pk) if chosen else "",
+        "method": "full" if chosen and chosen.kind == Artifact.Kind.MODEL else "lora",
         "base": base,
         "base_id": str(base.pk) if base else "",
     }
@@ -60,9 +60,9 @@ def question(request: HttpRequest) -> dict[str, Any]:
         raise Http404
     found = rows.objects.for_action(request, "chat.use").named(pk)
     if isinstance(found, Artifact):
-        if not found.is_chattable or found.base_model is None:
+        if not found.is_chattable:
             raise Http404
-        folders = {"base": str(found.base_model.folder), "adapter": str(found.folder)}
+        folders = found.answering
     else:
         folders = {"base": str(found.folder), "adapter": ""}
     return folders | {"messages": messages, "max_tokens": max(1, min(limit, 2048)), "temperature": max(0.0, min(warmth, 2.0))}

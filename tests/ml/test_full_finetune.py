@@ -12,11 +12,15 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 
 from studio.checkpoints import newest  # noqa: E402
+from studio.ml.gguf.building import run as build  # noqa: E402
 from studio.ml.loading import Arithmetic, load_base  # noqa: E402
 from studio.ml.optimizers import PIECE, RoundingAdamW, freeze, parameter_groups, rounded, trained_parameters  # noqa: E402
+from studio.storage import commit_folder  # noqa: E402
 from studio.training import DatasetFacts, HostFacts, Stopped  # noqa: E402
 from studio.training.facts import Gpu  # noqa: E402
 from studio.training.testing import TINY_MODEL, check_plugin  # noqa: E402
+from tests.ml.test_engine import Process  # noqa: E402
+from tests.ml.test_gguf_build import BuildJob  # noqa: E402
 from tests.ml.test_resume import PausingJob  # noqa: E402
 from tests.ml.test_training import ROWS, RecordingJob  # noqa: E402
 from training_plugins.full_finetune import FullFinetune  # noqa: E402
@@ -177,3 +181,19 @@ def test_nothing_speaks_against_the_defaults_or_against_8_bits_on_a_gpu():
 )
 def test_what_cannot_work_is_said_in_plain_words(host, chosen, level, field, words):
     assert any(issue[:2] == (level, field) and words in issue[2] for issue in said(host, **chosen)), said(host, **chosen)
+
+
+def test_the_result_can_be_talked_to_and_built_as_a_gguf(train, tmp_path):
+    folder = tmp_path / "models" / "ours"
+    commit_folder(train(max_steps=12).out, folder)
+    engine = Process(tmp_path / "models")
+    try:
+        lines = engine.ask(folder, [{"role": "user", "content": "What is 2 and 2?"}], max_tokens=4)
+    finally:
+        engine.process.kill()
+        engine.process.wait()
+    assert lines[-1]["done"] is True and lines[-1]["tokens"] > 0
+    job = BuildJob(tmp_path / "build")
+    built = build({"base": str(folder), "quantization": "f16", "name": "ours", "model": TINY_MODEL.model_dump()}, job)
+    assert (job.out / built["file"]).stat().st_size == built["size"]
+    assert built["verification"]["passed"], built["verification"]["reasons"]
