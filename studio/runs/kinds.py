@@ -11,6 +11,7 @@ from studio.artifacts.services import record_artifact
 from studio.errors import UserError
 from studio.orders.kinds import OrderKind, register
 from studio.orders.models import Order, Slot
+from studio.runs.accuracy import record_measured
 from studio.runs.models import Run
 from studio.runs.services import host_of, plugin_of
 from studio.training.orders import TrainPayload
@@ -94,6 +95,7 @@ class TrainKind(OrderKind):
 
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         run: Run = order.run
+        record_measured(run)
         if "folder" not in result:
             return
         record_artifact(

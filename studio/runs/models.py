@@ -24,6 +24,10 @@ class Run(Tenant):
     prompts = models.JSONField(default=list)
     estimate = models.JSONField(null=True)
     """What was predicted before it started: a training.Estimate."""
+    correction = models.JSONField(default=dict)
+    """What that prediction had learnt from earlier runs: `{"memory": 1.04, "seconds": 0.9}`, by which the plugin's own was multiplied."""
+    measured = models.JSONField(null=True)
+    """What it took, once it has ended with a result: `{"memory": bytes, "seconds": s}`, as far as it was told."""
     order = models.OneToOneField(Order, models.PROTECT, related_name="run")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -16,6 +16,7 @@ from studio.orders.kinds import KINDS
 from studio.orders.models import Order, Slot
 from studio.orders.preempting import make_room
 from studio.orders.services import place, request_pause, request_stop, resume
+from studio.runs.accuracy import Accuracy, accuracy_on, corrected
 from studio.runs.models import Run
 from studio.runs.queue import When
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
@@ -36,6 +37,8 @@ class Forecast:
 
     issues: list[Issue]
     estimate: Estimate | None
+    accuracy: Accuracy | None = None
+    """How near such estimates came on the worker that was planned with; the estimate is already corrected by it."""
 
     @property
     def errors(self) -> list[Issue]:
@@ -78,7 +81,9 @@ def forecast(plugin: TrainingPlugin, config: Any, *, base: BaseModel, version: D
     facts, data = base.model_facts, version.dataset_facts(base)
     case = (config, facts, data, host)
     estimate, doubts = estimate_of(plugin, case)
-    return Forecast([*shape_issues(plugin, version), *issues_of(plugin, case), *doubts], estimate)
+    accuracy = accuracy_on(host.name, plugin=plugin.name, workspace=base.workspace)
+    issues = [*shape_issues(plugin, version), *issues_of(plugin, case), *doubts]
+    return Forecast(issues, corrected(estimate, accuracy.correction) if estimate else None, accuracy)
 
 
 def shape_issues(plugin: TrainingPlugin, version: DatasetVersion) -> list[Issue]:
@@ -159,6 +164,7 @@ def create_run(
             project=project,
             name=" ".join(name.split())[:120] or f"Run {runs.count() + 1}",
             estimate=outlook.estimate.model_dump(mode="json") if outlook.estimate else None,
+            correction=outlook.accuracy.correction if outlook.accuracy else {},
             order=place(member, kind="train", client=project.client, **(when or When()).columns()),
             **wanted,
         )
