@@ -11,16 +11,17 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
-from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
 
 from studio.api.fields import Input, Line, named
 from studio.api.paging import Page, Paging, cut, page
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.orders.models import Event, Order
-from studio.runs import services
+from studio.runs import queue, services
 from studio.runs.exports import events_response, recipe_response
 from studio.runs.models import Run
+from studio.runs.queue import When
 from studio.workspaces.models import Client, Project
 
 router = Router(tags=["Runs"])
@@ -28,6 +29,8 @@ Prompt = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 Prompts = Annotated[list[Prompt], Field(max_length=8)]
 Priority = Literal["low", "normal", "high"]
 PRIORITIES: dict[str, int] = {label.lower(): value for value, label in Order.Priority.choices}
+Clock = Annotated[time, AfterValidator(lambda at: at.replace(tzinfo=None))]
+"""A time of day on the workspace's clocks, whatever zone is said beside it."""
 Limit = Annotated[int, Field(ge=1, le=queue.LARGEST_LIMIT)]
 
 
@@ -307,16 +310,16 @@ class RulesOut(Schema):
     night_from: time
     night_until: time
     time_zone: str
-    clients: dict[UUID, int | None]
+    clients: dict[str, int | None]
     """Limits of single clients; null leaves it to `run_limit`."""
 
 
 class RulesIn(Input):
-    """What is to change; the rest stays."""
+    """What is to change; the rest stays. null takes a limit away, and leaves all else as it is."""
 
     run_limit: Limit | None = None
-    night_from: time | None = None
-    night_until: time | None = None
+    night_from: Clock | None = None
+    night_until: Clock | None = None
     time_zone: Line | None = None
     clients: dict[UUID, Limit | None] = {}
 
@@ -324,7 +327,7 @@ class RulesIn(Input):
 def rules_out(request: HttpRequest) -> dict[str, Any]:
     rules = queue.Rules.of(request.member.workspace)  # type: ignore[attr-defined]
     clients = Client.objects.for_action(request, "run.view").filter(archived_at=None)
-    return vars(rules) | {"clients": {client.pk: client.run_limit for client in clients}}
+    return vars(rules) | {"clients": {str(client.pk): client.run_limit for client in clients}}
 
 
 @router.get("/queue/rules", response=RulesOut, url_name="queue_rules")
@@ -338,7 +341,8 @@ def update_rules(request: HttpRequest, payload: RulesIn) -> dict[str, Any]:
     member = request.member  # type: ignore[attr-defined]
     reached = Client.objects.for_action(request, "queue.edit")
     limits = {named(reached, pk, field="clients"): limit for pk, limit in payload.clients.items()}
-    given = {name: getattr(payload, name) for name in payload.model_fields_set - {"clients"}}
+    sent = {name: getattr(payload, name) for name in payload.model_fields_set - {"clients"}}
+    given = {name: value for name, value in sent.items() if value is not None or name == "run_limit"}
     with transaction.atomic():
         if given:
             queue.change_rules(member, replace(queue.Rules.of(member.workspace), **given))
