@@ -1,7 +1,7 @@
 """The API's part about trainings: start one, follow it, stop it, start another like it."""
 
 from dataclasses import replace
-from datetime import datetime, time
+from datetime import UTC, datetime, time
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -108,7 +108,7 @@ def run_out(run: Run) -> dict[str, Any]:
         "artifact": run.artifact.pk if run.artifact else None,
         "error": order.error,
         "priority": order.get_priority_display().lower(),
-        "start_at": order.start_at,
+        "start_at": order.start_at and order.start_at.astimezone(UTC),
         "at_night": order.at_night,
         "created_at": run.created_at,
         "started_at": order.started_at,

@@ -24,6 +24,7 @@ from studio.workspaces.templatetags.studio import duration
 
 QUEUE = "train"
 LARGEST_LIMIT = 1000
+LAST_YEAR = 2100
 A_MOMENT = 20.0
 """Seconds within which a start is called imminent."""
 
@@ -35,6 +36,10 @@ class When:
     priority: int = Order.Priority.NORMAL
     start_at: datetime | None = None
     at_night: bool = False
+
+    def __post_init__(self) -> None:
+        if self.start_at and not 2000 <= self.start_at.year <= LAST_YEAR:
+            raise UserError("The time cannot be used.", fields={"start_at": f"Give a day before the year {LAST_YEAR + 1}."})
 
     @classmethod
     def typed(cls, values: Any, workspace: Workspace) -> "When":

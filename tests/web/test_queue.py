@@ -232,6 +232,54 @@ def test_a_failed_runs_state_is_discarded_after_asking(acme: World, ana: Browser
     assert "nothing to discard" in ana.post(f"/runs/{acme.run.pk}/discard/", follow=True).content.decode()
 
 
+def test_the_api_tells_the_queue_and_moves_runs(acme: World, slot: Slot):
+    first, second = queued(acme, "First", "Second")
+    told = acme.api.get("queue").json()
+    assert [(item["run"], item["place"], item["waits"]) for item in told["items"]] == [
+        (str(first.pk), 1, "Next in the queue, starts in a moment"),
+        (str(second.pk), 2, "2nd in the queue, starts in about 10 min"),
+    ]
+    assert (told["workers"], told["working"], told["hidden"]) == (1, [], 0)
+    moved = acme.api.post(f"runs/{second.pk}/move", {"before": str(first.pk)}).json()
+    assert (moved["note"], [item["run"] for item in moved["items"]]) == ("", [str(second.pk), str(first.pk)])
+    assert acme.api.post(f"runs/{second.pk}/move", {"before": str(acme.run.pk)}).status_code == 400
+    changed = acme.api.patch(f"runs/{first.pk}", {"priority": "high", "start_at": "2040-01-01T08:00:00Z"}).json()
+    assert (changed["priority"], changed["start_at"], changed["at_night"]) == ("high", "2040-01-01T08:00:00Z", False)
+    assert acme.api.patch(f"runs/{first.pk}", {"start_at": None}).json()["start_at"] is None
+    for wrong in ({"priority": "urgent"}, {"start_at": "2040-01-01T08:00:00"}, {"start_at": "9999-12-31T23:59:59Z"}, {"rank": 1}):
+        assert acme.api.patch(f"runs/{first.pk}", wrong).status_code in (400, 422)
+
+
+def test_the_api_sets_the_rules_and_starts_runs_for_later(acme: World, rival: World, slot: Slot):
+    rules = acme.api.patch("queue/rules", {"run_limit": 2, "night_from": "21:30", "clients": {str(acme.client.pk): 4}}).json()
+    assert rules == {
+        "run_limit": 2,
+        "night_from": "21:30:00",
+        "night_until": "06:00:00",
+        "time_zone": "UTC",
+        "clients": {str(acme.client.pk): 4},
+    }
+    assert acme.api.get("queue/rules").json() == rules
+    for wrong in ({"run_limit": 0}, {"time_zone": "Mars/Olympus"}, {"clients": {str(rival.client.pk): 1}}):
+        assert acme.api.patch("queue/rules", wrong).status_code in (400, 422)
+    assert acme.api.get("queue/rules").json() == rules
+    body = {
+        "project": str(acme.project.pk),
+        "plugin": "rehearsal",
+        "base_model": str(acme.base.pk),
+        "dataset_version": str(acme.version.pk),
+    }
+    run = acme.api.post("runs", body | {"priority": "low", "start_at": "2040-01-01T08:00:00+02:00", "at_night": True}).json()
+    assert (run["priority"], run["start_at"], run["at_night"]) == ("low", "2040-01-01T06:00:00Z", True)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_api_discards_a_state(acme: World):
+    assert acme.api.post(f"runs/{acme.run.pk}/discard").status_code == 400
+    Order.objects.filter(pk=acme.run.order_id).update(status="paused")
+    assert acme.api.post(f"runs/{acme.run.pk}/discard").json()["status"] == "stopped"
+
+
 @pytest.mark.browser
 def test_a_run_is_moved_with_the_mouse_and_with_the_keyboard(server: Server, world: World, browser_type_launch_args: dict[str, Any]):
     project = create_project(world.owner, client=create_client(world.owner, name="Globex"), name="Letters of complaint")
