@@ -352,6 +352,10 @@ function keepTogether(charts, onCursor) {
     });
     chart.box.addEventListener("pointermove", () => onCursor(chart.series.steps[chart.plot.cursor.idx] ?? null));
     chart.box.addEventListener("pointerleave", () => onCursor(null));
+    chart.box.addEventListener("blur", () => {
+      for (const each of charts) each.showStep(null);
+      onCursor(null);
+    });
     chart.box.addEventListener("keydown", (event) => {
       if (moveByKey(chart, event)) {
         const step = chart.series.steps[chart.plot.cursor.idx] ?? null;

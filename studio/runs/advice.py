@@ -16,6 +16,7 @@ from studio.training import Estimate, TrainConfig, TrainingPlugin
 from studio.training.asking import estimate_of
 from studio.training.form import as_text, check_config, form_fields
 from studio.training.registry import load_plugins
+from studio.workspaces.templatetags.studio import number, percent
 
 STILL_FALLING = 0.01
 """Share of the loss that the last third took off, above which more of the same helps."""
@@ -119,7 +120,7 @@ def rows_unread(case: Case) -> Iterator[Rule]:
     if case.config["max_steps"] and read < 1 and case.run.order.status == Order.Status.SUCCEEDED:
         yield (
             "Read all the rows",
-            f"The step limit of {case.config['max_steps']:,} ended it after {read:.0%} of the rows.",
+            f"The step limit of {case.config['max_steps']:,} ended it after {percent(read)} of the rows.",
             case.change(max_steps=0),
         )
 
@@ -135,7 +136,7 @@ def still_falling(case: Case) -> Iterator[Rule]:
     more = {"max_steps": config["max_steps"] * 2} if config["max_steps"] else {"epochs": config["epochs"] * 2}
     yield (
         "Train for longer",
-        f"The {what} was still falling at the end: the last third took {curve.late_gain:.1%} off.",
+        f"The {what} was still falling at the end: the last third took {percent(curve.late_gain)} off.",
         case.change(**more),
     )
 
@@ -147,13 +148,13 @@ def learnt_little(case: Case) -> Iterator[Rule]:
     if curve.gain < HARDLY:
         yield (
             "Raise the learning rate",
-            f"The training loss hardly moved: from {curve.start:.2f} to {curve.end:.2f}.",
+            f"The training loss hardly moved: from {number(curve.start)} to {number(curve.end)}.",
             case.change(learning_rate=rounded(config["learning_rate"] * 3)),
         )
     elif curve.gain < HIGH and "rank" in config:
         yield (
             "Give it a higher rank",
-            f"The training loss came to rest at {curve.end:.2f}, not far below its {curve.start:.2f}: a wider adapter can learn more.",
+            f"The training loss came to rest at {number(curve.end)}, not far below {number(curve.start)}: a wider adapter can learn more.",
             case.change(rank=config["rank"] * 2, alpha=config.get("alpha", 0) * 2),
         )
 
@@ -166,13 +167,13 @@ def apart(case: Case) -> Iterator[Rule]:
     if ratio > APART:
         yield (
             "Add more varied rows, or dropout",
-            f"On rows that it never saw, its loss is {curve.last_look:.2f}, well above the {curve.end:.2f} of those that it learnt from.",
+            f"On rows that it never saw, its loss is {number(curve.last_look)}, well above the {number(curve.end)} of the others.",
             case.change(dropout=0.05) if not config.get("dropout") else {},
         )
     elif ratio < EASIER:
         yield (
             "Look at the split of the rows",
-            f"The validation loss ({curve.last_look:.2f}) is far below the training loss ({curve.end:.2f}): "
+            f"The validation loss ({number(curve.last_look)}) is far below the training loss ({number(curve.end)}): "
             "the validation rows are easier, or stand among the training rows in other words.",
             {},
         )

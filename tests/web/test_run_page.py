@@ -2,17 +2,21 @@
 
 import html
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.test import Client as Browser
 from django.utils import timezone
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from studio.orders.models import Event, Order
 from studio.runs.models import Run
 from studio.runs.services import create_run
 from tests.fixtures import World, make_member
+from tests.visits import Visit
+from tests.web.conftest import Server, cookie
 
 
 @pytest.fixture
@@ -185,3 +189,134 @@ def test_who_only_looks_reads_the_advice_and_cannot_click_it(acme, run):
     viewer.force_login(make_member(acme.workspace, role="viewer", email="vic@example.com").user)
     assert "Train for longer" in page(viewer, run)
     assert offers(viewer, run) == {}
+
+
+def test_a_long_run_sends_a_page_that_is_thinned_out_and_tells_every_step_when_asked(run, ana, monkeypatch):
+    monkeypatch.setattr("studio.runs.pages_of_a_run.POINTS", 10)
+    monkeypatch.setattr("studio.runs.pages_of_a_run.LOOKS", 4)
+    told(run, losses=falling(), looks=dict.fromkeys(range(0, 101, 5), 2.0))
+    sent = ana.get(f"/runs/{run.pk}/")
+    assert sent.context["thinned"]
+    steps = [event["step"] for event in sent.context["events"] if "loss" in event]
+    looks = [event["step"] for event in sent.context["events"] if "validation_loss" in event]
+    assert len(steps) < 15 and {steps[0], steps[-1]} == {1, 100}
+    assert len(looks) < 8 and {looks[0], looks[-1]} == {0, 100}
+    events = ana.get(f"/runs/{run.pk}/steps/?first=41&last=60").json()["events"]
+    assert [event["step"] for event in events if "loss" in event] == list(range(41, 61))
+
+
+@pytest.mark.parametrize("query", ["", "first=-1&last=x", "first=1&last=999999999999", "first=5&last=1"])
+def test_steps_that_cannot_be_are_none(run, ana, query):
+    told(run, losses=falling(steps=3))
+    answer = ana.get(f"/runs/{run.pk}/steps/?{query}")
+    assert answer.status_code == 200
+    assert all(event["step"] == 0 for event in answer.json()["events"])
+
+
+def report(run: Run, kind: str, **body: Any) -> None:
+    order = Order.objects.get(pk=run.order_id)
+    Event.objects.create(order=order, seq=order.last_seq + 1, attempt=order.attempt, at=timezone.now(), type=kind, body=body)
+    Order.objects.filter(pk=order.pk).update(last_seq=order.last_seq + 1)
+
+
+def test_of_the_rows_that_were_shown_only_the_newest_are_sent(run, ana):
+    for step in (0, 10, 20):
+        for name in ("best", "worst"):
+            report(run, "rows", step=step, name=name, rows=[])
+    sent = [event for event in ana.get(f"/runs/{run.pk}/").context["events"] if event["type"] == "rows"]
+    assert [(event["name"], event["step"]) for event in sent] == [("best", 20), ("worst", 20)]
+
+
+HOSTILE = '<img src=x onerror="document.title=1"><script>document.title = 2</script>'
+
+
+@pytest.mark.browser
+def test_somebody_reads_the_page_of_an_ended_run(
+    server: Server, world: World, browser_type_launch_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("studio.runs.pages_of_a_run.POINTS", 30)
+    run = create_run(
+        world.owner, project=world.project, name="Replies", plugin_name="rehearsal", config={}, base=world.base, version=world.version
+    )
+    told(run, losses=falling(steps=40), looks={0: 2.5, 40: 1.6}, utilisation=80.0)
+    report(run, "end", status="paused")
+    told(run, losses={step: loss for step, loss in falling().items() if step > 40}, looks={60: 1.5, 100: 1.45}, attempt=2)
+    report(run, "checkpoint", step=100, folder="checkpoints/step-100")
+    for step in (0, 60, 100):
+        report(run, "sample", step=step, prompt=HOSTILE, answer=f"At {step}: {HOSTILE}")
+    chat = [["<|im_start|>user\n2 + 2?<|im_end|>\n", False], [f"4 {HOSTILE}<|im_end|>", True]]
+    report(run, "rows", step=0, name="first_batch", rows=[{"pieces": chat, "loss": None}])
+    report(run, "rows", step=100, name="worst", rows=[{"pieces": chat, "loss": 4.25}, {"pieces": [["odd"], 7, None], "loss": "x"}])
+    report(run, "end", status="succeeded", error="")
+    ended(run, status=Order.Status.SUCCEEDED)
+    signed_in = cookie(world.owner)
+
+    def visit() -> None:
+        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
+            page = browser.new_page()
+            name, value = signed_in.split("=")
+            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
+            page.goto(f"{server.address}/runs/{run.pk}/")
+            read(page)
+
+    # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(visit).result()
+
+
+def read(page: Page) -> None:
+    visit = Visit(page, name="run-page")
+    expect(page.locator("[data-charts] figure:visible")).to_have_count(5)  # four, and how busy the device is
+    read_the_marks(page.get_by_role("slider", name="Loss by step"))
+    page.get_by_role("button", name="Smoothed").click()
+    expect(page.get_by_role("button", name="Smoothed")).to_have_attribute("aria-pressed", "false")
+    compare_answers(page)
+    read_rows(page)
+    go_through_the_steps(page)
+    visit.look("run", everywhere=True)
+    assert page.title().startswith("Replies")  # nothing of what strangers wrote was run
+    assert visit.mistakes == []
+
+
+def read_the_marks(chart: Locator) -> None:
+    """By the keyboard alone: the newest mark first, then the ones before it."""
+    chart.focus()
+    for said in ("validation loss 1.50", "paused, resumed", "validation loss 2.50"):
+        chart.press("PageDown")
+        expect(chart).to_have_attribute("aria-valuetext", re.compile(said))
+    chart.press("ArrowRight")
+    expect(chart).to_have_attribute("aria-valuetext", re.compile("^Step 1, training 2"))
+
+
+def compare_answers(page: Page) -> None:
+    answers = page.get_by_role("region", name="Answers")
+    expect(answers.get_by_role("heading", level=3)).to_have_text(["Before training", "Step 100"])
+    answers.get_by_role("slider").press("ArrowLeft")
+    expect(answers.get_by_role("heading", level=3)).to_have_text(["Before training", "Step 60"])
+    expect(answers.locator(".answer").last).to_have_text(f"At 60: {HOSTILE}")
+
+
+def read_rows(page: Page) -> None:
+    rows = page.get_by_role("region", name="What it reads")
+    first = rows.get_by_role("tabpanel", name="First batch")
+    expect(first.locator(".tok-special").first).to_have_text("<|im_start|>")
+    expect(first.locator("mark")).to_contain_text(f"4 {HOSTILE}")
+    expect(first.locator(".tok-masked")).to_contain_text("2 + 2?")
+    rows.get_by_role("tab", name="Answered worst").click()
+    expect(rows.get_by_role("tabpanel", name="Answered worst")).to_contain_text("Loss 4.25")
+
+
+def go_through_the_steps(page: Page) -> None:
+    table = page.get_by_role("region", name="Figures by step")
+    steps = table.locator("tbody th")
+    expect(steps.first).to_have_text("100")
+    assert steps.all_inner_texts() == [str(step) for step in range(100, 75, -1)]  # also those that the page was not sent
+    expect(table.locator("tbody tr").first).to_contain_text("checkpoint saved")
+    page.get_by_role("button", name="Earlier").click()
+    expect(steps.first).to_have_text("75")
+    table.get_by_role("button", name="Step").press("Enter")
+    expect(steps.first).to_have_text("0")
+    expect(table.get_by_role("columnheader", name="Step")).to_have_attribute("aria-sort", "ascending")
+    page.get_by_label("Go to step").fill("40")
+    page.get_by_label("Go to step").press("Enter")
+    expect(table.locator("tbody tr").first).to_contain_text("paused, resumed")
