@@ -12,6 +12,7 @@ from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.runs import services
+from studio.runs.accuracy import Figure, accuracy_on, corrected
 from studio.runs.models import Run
 from studio.runs.services import Forecast
 from studio.training import DatasetFacts, Estimate, HostFacts, ModelFacts
@@ -188,7 +189,15 @@ class RunForm:
         config, _ = parse_form(self.plugin.Config, self.defaults | changes)
         if config is None or self.facts is None or self.host is None:
             return None
-        return estimate_of(self.plugin, (config, *self.facts, self.host))[0]
+        estimate, _ = estimate_of(self.plugin, (config, *self.facts, self.host))
+        return corrected(estimate, self.correction) if estimate else None
+
+    @cached_property
+    def correction(self) -> dict[Figure, float]:
+        """What earlier runs on the worker have taught about such estimates."""
+        if self.host is None:
+            return {}
+        return accuracy_on(self.host.name, plugin=self.plugin_name, workspace=self.project.client.workspace).correction
 
     def outlook(self, config: Any) -> Forecast | None:
         if config is None or self.model is None or self.version is None:

@@ -77,7 +77,7 @@ def recipe_of(run: Run) -> str:
 
 def meaning(field: FormField | None) -> str:
     """The unit of a setting, and its sentence."""
-    return ". ".join(part for part in (field.unit, field.help) if part) if field else ""
+    return " ".join(part for part in (f"In {field.unit}." if field.unit else "", field.help) if part) if field else ""
 
 
 def commented(line: str, comment: str) -> str:

@@ -72,7 +72,7 @@ def test_the_file_says_what_each_setting_means(run: Run) -> None:
     assert "  learning_rate: 0.00002" in " ".join(lines)
     assert '  gradient_checkpointing: "on"' in " ".join(lines)
     (length,) = [line for line in lines if line.startswith("  max_length: 512 ")]
-    assert length.endswith("# tokens. Tokens kept of each row; the rest is cut.")
+    assert length.endswith("# In tokens. Tokens kept of each row; the rest is cut.")
 
 
 def test_the_same_run_is_started_from_the_command_line(run: Run, file: Path, acme: World) -> None:

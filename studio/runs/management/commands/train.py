@@ -110,7 +110,7 @@ def told(event: Event) -> str:
         ]
         return f"step {body['step']} of {body['total']}: {', '.join(numbers)}" if numbers else ""
     if event.type == "phase":
-        return body.get("text") or body.get("name", "")
+        return body.get("text") or str(body.get("name", "")).capitalize()
     if event.type == "note":
         return f"{body.get('level', 'info')}: {body['text']}"
     if event.type == "checkpoint":
