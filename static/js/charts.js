@@ -40,11 +40,11 @@ const CHARTS = [
 ];
 const WHOLE = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((power) => [power, 2 * power, 5 * power]);
 const METHODS = { lora: "--lora-indigo", full: "--full-orange" };
-const MARKS = {
-  checkpoint: { name: "Checkpoint", colour: "--ink-2" },
+const MARKS = { // in the order in which they stand side by side
   evaluation: { name: "Evaluation", colour: "--hue-2" },
   pause: { name: "Pause", colour: "--amber" },
   resume: { name: "Resume", colour: "--amber" },
+  checkpoint: { name: "Checkpoint", colour: "--ink-2" },
 };
 
 export function mountCharts(root, { onCursor = () => {} } = {}) {
@@ -194,11 +194,9 @@ class Chart {
 
   draw() {
     const { series, spec } = this;
-    if (spec.optional) {
-      this.figure.hidden = !spec.lines.some((line) => series.has(line.key));
-      for (const { entry, key } of this.shown) entry.hidden = !series.has(key);
-      if (this.figure.hidden) return;
-    }
+    this.figure.hidden = !spec.tall && (spec.optional || series.has("loss")) && !spec.lines.some((line) => series.has(line.key));
+    if (this.figure.hidden) return;
+    if (spec.optional) for (const { entry, key } of this.shown) entry.hidden = !series.has(key);
     const zoomed = this.zoomed;
     this.plot.setData(this.data(), !zoomed);
     if (zoomed) this.plot.redraw();
@@ -262,33 +260,40 @@ class Chart {
     this.plot.setCursor({ left, top: left < 0 ? -10 : 1 });
   }
 
-  /** A line for what interrupts the training or can be gone back to, and a sign on the upper edge for every kind of mark. */
+  /** A line for what interrupts the training or can be gone back to; on the upper edge, side by side, a sign for all that happened at a step. */
   drawMarks({ ctx, bbox, valToPos, scales }) {
     ctx.save();
     const ratio = devicePixelRatio;
-    const last = {};
-    for (const { step, kind } of this.series.marks) {
-      if (step < scales.x.min || step > scales.x.max) continue;
+    ctx.lineWidth = ratio;
+    ctx.setLineDash([2 * ratio, 4 * ratio]);
+    let free = -Infinity; // left of here signs stand already: very many would be one bar
+    for (const [step, kinds] of kindsByStep(this.series.marks)) {
       const x = valToPos(step, "x", true);
-      if (Math.abs(x - last[kind]) < 7 * ratio) continue; // very many would be one bar
-      last[kind] = x;
-      ctx.strokeStyle = kind === "checkpoint" ? this.palette.of("--line-control") : this.palette.of(MARKS[kind].colour);
-      ctx.fillStyle = this.palette.of(MARKS[kind].colour);
-      ctx.lineWidth = ratio;
-      if (kind !== "evaluation") {
-        ctx.setLineDash([2 * ratio, 4 * ratio]);
+      if (step < scales.x.min || step > scales.x.max || x < free) continue;
+      free = x + 8 * ratio;
+      const lines = kinds.filter((kind) => kind !== "evaluation");
+      if (lines.length) {
+        ctx.strokeStyle = this.palette.of(lines[0] === "checkpoint" ? "--line-control" : MARKS[lines[0]].colour);
         ctx.beginPath();
         ctx.moveTo(x, bbox.top);
         ctx.lineTo(x, bbox.top + bbox.height);
         ctx.stroke();
       }
-      ctx.fill(sign(kind, { x: x + ratio * ASIDE[kind], y: bbox.top - 7 * ratio, size: 3.5 * ratio }));
+      kinds.forEach((kind, place) => {
+        ctx.fillStyle = this.palette.of(MARKS[kind].colour);
+        ctx.fill(sign(kind, { x: x + (place - (kinds.length - 1) / 2) * 9 * ratio, y: bbox.top - 7 * ratio, size: 3.5 * ratio }));
+      });
     }
     ctx.restore();
   }
 }
 
-const ASIDE = { checkpoint: 0, evaluation: 8, pause: -9, resume: 9 }; // pixels, since an evaluation is often followed by a checkpoint
+/** Steps in order, each with the kinds of its marks in the order of MARKS. */
+function kindsByStep(marks) {
+  const found = new Map();
+  for (const { step, kind } of marks) found.set(step, (found.get(step) ?? new Set()).add(kind));
+  return [...found].sort(([a], [b]) => a - b).map(([step, kinds]) => [step, Object.keys(MARKS).filter((kind) => kinds.has(kind))]);
+}
 
 function sign(kind, { x, y, size }) {
   const path = new Path2D();

@@ -20,7 +20,7 @@ export class Steps {
     this.thinned = box.dataset.thinned === "true";
     this.fetched = null;
     const by = (name) => box.querySelector(`[data-steps-${name}]`);
-    [this.table, this.words, this.later, this.earlier] = ["table", "words", "later", "earlier"].map(by);
+    [this.table, this.pages, this.words, this.later, this.earlier] = ["table", "pages", "words", "later", "earlier"].map(by);
     this.later.addEventListener("click", () => this.move(1));
     this.earlier.addEventListener("click", () => this.move(-1));
     by("go").addEventListener("submit", (event) => {
@@ -115,6 +115,7 @@ export class Steps {
       row.append(name, ...columns.map(([key, , format]) => cell(whole[key][at], format)), make("td", "soft", this.happened(step)));
     }
     this.table.replaceChildren(table);
+    this.pages.hidden = false;
     this.words.textContent = rows.length ? `Steps ${count(low)} to ${count(high)} of ${count(this.series.last)}` : `There is no such step among ${count(this.series.last)}`;
     this.later.disabled = high >= this.series.last;
     this.earlier.disabled = low <= this.first;

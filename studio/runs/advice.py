@@ -16,7 +16,7 @@ from studio.training import Estimate, TrainConfig, TrainingPlugin
 from studio.training.asking import estimate_of
 from studio.training.form import as_text, check_config, form_fields
 from studio.training.registry import load_plugins
-from studio.workspaces.templatetags.studio import number, percent
+from studio.workspaces.templatetags.studio import filesize, number, percent
 
 STILL_FALLING = 0.01
 """Share of the loss that the last third took off, above which more of the same helps."""
@@ -35,7 +35,7 @@ OWN_FAULT = 0.5
 
 CAUSES = {
     "diverged": "The steps were too large for these rows, so the weights ran away. Broken rows do the same: see the first batch below.",
-    "out_of_memory": "A batch with long rows took more memory than the worker has.",
+    "out_of_memory": "A batch with long rows took more memory than the worker has",
 }
 OTHERS = "Something else took the worker's memory: this run alone was expected to take less than half of it."
 
@@ -73,6 +73,10 @@ Rule = tuple[str, str, dict[str, Any]]
 
 def try_next(run: Run, curve: Curve) -> list[Advice]:
     """At most three, the most telling first; never none."""
+    if (plugin := plugin_of(run)) and plugin.method == "none":
+        chosen = {"project": run.project_id, "dataset_version": run.dataset_version_id, "base_model": run.base_model_id}
+        why = "Nothing was learnt: its losses are made up. Everything stands ready for a run that learns."
+        return [Advice("Train in earnest", why, f"{reverse('runs:new')}?{urlencode(chosen)}", "Open the form")]
     case = Case(run, curve, settings_of(run))
     found = [Advice(title, why, *link(run, changes)) for rule in RULES for title, why, changes in rule(case)]
     return found[:3] or [
@@ -242,7 +246,16 @@ def failure_of(run: Run) -> Failure:
             return Failure(OTHERS)
         wanted = lighter(run)
     url, button = link(run, wanted if isinstance(wanted, dict) else {})
-    return Failure(CAUSES[code], url, button.replace("Try", "Try again with", 1))
+    cause = CAUSES[code] + (expected(run) if code == "out_of_memory" else "")
+    return Failure(cause, url, button.replace("Try", "Try again with", 1))
+
+
+def expected(run: Run) -> str:
+    """The end of the sentence about memory: what was foreseen, and what there is."""
+    if not run.estimate:
+        return "."
+    estimate = Estimate.model_validate(run.estimate)
+    return f": up to {filesize(estimate.memory.high)} of its {filesize(estimate.available)} were expected."
 
 
 def taken_by_others(run: Run) -> bool:

@@ -179,6 +179,7 @@ def heard(page: Page) -> list[float]:
 
 
 def see_the_table(page: Page) -> None:
+    page.get_by_role("tab", name="Steps").click()
     expect(page.get_by_role("region", name="Figures by step").locator("tbody tr").first).to_be_visible()
 
 

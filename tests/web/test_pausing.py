@@ -40,6 +40,7 @@ def offers(browser: Browser, run: Run) -> list[str]:
     """The buttons of the run's head, by their words."""
     parts = [browser.get(f"/runs/{run.pk}/?part={part}", headers={"HX-Request": "true"}) for part in ("live", "outcome")]
     text = "".join(part.content.decode() for part in parts)
+    text = re.sub(r"<dialog.*?</dialog>", "", text, flags=re.DOTALL)  # what asks once more
     found = re.findall(r"<(?:a|button)[^>]*class=\"button[^>]*>(?:<svg.*?</svg>)?\s*([A-Z][a-z ]+)", text, re.DOTALL)
     return [words.strip() for words in found]
 

@@ -45,7 +45,18 @@ def told(run: Run, *, losses: dict[int, float], looks: dict[int, float] | None =
     """Figures as a worker reports them: training losses and validation losses by step."""
     seq = Order.objects.get(pk=run.order_id).last_seq
     reported = [
-        (step, {"loss": loss, "epoch": step / 100 * 3, "tokens": 50 * step, "memory": 900_000_000, **extra})
+        (
+            step,
+            {
+                "loss": loss,
+                "epoch": step / 100 * 3,
+                "tokens": 50 * step,
+                "memory": 900_000_000,
+                "learning_rate": 2e-4,
+                "grad_norm": 1.0,
+                **extra,
+            },
+        )
         for step, loss in losses.items()
     ]
     reported += [(step, {"validation_loss": loss}) for step, loss in (looks or {}).items()]
@@ -56,7 +67,7 @@ def told(run: Run, *, losses: dict[int, float], looks: dict[int, float] | None =
         for number, (step, numbers) in enumerate(reported, 1)
     ]
     Event.objects.bulk_create(events)
-    Order.objects.filter(pk=run.order_id).update(last_seq=seq + len(events), attempt=attempt)
+    Order.objects.filter(pk=run.order_id).update(last_seq=seq + len(events), attempt=attempt, latest=events[-1].body)
 
 
 def falling(start: float = 2.4, end: float = 1.2, *, steps: int = 100) -> dict[int, float]:
