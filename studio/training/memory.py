@@ -100,9 +100,10 @@ def largest_batch(lengths: Lengths, *, batch_size: int, batches: int) -> float:
 MIB = 1 << 20
 LOGIT_ROWS = 512
 """Rows of logits at one time; `studio.ml.loss` cuts the loss into such pieces."""
-CPU_OVERHEAD = 700 * MIB
+CPU_OVERHEAD = 670 * MIB
+"""530 were measured for Python, torch, transformers and peft; the rest is what the allocator and the matrix library hold besides."""
 GPU_OVERHEAD = 1024 * MIB
-LOW, HIGH = 0.95, 1.15
+LOW, HIGH = 0.9, 1.15
 """How far measured peaks lay from the formula."""
 GUESSED_LOW = 0.6
 """Where the rows were never measured."""
@@ -131,13 +132,17 @@ class Recipe:
     half: bool
     """The arithmetic takes two bytes per number."""
     weights: float
-    """Bytes of the base model, with copies of it in the arithmetic's format."""
+    """Bytes of the base model."""
+    copies: float
+    """Bytes of its matrices' copies in the arithmetic's format, which the backward pass lets go of one by one."""
     adapter: float
     """Bytes of what is trained beside it."""
     gradients: float
     optimizer: float
-    head: float
-    """Bytes that the loss takes for the output layer's own gradient; 0 where that layer is frozen."""
+    head_gradient: float
+    """Bytes of the output layer's own gradient in fp32, which the loss makes; 0 where that layer is frozen."""
+    head_product: float
+    """Bytes of one piece's share of it, before it is added, and of the layer's copy in the arithmetic's format."""
     kept: float
     """Bytes of one token that one layer keeps for the backward pass."""
     carried: float
@@ -224,10 +229,12 @@ def lora_recipe(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: 
         trained=trained,
         half=half,
         weights=base_bytes(base, wide=wide, quantization=config.quantization),
+        copies=0,
         adapter=trained * (6 if half else 4),  # fp32, and under autocast a copy in half precision
         gradients=trained * 4,
         optimizer=trained * 8,
-        head=0,
+        head_gradient=0,
+        head_product=0,
         kept=lora_kept_bytes(config, base, half=half),
         carried=wide * base.hidden_size,
         layers=base.layers,
@@ -260,11 +267,13 @@ def full_recipe(config: FullConfig, base: ModelFacts, data: DatasetFacts, host: 
     return Recipe(
         trained=trained,
         half=half,
-        weights=(base.parameters * wide) / share + (copies / base.layers * 2 if share > 1 else copies),
+        weights=base.parameters * wide / share,
+        copies=2 * copies / base.layers if share > 1 else copies,  # of shards two layers at a time are gathered
         adapter=0,
         gradients=trained * wide / share,
         optimizer=_optimizer_bytes(config, trained, small=small) / share,
-        head=12.0 * table if head_learns else 0.0,
+        head_gradient=4.0 * table if head_learns else 0.0,
+        head_product=(2.0 if pure else 4.0) * table if head_learns else 0.0,
         kept=full_kept_bytes(config, base, half=half),
         carried=(2 if pure else 4) * base.hidden_size,
         layers=through,
@@ -309,18 +318,22 @@ def working_memory(
     batches = planned_steps(config, rows=data.train) * config.gradient_accumulation
     at_once = math.ceil(config.batch_size / recipe.processes) * readings(config, data)
     tokens = largest_batch(lengths, batch_size=at_once, batches=batches)
-    whole_layers = 1 if checkpointing else recipe.layers  # the others keep their input alone
-    carried = recipe.carried * tokens * recipe.layers if checkpointing else 0.0
-    rows_of_logits = min(LOGIT_ROWS, tokens * lengths.supervised)
+    whole_layers = (1 if checkpointing else recipe.layers) + 1  # what is worked out on the way is about one layer's more
+    carried = recipe.carried * tokens * recipe.layers if checkpointing else 0.0  # the other layers keep their input alone
     before = {
+        "weights": recipe.weights + recipe.copies,
         "gradients": recipe.gradients if config.gradient_accumulation > 1 else 0.0,
         "activations": recipe.kept * tokens * whole_layers + carried,
-        "logits": rows_of_logits * base.vocabulary * (8 if recipe.half else 4) + recipe.head,
+        "logits": loss_bytes(recipe, base, rows=tokens * lengths.supervised),
     }
-    after = {"gradients": recipe.gradients, "activations": recipe.kept * tokens, "logits": recipe.head / 3}
+    after = {
+        "weights": recipe.weights,
+        "gradients": recipe.gradients,
+        "activations": 2 * recipe.kept * tokens,
+        "logits": recipe.head_gradient,
+    }
     moment = max(before, after, key=lambda parts: sum(parts.values()))
     parts = {
-        "weights": recipe.weights,
         "adapter": recipe.adapter,
         "optimizer": recipe.optimizer,
         "overhead": GPU_OVERHEAD if host.gpus else CPU_OVERHEAD,
@@ -330,6 +343,16 @@ def working_memory(
     whole = {name: round(value * sharing) for name, value in parts.items()}
     total = sum(whole.values())
     return Memory(**whole, low=round(total * (LOW if lengths.measured else GUESSED_LOW)), high=round(total * HIGH))
+
+
+def loss_bytes(recipe: Recipe, base: ModelFacts, *, rows: float) -> float:
+    """Of the loss over pieces of at most LOGIT_ROWS rows, as `studio.ml.loss` works it out, the larger of two moments.
+
+    First the logits in fp32 and as much to sum their exponentials; then the logits, their slope in half precision, and the
+    product that is added to the output layer's gradient.
+    """
+    piece = min(LOGIT_ROWS, rows) * base.vocabulary
+    return max(8 * piece + recipe.head_gradient, (6 if recipe.half else 4) * piece + recipe.head_gradient + recipe.head_product)
 
 
 def recipe_of(config: LoraConfig | FullConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Recipe:

@@ -296,7 +296,7 @@ def test_what_fits_is_left_alone():
 
 
 def test_changes_that_lose_nothing_come_first():
-    host = PC.model_copy(update={"memory": 3 * GB})
+    host = PC.model_copy(update={"memory": 4 * GB})
     config = LoraConfig(gradient_checkpointing="off", max_length=2048)
     tried = fitting_changes(lora_estimate, config, SMALL, LONG, host)
     assert changes_in_words(config, tried) == "gradient checkpointing on"
