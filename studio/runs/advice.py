@@ -147,7 +147,7 @@ def still_falling(case: Case) -> Iterator[Rule]:
 
 def learnt_little(case: Case) -> Iterator[Rule]:
     curve, config = case.curve, case.config
-    if len(curve.losses) < JUDGED or curve.turned or curve.late_gain >= STILL_FALLING:
+    if len(curve.losses) < JUDGED or curve.turned or curve.late_gain >= STILL_FALLING or curve.latest.get("epoch", 1.0) < 1:
         return
     if curve.gain < HARDLY:
         yield (
@@ -211,7 +211,10 @@ def link(run: Run, changes: dict[str, Any]) -> tuple[str, str]:
 def in_words(plugin: TrainingPlugin, changes: dict[str, Any]) -> str:
     """learning rate 0.00004 and batch size 4"""
     labels = {each.name: each.label for each in form_fields(plugin.Config)}
-    return " and ".join(f"{labels[name][:1].lower()}{labels[name][1:]} {as_text(value)}" for name, value in changes.items())
+    named = {name: f"{labels[name][:1].lower()}{labels[name][1:]}" for name in changes}
+    return " and ".join(
+        f"no {named[name]}" if name == "max_steps" and not value else f"{named[name]} {as_text(value)}" for name, value in changes.items()
+    )
 
 
 def plugin_of(run: Run) -> TrainingPlugin | None:

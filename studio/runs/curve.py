@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-EDGE = 20
-"""Losses, at most, that are averaged at either end of the run, and at most a twentieth of them: one batch says little."""
+FEWEST, MOST = 3, 20
+"""Losses that are averaged at either end of the run, since one batch says little: a twentieth at the steep start, an eighth at the end."""
 TURNED = 0.01
 """How far the last validation loss lies above the lowest, relatively, to say that it has turned."""
 
@@ -59,16 +59,12 @@ class Curve:
     @property
     def start(self) -> float:
         """The mean of the first losses."""
-        return mean(list(self.losses.values())[: self._edge])
+        return mean(list(self.losses.values())[: edge(len(self.losses) // 20)])
 
     @property
     def end(self) -> float:
         """The mean of the last losses."""
-        return mean(list(self.losses.values())[-self._edge :])
-
-    @property
-    def _edge(self) -> int:
-        return max(1, min(EDGE, len(self.losses) // 20))
+        return mean(list(self.losses.values())[-edge(len(self.losses) // 8) :])
 
     @property
     def gain(self) -> float:
@@ -100,6 +96,10 @@ class Curve:
         else:
             return 0.0
         return (before - after) / before if before > 0 else 0.0
+
+
+def edge(wanted: int) -> int:
+    return max(FEWEST, min(MOST, wanted))
 
 
 def is_figure(value: Any) -> bool:

@@ -132,6 +132,13 @@ def test_a_run_that_came_to_rest_too_high_is_told_to_use_a_higher_rank(run, ana)
     assert offers(ana, run) == {"Try rank 32 and alpha 64": {"set_rank": "32", "set_alpha": "64"}}
 
 
+def test_a_run_that_its_step_limit_ended_is_told_to_read_all_the_rows(run, ana):
+    Run.objects.filter(pk=run.pk).update(config=run.config | {"max_steps": 30})
+    told(run, losses=falling(steps=30), looks={0: 2.5, 30: 1.3})
+    assert "The step limit of 30 ended it after 90 % of the rows." in page(ana, run)
+    assert offers(ana, run)["Try no step limit"] == {"set_max_steps": "0"}
+
+
 def test_what_a_later_attempt_did_again_counts_once(run, ana):
     told(run, losses=dict.fromkeys(range(1, 81), 9.0), looks={0: 2.5, 80: 9.0})
     told(run, losses=dict.fromkeys(range(2, 101), 1.2), looks={100: 1.25}, attempt=2)
