@@ -162,14 +162,15 @@ class Recipe:
 def base_bytes(base: ModelFacts, *, wide: int, quantization: str = "none") -> float:
     """Bytes of frozen weights. Quantization touches the linear layers alone, the output layer excepted.
 
-    8 bits: one scale in fp32 per output (LLM.int8). 4 bits: NF4 with one fp32 scale per 64 weights, 0.5625 bytes in all.
+    8 bits: one scale in fp32 per output (LLM.int8). 4 bits: NF4 with an 8-bit scale per 64 weights
+    and one in fp32 per 256 scales (double quantization, Dettmers et al. 2023), 0.516 bytes in all.
     """
     if quantization == "none":
         return float(base.parameters * wide)
     inner = [linear for linear in base.linears if linear.name not in OUTPUT_LAYERS]
     weights = sum(linear.inputs * linear.outputs * linear.count for linear in inner)
     scales = sum(4 * linear.outputs * linear.count for linear in inner)
-    small = weights + scales if quantization == "8bit" else weights * (0.5 + 4 / 64)
+    small = weights + scales if quantization == "8bit" else weights * (0.5 + 1 / 64 + 4 / (64 * 256))
     unpacked = 2 * max((linear.inputs * linear.outputs for linear in inner), default=0)  # the layer that is being multiplied
     return small + unpacked + (base.parameters - weights) * 2
 
