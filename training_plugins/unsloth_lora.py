@@ -4,14 +4,13 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from studio.training import DatasetFacts, HostFacts, Issue, Job, LoraConfig, ModelFacts, setting
+from studio.training import HostFacts, Issue, Job, LoraConfig, setting
 from studio.training.memory import target_linears, wants_checkpointing
 from training_plugins.peft_lora import PeftLora
 
 ON_CPU = "ADAPTER_STUDIO_UNSLOTH_ON_CPU"
 """Set to 1, Unsloth runs without a GPU: slowly, without its kernels, and only so that tests go the same way through this code."""
-
-NO_GPU = "No worker has a GPU that Unsloth can use. LoRA (PEFT) trains the same adapter without one."
+NO_GPU = "Unsloth needs an NVIDIA GPU, and the worker has none. LoRA (PEFT) trains the same adapter without one."
 
 
 class UnslothLora(PeftLora):
@@ -30,10 +29,10 @@ class UnslothLora(PeftLora):
         variant: Literal["lora", "rslora"] = setting("lora", label="Variant", advanced=True)
         """Plain LoRA, or rsLoRA (scaled by the root of the rank)."""
 
-    def check(self, config: Any, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> list[Issue]:
-        if not host.gpus and not on_cpu():
-            return [Issue(level="error", message=NO_GPU)]
-        return super().check(config, base, data, host)
+    def host_issues(self, host: HostFacts) -> list[Issue]:
+        if host.gpus or os.environ.get(ON_CPU) == "1":
+            return []
+        return [Issue(level="error", message=NO_GPU, instead=PeftLora.name)]
 
     def train(self, config: Any, job: Job) -> Path:
         from studio.ml import unsloth
@@ -89,7 +88,3 @@ class UnslothLora(PeftLora):
         adapter.save(job.out, base_name=job.model.name)
         (job.out / "README.md").write_text(model_card(config, job, outcome), encoding="utf-8")
         return job.out
-
-
-def on_cpu() -> bool:
-    return os.environ.get(ON_CPU) == "1"

@@ -7,6 +7,7 @@ of a training calls, and nothing of the kind may have been imported before.
 import gc
 import os
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,13 +29,20 @@ def environment(work: Path, *, on_cpu: bool) -> dict[str, str]:
     Logits are never replaced by an empty tensor: the proof that a reading is right compares them. `on_cpu` is for tests alone.
     """
     said = {
-        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HOME": str(work / "huggingface"),
+        "HF_HUB_CACHE": str(work / "huggingface" / "hub"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_XET_CACHE": str(work / "huggingface" / "xet"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # accelerate imports it where it is installed
+        "TMPDIR": str(work / "temporary"),
         "TORCHINDUCTOR_CACHE_DIR": str(work / "compiled" / "inductor"),
         "TRITON_CACHE_DIR": str(work / "compiled" / "triton"),
         "UNSLOTH_AUTO_INSTALL": "0",
         "UNSLOTH_COMPILE_LOCATION": str(work / "compiled" / "unsloth"),
         "UNSLOTH_DISABLE_STATISTICS": "1",
+        "UNSLOTH_MEGA_CACHE": "0",
         "UNSLOTH_RETURN_LOGITS": "1",
     }
     return said | {"UNSLOTH_ALLOW_CPU": "1", "UNSLOTH_COMPILE_DISABLE": "1"} if on_cpu else said
@@ -46,6 +54,8 @@ def start(work: Path, *, on_cpu: bool) -> None:
     if early and "unsloth" not in sys.modules:
         raise RuntimeError(f"{', '.join(early)} was imported before Unsloth, which then changes only a part of it")
     os.environ.update(environment(work, on_cpu=on_cpu))
+    Path(os.environ["TMPDIR"]).mkdir(exist_ok=True)
+    tempfile.tempdir = None  # asked for before, it would stay what it was
     if on_cpu:
         _describe_a_gpu()
     import unsloth  # noqa: F401
