@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.test import Client as Browser
 from django.utils import timezone
 from playwright.sync_api import Locator, Page, expect, sync_playwright
@@ -14,6 +15,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 from studio.orders.models import Event, Order
 from studio.runs.models import Run
 from studio.runs.services import create_run
+from studio.settings import price
 from tests.fixtures import World, make_member
 from tests.visits import Visit
 from tests.web.conftest import Server, cookie
@@ -199,6 +201,13 @@ def test_a_price_and_a_meter_tell_cost_and_energy(run, ana, settings):
     said = page(ana, run)
     assert "It cost about 1.20 EUR, at 2.40 EUR an hour." in said
     assert "The device used 0.250 kWh." in said
+
+
+def test_a_price_is_an_amount_with_its_currency():
+    assert [price(text) for text in ("", "2.40 EUR", "3")] == [(None, ""), (2.4, "EUR"), (3.0, "")]
+    for text in ("free", "-1 EUR", "nan", "EUR 2.40"):
+        with pytest.raises(ImproperlyConfigured, match=r"such as 2\.40 EUR"):
+            price(text)
 
 
 def test_who_only_looks_reads_the_advice_and_cannot_click_it(acme, run):
