@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from django.db import DatabaseError, close_old_connections
 from django.utils import timezone
 
 from studio.orders.models import Slot
+from studio.worker.host import training_environment
 
 log = logging.getLogger("studio.orders")
 EVERY = 15.0
@@ -20,7 +22,8 @@ MEASURE = "import sys; from studio.worker.host import host_facts; print(host_fac
 
 def measure(name: str) -> dict[str, Any]:
     """The machine's facts, measured in a process of its own: the threads of a matrix library would hang a worker that forks."""
-    done = subprocess.run([sys.executable, "-c", MEASURE, name], check=True, capture_output=True, timeout=120)
+    environment = {**os.environ, **training_environment()}
+    done = subprocess.run([sys.executable, "-c", MEASURE, name], check=True, capture_output=True, timeout=120, env=environment)
     facts: dict[str, Any] = json.loads(done.stdout)
     return facts
 

@@ -86,6 +86,8 @@ class HostFacts(Fact):
     """True where bf16 arithmetic is faster than fp32."""
     gflops: float = 100.0
     """Measured matrix speed, GFLOP/s, in the format that training would use."""
+    traffic: float = 0.0
+    """Measured bytes per second that small operations of a layer keep, forward and back; 0 where nobody measured."""
     packages: dict[str, str] = {}
 
 

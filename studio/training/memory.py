@@ -260,10 +260,10 @@ def full_recipe(config: FullConfig, base: ModelFacts, data: DatasetFacts, host: 
     frozen_layers = min(config.freeze_layers, base.layers)
     trained = round(base.parameters - layer_size * frozen_layers - (table if config.freeze_embeddings else 0))
     wide = 2 if pure else 4
-    copies = 2 * inner_weights(base) if half and not pure else 0
     head_learns = not (base.tied and config.freeze_embeddings)
     small = config.optimizer != "adamw" and bool(host.gpus)
     through = base.layers - (frozen_layers if config.freeze_embeddings else 0)
+    copies = 2 * inner_weights(base) * through / base.layers if half and not pure else 0.0
     share = config.processes
     return Recipe(
         trained=trained,
@@ -370,8 +370,18 @@ def wants_checkpointing(config: LoraConfig | FullConfig, base: ModelFacts, data:
     return working_memory(recipe, config, base, data, host, checkpointing=False).high > available_memory(host)
 
 
-CPU_EFFICIENCY, GPU_EFFICIENCY = 0.35, 0.35
-"""Share of the measured matrix speed that a whole step reaches; the rest goes to norms, casts and small ranks."""
+ALONE = 0.35
+"""Share of its matrix speed that a whole step reaches on a machine of which nothing else was measured."""
+ODD_SHAPES = 0.8
+"""What a layer's matrices and narrow adapters reach of the speed of the large square ones that were measured."""
+TOGETHER = 0.83
+"""What two threads reach of twice the speed of one (1.58 times was measured), on processors."""
+FP32_SLOWER = 4.4
+"""How much slower fp32 products are where bf16 is fast: 4.4 was measured on a processor with avx512_bf16."""
+FORWARD_SHARE = 0.35
+"""Of the time that small operations take in a forward and backward pass."""
+LOGIT_TRAFFIC = 8
+"""Bytes per logit that the loss keeps or rewrites, counted as small operations."""
 LAYER_SECONDS = 0.003
 """Of a batch per layer, whatever its size: the cost of calling many small operations."""
 START_SECONDS = 12.0
@@ -384,8 +394,9 @@ def working_seconds(
 ) -> Span:
     """Wall time from the arithmetic it takes and the host's measured speed.
 
-    Per token: 2·P forward in the layers, 2·P back through them and 2·P more where they learn themselves, 6·L·h·length in
-    attention, and in the head 2·V·h forward, as much back, and once more where it learns, for supervised tokens.
+    Per token, in matrices: 2·P forward in the layers, 2·P back through them and 2·P more where they learn themselves, 6·L·h·length
+    in attention, and in the head 2·V·h forward, as much back, and once more where it learns, for supervised tokens. Beside them go
+    norms, activations and casts, whose time is that of the bytes they keep at the speed that was measured for such operations.
     """
     lengths = row_lengths(data, max_length=config.max_length)
     steps = planned_steps(config, rows=data.train)
@@ -397,8 +408,17 @@ def working_seconds(
     looks = math.ceil(steps / config.evaluate_every) + 1 if config.evaluate_every else min(steps, LOOKS) + 1
     read = looks * min(data.validation, 512) + recipe.passes * (data.train + data.validation)
     read_tokens = read * lengths.mean * readings(config, data)
-    speed = host.gflops * 1e9 * (GPU_EFFICIENCY * recipe.processes if host.gpus else CPU_EFFICIENCY)
-    work = (tokens * learnt + read_tokens * (forward + head)) / speed
+    speed = host.gflops * 1e9 * (recipe.processes if host.gpus else 1)
+    if host.bf16 and not recipe.half:
+        speed /= FP32_SLOWER
+    matrices = (tokens * learnt + read_tokens * (forward + head)) / speed
+    if host.traffic:
+        layers = recipe.kept * base.layers
+        loss = LOGIT_TRAFFIC * base.vocabulary * lengths.supervised
+        small = tokens * (layers * (1 + FORWARD_SHARE * checkpointing) + loss) + read_tokens * FORWARD_SHARE * (layers + loss)
+        work = (matrices / ODD_SHAPES + small / host.traffic) / TOGETHER
+    else:
+        work = matrices / ALONE
     batches = steps * config.gradient_accumulation + read / config.batch_size
     calls = batches * base.layers * LAYER_SECONDS * (3 if isinstance(config, LoraConfig) and config.variant == "dora" else 1)
     sample_token = base.parameters * 2 / (1e12 if host.gpus else 1e10) + base.layers * 0.0007

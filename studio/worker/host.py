@@ -1,11 +1,13 @@
-"""What this machine has for training: processors, memory, GPUs, speed, packages. No torch, so anybody may ask."""
+"""What this machine has for training: processors, memory, GPUs, speed, packages. Torch is imported only where its speed is measured."""
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -54,10 +56,10 @@ def training_environment() -> dict[str, str]:
 
 
 def host_facts(name: str = "", *, with_gpus: bool = True) -> HostFacts:
-    """This machine as a worker slot. Takes up to half a second, most of it to measure the speed of matrices."""
+    """This machine as a worker slot. Takes a second or two, to measure how fast it is; in a process of its own, for it starts threads."""
     gpus = nvidia_gpus() if with_gpus else []
     bf16 = all(capability >= BF16_COMPUTE_CAPABILITY for _, capability in gpus) if gpus else cpu_has_bf16()
-    gflops = gpu_gflops(gpus[0][0].name) if gpus else cpu_gflops() * (CPU_BF16_GAIN if bf16 else 1.0)
+    gflops, traffic = (gpu_gflops(gpus[0][0].name), 0.0) if gpus else cpu_speed(bf16=bf16)
     return HostFacts(
         name=name or socket.gethostname(),
         cpus=cpu_count(),
@@ -65,6 +67,7 @@ def host_facts(name: str = "", *, with_gpus: bool = True) -> HostFacts:
         gpus=[gpu for gpu, _ in gpus],
         bf16=bf16,
         gflops=round(gflops, 1),
+        traffic=round(traffic),
         packages=package_versions(),
     )
 
@@ -124,21 +127,62 @@ def gpu_gflops(name: str) -> float:
     return next((speed for part, speed in GPU_GFLOPS.items() if part in name), UNKNOWN_GPU_GFLOPS)
 
 
-def cpu_gflops(*, size: int = 1024, seconds: float = 0.3) -> float:
-    """GFLOP/s of fp32 products of `size` × `size` matrices on all processors: the best of as many as fit into `seconds`.
+def cpu_speed(*, bf16: bool) -> tuple[float, float]:
+    """(GFLOP/s of matrices, bytes per second of small operations) in the format that a training would use; 0 bytes without torch."""
+    if importlib.util.find_spec("torch") is None:
+        return cpu_gflops() * (CPU_BF16_GAIN if bf16 else 1.0), 0.0
+    return torch_gflops(bf16=bf16), torch_traffic(bf16=bf16)
 
-    Taken per second of processor time, so that it tells what the machine can do also while others keep it busy.
-    """
+
+def cpu_gflops(*, size: int = 1024, seconds: float = 0.3) -> float:
+    """GFLOP/s of fp32 products of `size` × `size` matrices on all processors: the best of as many as fit into `seconds`."""
     import numpy as np
 
     matrix = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
-    matrix @ matrix  # the first one starts the threads
+    return cpu_count() * 2 * size**3 / shortest(lambda: matrix @ matrix, seconds=seconds) / 1e9
+
+
+def torch_gflops(*, bf16: bool, size: int = 1024, seconds: float = 0.2) -> float:
+    """The same by torch, in bf16 where that is asked for."""
+    import torch
+
+    matrix = torch.randn(size, size).to(torch.bfloat16 if bf16 else torch.float32)
+    return cpu_count() * 2 * size**3 / shortest(lambda: matrix @ matrix, seconds=seconds) / 1e9
+
+
+def torch_traffic(*, bf16: bool, tokens: int = 512, hidden: int = 576, seconds: float = 0.3) -> float:
+    """Bytes kept per second, on all processors, by what stands between a layer's matrices: two norms and a gated activation.
+
+    Forward and back, at the proportions of a Llama, whose middle is about 8/3 as wide as its hidden states.
+    """
+    import torch
+    from torch.nn.functional import silu
+
+    dtype, wide, middle = (torch.bfloat16, 2, 8 * hidden // 3) if bf16 else (torch.float32, 4, 8 * hidden // 3)
+    states = torch.randn(tokens, hidden).to(dtype).requires_grad_()
+    gate, up = (torch.randn(tokens, middle).to(dtype).requires_grad_() for _ in range(2))
+    outer, wider = torch.ones(tokens, hidden, dtype=dtype), torch.ones(tokens, middle, dtype=dtype)
+
+    def pass_through() -> None:
+        for _ in range(2):
+            high = states.float()
+            (high * torch.rsqrt(high.pow(2).mean(-1, keepdim=True) + 1e-6)).to(dtype).backward(outer)  # type: ignore[no-untyped-call]
+        (silu(gate) * up).backward(wider)  # type: ignore[no-untyped-call]
+        states.grad = gate.grad = up.grad = None
+
+    kept = tokens * (2 * (4 + wide) * hidden + 3 * wide * middle)
+    return cpu_count() * kept / shortest(pass_through, seconds=seconds)
+
+
+def shortest(work: Callable[[], object], *, seconds: float) -> float:
+    """Seconds of processor time that `work` takes at best: so it tells what the machine can do also while others keep it busy."""
+    work()  # the first time starts threads and compiles kernels
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         started = time.process_time()
-        matrix @ matrix
+        work()
         best = min(best, time.process_time() - started)
-    return cpu_count() * 2 * size**3 / best / 1e9
+    return best
 
 
 def package_versions() -> dict[str, str]:

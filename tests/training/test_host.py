@@ -2,13 +2,24 @@
 
 from pathlib import Path
 
-from studio.worker.host import cpu_count, cpu_gflops, cpu_has_bf16, gpu_gflops, host_facts, memory_size, parse_gpus, training_environment
+from studio.worker.host import (
+    cpu_count,
+    cpu_gflops,
+    cpu_has_bf16,
+    gpu_gflops,
+    host_facts,
+    memory_size,
+    parse_gpus,
+    torch_gflops,
+    torch_traffic,
+    training_environment,
+)
 
 
 def test_the_facts_of_this_machine_are_plausible():
     host = host_facts("slot-1", with_gpus=False)
     assert host.name == "slot-1" and host.cpus >= 1 and host.memory > 1 << 28
-    assert host.gflops > 0.1 and "pip" not in host.packages
+    assert host.gflops > 0.1 and host.traffic > 1e6 and "pip" not in host.packages
 
 
 def test_a_control_group_bounds_processors_and_memory(tmp_path: Path):
@@ -46,12 +57,10 @@ def test_graphics_cards_are_read_and_strange_lines_passed_over():
     assert gpu_gflops(gpu.name) > gpu_gflops("Some other card")
 
 
-def test_the_speed_is_measured_in_less_than_half_a_second():
-    import time
-
-    started = time.perf_counter()
-    assert cpu_gflops(size=256, seconds=0.05) > 0
-    assert time.perf_counter() - started < 0.5
+def test_the_speed_of_matrices_and_of_small_operations_is_measured():
+    assert cpu_gflops(size=256, seconds=0.02) > 0
+    assert torch_gflops(bf16=False, size=256, seconds=0.02) > 0
+    assert torch_traffic(bf16=True, tokens=32, hidden=48, seconds=0.02) > 1e6
 
 
 def test_a_workers_environment_keeps_threads_from_spinning():

@@ -337,3 +337,29 @@ def test_settings_that_ran_out_of_memory_are_answered_with_clearly_less_whatever
 
 def test_where_nothing_fits_nothing_is_proposed():
     assert fitting_changes(full_estimate, FullConfig(), SEVEN_BILLION, LONG, PC) is None
+
+
+def test_what_was_measured_of_small_operations_counts_in_the_time():
+    def seconds(precision: str = "auto", checkpointing: str = "off", **measured: object) -> float:
+        config = LoraConfig(precision=precision, gradient_checkpointing=checkpointing)
+        return lora_estimate(config, SMALL, ROWS, PC.model_copy(update=measured)).seconds.high
+
+    assert seconds(traffic=4e9) < seconds(traffic=1e9)
+    assert seconds(traffic=2e9, gflops=2000) < seconds(traffic=2e9)
+    assert seconds(traffic=2e9) < seconds(checkpointing="on", traffic=2e9)
+    assert seconds(traffic=2e9) < seconds(precision="fp32", traffic=2e9)
+
+
+def test_a_run_that_was_timed_lies_within_its_range():
+    """SmolLM2-135M, 200 rows, one epoch, no prompts: 488 tokens a second on a nearly quiet machine (docs/benchmarks.md)."""
+    quiet = PC.model_copy(update={"gflops": 916, "traffic": 1.95e9})
+    data = ROWS.model_copy(update={"train": 200, "validation": 0})
+    seconds = lora_estimate(LoraConfig(epochs=1), SMALL, data, quiet).seconds
+    assert seconds.low < 40_000 / 488 + 12 < seconds.high
+
+
+def test_the_disk_holds_the_result_and_three_states():
+    """An adapter in fp32, and with AdamW's two moments three times; a model, and with them at 12 or 6 bytes a weight."""
+    assert lora_estimate(LoraConfig(), SMALL, ROWS, PC).disk == 4_884_480 * 4 * (1 + 3 * 3)
+    assert full_estimate(FullConfig(), SMALL, ROWS, PC).disk == SMALL.parameters * (4 + 3 * 12)
+    assert full_estimate(FullConfig(weights="bf16"), SMALL, ROWS, PC).disk == SMALL.parameters * (2 + 3 * 6)
