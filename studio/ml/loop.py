@@ -370,6 +370,7 @@ class Loop:
         if not self.keeps_best:
             return
         self.saver.wait()
+        self.world.agree(False)  # the others look once the first one has written
         found = best(states(self.job.checkpoints))
         if not found or step_of(found[0]) >= self.outcome.steps:
             return

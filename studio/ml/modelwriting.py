@@ -15,11 +15,10 @@ SHARD = "5GB"
 NOT_TAKEN = {"config.json", "README.md", INDEX, MANIFEST}
 
 
-def model_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """Everything that the model is made of, by name, shared weights once; not copied."""
-    once = {name for name, _ in model.named_parameters()}
-    again = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
-    return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in again}
+def buffers(model: Any) -> dict[str, torch.Tensor]:
+    """What the model is made of besides its parameters, by name; not copied."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
 
 
 def write_model(model: Any, tensors: dict[str, torch.Tensor], *, base: Path, folder: Path) -> None:

@@ -32,21 +32,7 @@ def layer_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def trained_parameters(model: Any) -> dict[str, torch.Tensor]:
-    """The very weights that learn, by name; shared ones once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def load_parameters(model: Any, tensors: dict[str, torch.Tensor]) -> None:
-    """Puts what `trained_parameters` gave back into the same model, bit by bit."""
-    there = trained_parameters(model)
-    if tensors.keys() != there.keys():
-        raise RuntimeError("the saved weights are of other layers than those that learn here")
-    for name, tensor in tensors.items():
-        there[name].copy_(tensor)
-
-
-def parameter_groups(model: Any, config: FullConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: Any, trained: dict[str, torch.nn.Parameter], config: FullConfig) -> list[dict[str, Any]]:
     """The trained parameters by learning rate and weight decay, those first that learn as fast as the config says.
 
     With a layer decay d, layer i of n learns d^(n-1-i) times as fast, and the embeddings below them d^n times. Norms and biases do
@@ -55,9 +41,7 @@ def parameter_groups(model: Any, config: FullConfig) -> list[dict[str, Any]]:
     layers = model.config.get_text_config().num_hidden_layers
     table = model.get_input_embeddings().weight
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
+    for name, parameter in trained.items():
         if parameter is table:
             factor = config.embedding_rate * config.layer_decay**layers
         else:
@@ -69,9 +53,9 @@ def parameter_groups(model: Any, config: FullConfig) -> list[dict[str, Any]]:
     return [{"params": groups[rate, decay], "lr": rate, "weight_decay": decay} for rate, decay in ordered]
 
 
-def make_optimizer(model: Any, config: FullConfig) -> torch.optim.Optimizer:
-    """The AdamW that the config names, over what `freeze` left to learn."""
-    groups = parameter_groups(model, config)
+def make_optimizer(model: Any, trained: dict[str, torch.nn.Parameter], config: FullConfig) -> torch.optim.Optimizer:
+    """The AdamW that the config names, over the parameters of the model that learn."""
+    groups = parameter_groups(model, trained, config)
     if config.optimizer != "adamw":
         import bitsandbytes
 
@@ -115,8 +99,8 @@ class RoundingAdamW(torch.optim.Optimizer):
                 state |= {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
             state["step"] += 1
             step = int(state["step"])
-            tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
-            self._move(*(local(tensor).reshape(-1) for tensor in tensors), group=group, step=step, number=number)
+            tensors = (parameter, parameter.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])
+            self._move(*(local(tensor).view(-1) for tensor in tensors), group=group, step=step, number=number)
 
     def _parameters(self) -> Iterator[tuple[dict[str, Any], torch.nn.Parameter]]:
         for group in self.param_groups:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file  # noqa: E402
 from studio.checkpoints import newest  # noqa: E402
 from studio.ml.gguf.building import run as build  # noqa: E402
 from studio.ml.loading import Arithmetic, load_base  # noqa: E402
-from studio.ml.optimizers import PIECE, RoundingAdamW, freeze, parameter_groups, rounded, trained_parameters  # noqa: E402
+from studio.ml.optimizers import PIECE, RoundingAdamW, freeze, parameter_groups, rounded  # noqa: E402
 from studio.storage import commit_folder  # noqa: E402
 from studio.training import DatasetFacts, HostFacts, Stopped  # noqa: E402
 from studio.training.facts import Gpu  # noqa: E402
@@ -104,9 +104,9 @@ def test_every_layer_learns_as_fast_as_it_is_told(tiny_model):
     chosen = config(learning_rate=1e-3, layer_decay=0.5, embedding_rate=0.1, weight_decay=0.01)
     freeze(model, chosen)
     named = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(model, chosen)
+    groups = parameter_groups(model, dict(model.named_parameters()), chosen)
     rates = {named[id(parameter)]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
-    assert rates.keys() == trained_parameters(model).keys()
+    assert rates.keys() == {name for name, _ in model.named_parameters()}
     assert rates["model.norm.weight"] == (1e-3, 0.0)
     assert rates["model.layers.1.mlp.up_proj.weight"] == (1e-3, 0.01)
     assert rates["model.layers.0.mlp.up_proj.weight"] == (5e-4, 0.01)
