@@ -71,10 +71,8 @@ class PeftLora(TrainingPlugin):
 
     def train(self, config: PeftConfig, job: Job) -> Path:
         import torch
-        from peft import LoraConfig as PeftSettings
-        from peft import get_peft_model
 
-        from studio.ml.adapters import Adapter, begin_from_rows, train_tables
+        from studio.ml.adapters import Adapter, add_matrices, begin_from_rows, train_tables
         from studio.ml.loading import choose_arithmetic, load_base
         from studio.ml.loop import Learner, Loop, read_rows
         from studio.ml.modelcard import model_card
@@ -90,20 +88,7 @@ class PeftLora(TrainingPlugin):
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             if config.gradient_checkpointing == "auto":
                 job.note("Gradient checkpointing is on: the run would not fit into memory otherwise.")
-        model = get_peft_model(
-            base,
-            PeftSettings(
-                r=config.rank,
-                lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides it, so a fraction is as good
-                lora_dropout=config.dropout,
-                target_modules=ALL_LINEAR if ALL_LINEAR in config.targets else list(config.targets),
-                rank_pattern=config.rank_pattern,
-                alpha_pattern=config.alpha_pattern,
-                use_rslora=config.variant == "rslora",
-                use_dora=config.variant == "dora",
-                task_type="CAUSAL_LM",
-            ),
-        )
+        model = add_matrices(base, config)
         adapter = Adapter(model, tables=train_tables(model, config.modules_to_save, dtype=arithmetic.dtype))
         if config.initialization in CHANGING:
             job.phase("preparing", "Beginning with parts of the weights")

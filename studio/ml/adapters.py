@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 
 from studio.ml import lora_init
@@ -20,6 +20,8 @@ from studio.ml.lora_init import Pair, lora_layers, matrices
 from studio.ml.preference import PairRow, asleep
 from studio.ml.saving import Tensors, read_weights
 from studio.training import Job
+from studio.training.lora import PeftConfig
+from studio.training.memory import ALL_LINEAR
 
 SETTINGS = (
     "alpha_pattern",
@@ -111,6 +113,22 @@ class Adapter:
             return {}
         device = next(self.model.parameters()).device
         return {layer: (tensors[f"{FIRST}{layer}.A"].to(device), tensors[f"{FIRST}{layer}.B"].to(device)) for layer in layers}
+
+
+def add_matrices(base: Any, config: PeftConfig) -> Any:
+    """The base as a peft model, frozen but for LoRA's matrices in fp32, which begin with chance."""
+    settings = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides it, so a fraction is as good
+        lora_dropout=config.dropout,
+        target_modules=ALL_LINEAR if ALL_LINEAR in config.targets else list(config.targets),
+        rank_pattern=config.rank_pattern,
+        alpha_pattern=config.alpha_pattern,
+        use_rslora=config.variant == "rslora",
+        use_dora=config.variant == "dora",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, settings)
 
 
 def train_tables(model: Any, names: Iterable[str], *, dtype: torch.dtype) -> dict[str, torch.nn.Parameter]:

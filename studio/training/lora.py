@@ -79,6 +79,8 @@ def _quantization_issues(config: LoraConfig, host: HostFacts) -> Iterator[Issue]
         return
     if "bitsandbytes" not in host.packages:
         yield _error("quantization", f"{config.quantization} needs the package bitsandbytes, which no worker has. Choose none.")
+    elif config.quantization == "8bit" and config.variant == "dora":
+        yield _error("quantization", "DoRA runs beside a base in 4 bits, or without quantization, not in 8 bits.")
     elif not host.gpus:
         yield _warning("quantization", f"On a processor {config.quantization} saves memory and takes several times as long.")
 

@@ -1,20 +1,28 @@
 """Every kind of LoRA learns, is killed without a trace, and leaves an adapter of the untouched base."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from peft import PeftModel  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from torch.nn.modules.module import register_module_forward_hook  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: E402
 
 from studio.checkpoints import newest  # noqa: E402
-from studio.storage import sha256_file  # noqa: E402
+from studio.errors import UserError  # noqa: E402
+from studio.ml import llamacpp  # noqa: E402
+from studio.ml.gguf.exporting import export  # noqa: E402
+from studio.ml.gguf.serving import prepare  # noqa: E402
+from studio.ml.lora_init import as_plain_change, olora, pissa  # noqa: E402
+from studio.storage import commit_folder, sha256_file  # noqa: E402
 from studio.training import Stopped  # noqa: E402
 from tests.ml.test_training import QUICK, ROWS, RecordingJob  # noqa: E402
 from training_plugins.peft_lora import PeftLora  # noqa: E402
@@ -25,7 +33,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "olora": {"initialization": "olora", "alpha_pattern": {"v_proj": 6.0}},
     "dora from pissa": {"initialization": "pissa", "variant": "dora"},
     "eva": {"initialization": "eva", "rank_pattern": {"q_proj": 8, "down_proj": 2}},
+    "qlora": {"quantization": "4bit", "dropout": 0.1},
+    "8 bits": {"quantization": "8bit", "initialization": "eva"},
     "lora+": {"lora_plus": 8.0, "dropout": 0.1},
+    "tables beside 4 bits": {"quantization": "4bit", "modules_to_save": ["embed_tokens", "lm_head"], "variant": "dora"},
     "tables": {"modules_to_save": ["embed_tokens"], "keep": "best"},
     "tables from pissa": {"modules_to_save": ["lm_head"], "initialization": "pissa", "lora_plus": 4.0, "table_rate": 0.5},
 }
@@ -44,6 +55,7 @@ def attempt(tmp_path: Path, tiny_model: Path) -> Callable[..., RecordingJob]:
 
     def run(*, pause_after: int = 0, resume: bool = False, base: Path = tiny_model, **settings: Any) -> RecordingJob:
         job = PausingJob(tmp_path / f"attempt-{len(list(tmp_path.iterdir()))}", base, ROWS)
+        job.prompts = []
         if pause_after:
             job.stop_when = lambda job: len(job.values("loss")) >= pause_after
         if pause_after or resume:
@@ -85,7 +97,7 @@ def is_whole(module: Any) -> bool:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind, settings in KINDS.items() if "quantization" not in settings])
 def test_the_adapter_beside_the_untouched_base_says_what_the_trained_model_said(
     attempt, tmp_path, tiny_model, tiny_model_maker, kind, tied
 ):
@@ -101,3 +113,61 @@ def test_the_adapter_beside_the_untouched_base_says_what_the_trained_model_said(
     assert torch.allclose(after, trained, atol=2e-5)
     assert torch.allclose(merged, trained, atol=2e-5)
     assert json.loads((job.out / "adapter_config.json").read_text())["init_lora_weights"] is True
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tables_that_were_trained_in_full_come_into_the_gguf_and_the_playground(attempt, tmp_path, tiny_model, tiny_model_maker, tied):
+    base = tiny_model if tied else tiny_model_maker(tmp_path / "untied", tied=False)
+    job, trained = trained_logits(lambda: attempt(base=base, **KINDS["tables from pissa"]))
+    export(base=base, adapter=job.out, quantization="f16", target=tmp_path / "merged.gguf", name="tiny")
+    sealed = tmp_path / "sealed"
+    sealed.mkdir()
+    for name, folder in (("base", base), ("adapter", job.out)):
+        commit_folder(shutil.copytree(folder, tmp_path / f"{name}.part"), sealed / name)
+    served = prepare(base=sealed / "base", adapter=sealed / "adapter", cache=tmp_path / "cache")
+    assert served["adapter"] is None
+    for path in (tmp_path / "merged.gguf", served["model"]):
+        with llamacpp.Model(path) as model:
+            assert np.abs(model.logits(IDS[0].tolist()) - trained[0].numpy()).max() < 0.02
+    assert (trained - AutoModelForCausalLM.from_pretrained(base)(input_ids=IDS).logits).abs().max() > 0.1
+
+
+def test_a_table_of_its_own_for_the_output_of_a_base_that_shares_it_is_refused(attempt, tmp_path, tiny_model):
+    job = attempt(max_steps=1, modules_to_save=["lm_head"])
+    file = job.out / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.model.lm_head.weight"] += 0.5
+    save_file(tensors, file)
+    with pytest.raises(UserError, match="shares"):
+        export(base=tiny_model, adapter=job.out, quantization="f16", target=tmp_path / "merged.gguf", name="tiny")
+
+
+@pytest.mark.parametrize("begin", [pissa, olora])
+@pytest.mark.parametrize("shape", [(300, 200), (40, 100)])
+def test_a_beginning_is_a_part_of_the_weight(begin, shape):
+    weight = torch.randn(shape) @ torch.diag(torch.logspace(0, -3, shape[1]))
+    a, b = begin(weight, rank=8, scale=2.0)
+    assert a.shape == (8, shape[1]) and b.shape == (shape[0], 8)
+    if begin is pissa:
+        best = torch.linalg.svdvals(weight)[8:].norm()
+        assert (weight - 2.0 * b @ a).norm() < 1.01 * best
+        assert torch.allclose(a.norm(dim=1), b.norm(dim=0), rtol=1e-3)
+    else:
+        assert torch.allclose(b.T @ b, torch.eye(8), atol=1e-5)
+
+
+def test_a_rank_above_the_weights_own_is_filled_with_zeros():
+    a, b = pissa(torch.randn(20, 6), rank=9, scale=1.0)
+    assert a.shape == (9, 6) and b.shape == (20, 9) and not a[6:].any() and not b[:, 6:].any()
+    change = as_plain_change((torch.randn(9, 6), torch.randn(20, 9)), (a, b))
+    assert change[0].shape == (18, 6) and change[1].shape == (20, 18)
+
+
+def test_a_small_change_of_large_weights_survives_half_precision():
+    first = torch.randn(8, 64) * 10, torch.randn(48, 8) * 10
+    now = first[0] + 1e-3 * torch.randn(8, 64), first[1] + 1e-3 * torch.randn(48, 8)
+    change = (now[1].double() @ now[0].double() - first[1].double() @ first[0].double()).float()
+    a, b = as_plain_change(now, first)
+    assert torch.allclose(b @ a, change, atol=1e-4 * float(change.abs().max()))
+    halves = b.half().float() @ a.half().float()
+    assert (halves - change).norm() < 2e-3 * change.norm()

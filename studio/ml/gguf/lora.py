@@ -1,4 +1,7 @@
-"""What an adapter adds to the weights of its base, a few rows at a time: LoRA, rsLoRA, DoRA. What cannot be is refused. No torch."""
+"""What an adapter makes of the weights of its base, a few rows at a time: LoRA, rsLoRA, DoRA, tables in its own words.
+
+What cannot be is refused. No torch.
+"""
 
 import json
 import re
@@ -14,8 +17,12 @@ from studio.ml.gguf.weights import Array, Weights
 PREFIX = "base_model.model."
 PART = re.compile(r"(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?")
 LONGEST_PATTERN = 200
+EMBEDDING = "model.embed_tokens.weight"
+TABLES = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
+"""What modules_to_save may name, and where it stands in every family that is built."""
+COMPARED = 4096
+"""Rows at a time."""
 REFUSED = {
-    "modules_to_save": "whole layers that were trained beside the adapter (modules_to_save)",
     "trainable_token_indices": "trained token embeddings",
     "target_parameters": "adapters on single parameters (target_parameters)",
     "layer_replication": "replicated layers",
@@ -66,13 +73,27 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """A matrix that was trained in full (peft's modules_to_save) and takes the place of the base's. It stays in its file."""
+
+    file: Path
+    name: str
+
+    def applied(self, rows: Array, start: int) -> Array:
+        """Rows [start, start + len(rows)) of it, in place of the base's."""
+        with Weights([self.file]) as stored:
+            return stored.rows(self.name, start, start + len(rows))
+
+
+@dataclass(frozen=True)
 class Adapter:
-    changes: dict[str, Change]
+    changes: dict[str, Change | Whole]
     """By the name of the tensor in the base, such as model.layers.0.self_attn.q_proj.weight."""
 
     @property
-    def dora(self) -> bool:
-        return any(change.magnitude is not None for change in self.changes.values())
+    def swappable(self) -> bool:
+        """True where llama.cpp can add it to a running model: DoRA and whole matrices must be merged."""
+        return all(isinstance(change, Change) and change.magnitude is None for change in self.changes.values())
 
 
 NOTHING = Adapter({})
@@ -87,12 +108,17 @@ def read_adapter(folder: Path, base: Weights, *, tied: bool) -> Adapter:
         raise UserError("The adapter has no adapter_model.safetensors. Only adapters saved as safetensors are read.")
     parts: dict[str, dict[str, Array]] = {}
     with Weights([file]) as stored:
+        whole = _whole(file, stored, config, base, tied=tied)
         for name in stored.places:
-            layer, part = _split(name)
-            parts.setdefault(layer, {})[part] = stored.whole(name)
+            if name.removeprefix(PREFIX) not in whole:
+                layer, part = _split(name)
+                parts.setdefault(layer, {})[part] = stored.whole(name)
     if not parts:
         raise UserError("The adapter is empty. Train it again.")
-    return Adapter({f"{layer}.weight": _change(layer, found, config, base, tied=tied) for layer, found in sorted(parts.items())})
+    changes: dict[str, Change | Whole] = {
+        f"{layer}.weight": _change(layer, found, config, base, tied=tied) for layer, found in sorted(parts.items())
+    }
+    return Adapter(changes | {name: change for name, change in whole.items() if name in base.places})
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -114,6 +140,27 @@ def _refuse_settings(config: dict[str, Any]) -> None:
         held.append(f"a start ({begin}) that changes the base's own weights")
     if held:
         raise UserError(f"The adapter holds {', '.join(held)}, which cannot be built into a GGUF. Train it as plain LoRA, rsLoRA or DoRA.")
+
+
+def _whole(file: Path, stored: Weights, config: dict[str, Any], base: Weights, *, tied: bool) -> dict[str, Whole]:
+    """The tables among the adapter's tensors. Where the base shares one for words and output, so must the adapter."""
+    kept = config.get("modules_to_save") or []
+    if not isinstance(kept, list) or not set(kept) <= set(TABLES):
+        raise UserError(f"The adapter trained {kept} in full. Only {' and '.join(TABLES)} can be built into a GGUF.")
+    names = [f"{TABLES[name]}.weight" for name in kept]
+    for name in names:
+        place = base.places.get(name) or (base.places.get(EMBEDDING) if tied else None)
+        if place is None or PREFIX + name not in stored.places or stored.places[PREFIX + name].shape != place.shape:
+            raise UserError(f"The adapter's {name} does not fit the base model. Choose the base that it was trained on.")
+    if names and tied and (len(set(names)) < len(TABLES) or not _same(stored, *names)):
+        raise UserError("The adapter trained embed_tokens and lm_head apart, which this base model shares. Train them as one.")
+    return {name: Whole(file, PREFIX + name) for name in names}
+
+
+def _same(stored: Weights, one: str, other: str) -> bool:
+    rows = stored.places[PREFIX + one].shape[0]
+    pieces = ((start, min(rows, start + COMPARED)) for start in range(0, rows, COMPARED))
+    return all(np.array_equal(stored.rows(PREFIX + one, *piece), stored.rows(PREFIX + other, *piece)) for piece in pieces)
 
 
 def _split(name: str) -> tuple[str, str]:

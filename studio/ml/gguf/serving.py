@@ -24,8 +24,9 @@ NAME = 16
 def prepare(*, base: Path, adapter: Path | None, cache: Path) -> dict[str, Path | None]:
     """`{"model": path, "adapter": path or None}`, made where `cache` does not hold them yet.
 
-    Both folders are sealed: their manifests' hashes name the files. A DoRA adapter cannot be swapped, so it comes merged into a model
-    of its own. Several processes may ask at once; one makes the file, the rest wait. Raises UserError for what cannot be built.
+    Both folders are sealed: their manifests' hashes name the files. An adapter with DoRA or with tables of its own cannot be swapped,
+    so it comes merged into a model of its own. Several processes may ask at once; one makes the file, the rest wait. Raises UserError
+    for what cannot be built.
     """
     cache.mkdir(parents=True, exist_ok=True)
     files = _prepare(base=base, adapter=adapter, cache=cache)
@@ -51,7 +52,7 @@ def _prepare(*, base: Path, adapter: Path | None, cache: Path) -> dict[str, Path
     if adapter is None:
         return {"model": _model(cache / f"{base_name}.gguf", base=base, adapter=None), "adapter": None}
     both = f"{base_name}-{_name(adapter)}"
-    if _is_dora(base, adapter):
+    if not _is_swappable(base, adapter):
         return {"model": _model(cache / f"{both}.gguf", base=base, adapter=adapter), "adapter": None}
     target = cache / f"{both}.lora.gguf"
     with _alone(target):
@@ -70,9 +71,9 @@ def _model(target: Path, *, base: Path, adapter: Path | None) -> Path:
     return target
 
 
-def _is_dora(base: Path, adapter: Path) -> bool:
+def _is_swappable(base: Path, adapter: Path) -> bool:
     with Weights.of_model(base) as weights:
-        return read_adapter(adapter, weights, tied=architectures.read_shape(base).tied).dora
+        return read_adapter(adapter, weights, tied=architectures.read_shape(base).tied).swappable
 
 
 def _name(folder: Path) -> str:
