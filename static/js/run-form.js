@@ -58,6 +58,12 @@ function place(line, text) {
 
 if (form) {
   form.addEventListener("change", (event) => event.target.name === "plugin" && changeMethod());
+  form.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-instead]");
+    if (!link) return;
+    event.preventDefault(); // the link alone would forget what was typed
+    form.querySelector(`[name="plugin"][value="${link.dataset.instead}"]`).click();
+  });
   document.addEventListener("htmx:after:swap", () => {
     follow();
     placeWords();

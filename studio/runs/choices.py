@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlencode
 
 from django.http import HttpRequest
+from django.urls import reverse
 
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
@@ -15,7 +17,7 @@ from studio.runs import services
 from studio.runs.accuracy import Figure, accuracy_on, corrected
 from studio.runs.models import Run
 from studio.runs.services import Forecast
-from studio.training import DatasetFacts, Estimate, HostFacts, ModelFacts
+from studio.training import DatasetFacts, Estimate, HostFacts, Issue, ModelFacts
 from studio.training.asking import estimate_of
 from studio.training.carrying import carry
 from studio.training.defaults import Suggestion, preset_changes, suggest
@@ -227,6 +229,7 @@ class RunForm:
             "refused": refused,
             "issues": [
                 {"level": issue.level, "field": issue.field, "label": labels.get(issue.field, ""), "message": issue.message}
+                | way_out(issue)
                 for issue in issues
                 if not issue.field or issue.level != "error"
             ],
@@ -268,6 +271,15 @@ def carried(typed: dict[str, str], *, was: str, name: str) -> tuple[dict[str, st
                 rest[field_.name] = typed[field_.name]
     found = carry(config, old=old, new=new)
     return rest | {key: as_text(value) for key, value in found.values.items()}, found.notices
+
+
+def way_out(issue: Issue) -> dict[str, str]:
+    """A link to the plugin that an issue names, for the notice that shows it; {} where it names none that can be used."""
+    loaded = load_plugins().get(issue.instead)
+    if loaded is None or not loaded.available:
+        return {}
+    href = f"{reverse('runs:new')}?{urlencode({'plugin': loaded.name})}"
+    return {"instead": loaded.name, "href": href, "action": f"Use {loaded.title}"}
 
 
 def newest_fitting(versions: list[DatasetVersion], loaded: Loaded) -> DatasetVersion | None:

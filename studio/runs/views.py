@@ -22,7 +22,7 @@ from studio.errors import UserError
 from studio.orders.models import Event, Order, Slot
 from studio.orders.states import kept_until
 from studio.runs import services
-from studio.runs.choices import RunForm, parts
+from studio.runs.choices import RunForm, parts, way_out
 from studio.runs.models import Run
 from studio.runs.pages_of_a_run import is_thinned, shown_events, steps_between
 from studio.runs.queue import When, words_for
@@ -278,7 +278,9 @@ def plugin(request: HttpRequest, name: str) -> HttpResponse:
         raise Http404
     fields = form_fields(loaded.plugin.Config) if loaded.plugin else []
     description = inspect.getdoc(type(loaded.plugin)) if loaded.plugin else ""
-    return render(request, "runs/plugin.html", {"section": "plugins", "loaded": loaded, "fields": fields, "description": description})
+    obstacle = services.obstacle(loaded)
+    context = {"section": "plugins", "loaded": loaded, "fields": fields, "description": description, "obstacle": obstacle}
+    return render(request, "runs/plugin.html", context | ({"out": way_out(obstacle)} if obstacle else {}))
 
 
 def workers(request: HttpRequest) -> HttpResponse:
