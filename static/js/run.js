@@ -57,7 +57,7 @@ class RunPage {
       url.searchParams.set("after", told.seq); // where a new connection goes on
       connection.url = url.href;
       this.take([told]);
-      if (told.type === "end") connection.config.reconnect = false;
+      connection.config.reconnect = told.type !== "end"; // a run that gave way goes on after its end
     });
     root.addEventListener("htmx:ws:close", () => this.showLink(false));
     root.addEventListener("htmx:ws:after:connection", () => this.showLink(true));
@@ -139,7 +139,7 @@ class RunPage {
 
   refreshUntilSettled() {
     const shown = document.querySelector("#live .status");
-    if (!shown || !LIVE.some((status) => shown.classList.contains(`status-${status}`))) return;
+    if (!shown || !this.ended || !LIVE.some((status) => shown.classList.contains(`status-${status}`))) return;
     redraw();
     setTimeout(() => this.refreshUntilSettled(), 1000);
   }

@@ -5,7 +5,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client as Browser
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -169,6 +171,17 @@ def test_priority_and_times_can_be_changed_while_it_waits(acme: World, ana: Brow
         assert sentence in ana.post(f"/runs/{first.pk}/when/", wrong, follow=True).content.decode()
     Order.objects.filter(pk=first.order_id).update(status="succeeded")
     assert "already ended" in ana.post(f"/runs/{first.pk}/when/", {"priority": "0"}, follow=True).content.decode()
+
+
+def test_the_page_asks_the_database_as_often_for_many_runs_as_for_few(acme: World, ana: Browser):
+    queued(acme, "First", "Second")
+    asked = []
+    for more in ((), ("Third", "Fourth", "Fifth")):
+        queued(acme, *more)
+        with CaptureQueriesContext(connection) as queries:
+            ana.get("/runs/queue/")
+        asked.append(len(queries))
+    assert asked[0] == asked[1]
 
 
 def test_a_resumed_run_goes_where_it_stood(acme: World, ana: Browser):

@@ -235,7 +235,8 @@ def body_of(name: str, method: str) -> dict[str, Any]:
     if name == "api:dataset_versions" and method == "POST":
         return {"data": {"file": SimpleUploadedFile("rows.jsonl", b'{"text": "one"}')}}
     if name.startswith("api:") and method in ("POST", "PATCH"):
-        return {"data": json.dumps({"name": "Renamed"} if method == "PATCH" else {}), "content_type": "application/json"}
+        changes = {"priority": "low"} if name == "api:run" else {"name": "Renamed"}
+        return {"data": json.dumps(changes if method == "PATCH" else {}), "content_type": "application/json"}
     return {}
 
 
