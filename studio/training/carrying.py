@@ -7,7 +7,7 @@ from studio.training.form import as_text, check_config, form_fields
 from studio.training.plugin import TrainingPlugin
 
 ADAPTER_TIMES = 10.0
-"""An adapter's learning rate against that of all weights (Schulman et al. 2025, "LoRA Without Regret"; Axolotl's and Unsloth's examples)."""
+"""An adapter's learning rate against that of all weights (Schulman et al. 2025, "LoRA Without Regret"; Axolotl's, Unsloth's examples)."""
 
 
 @dataclass(frozen=True)
