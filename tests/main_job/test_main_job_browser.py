@@ -102,7 +102,7 @@ def drop_a_file(visit: Visit, folder: Path) -> None:
 def choose_how(visit: Visit) -> None:
     page = visit.page
     page.get_by_role("link", name="Train on it").click()
-    expect(page.get_by_role("radio", name="LoRA (PEFT)")).to_be_checked()
+    expect(page.get_by_role("radio", name=re.compile(r"^LoRA \(PEFT\)"))).to_be_checked()
     advanced = page.locator("details.fold", has=page.get_by_text("Advanced", exact=False)).first
     expect(advanced).not_to_have_attribute("open", "")
     expect(page.get_by_label("Alpha", exact=True)).not_to_be_visible()
