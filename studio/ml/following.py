@@ -1,7 +1,8 @@
 """Several processes that train together: the worker's own leads, speaks and writes; the others are started by it and follow in silence.
 
 All run the same plugin with the same settings on the same rows. They end together: a follower that fails ends the run, and none
-outlives the one that leads. What a follower runs is `studio.ml.follower`.
+outlives the one that leads. torch is imported once they are on their way, for each needs seconds to load it. What a follower runs is
+`studio.ml.follower`.
 """
 
 import json
@@ -14,12 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 
 from studio.errors import UserError
-from studio.ml.sharding import Together
 from studio.ml.world import World
 from studio.training import DatasetFacts, FullConfig, HostFacts, Job, ModelFacts
 
@@ -84,15 +82,16 @@ def together(plugin: str, config: FullConfig, job: Job) -> Iterator[World]:
     if config.processes == 1:
         yield World()
         return
-    threads = torch.get_num_threads()
     if isinstance(job, FollowingJob):
         with joined(job.folder, rank=job.rank, size=config.processes, on_gpus=bool(job.host.gpus)) as world:
             yield world
         return
-    folder = write_order(plugin, config, job)
-    torch.set_num_threads(max(1, threads // config.processes))
-    followers = Followers(folder, size=config.processes)
+    folder, threads = write_order(plugin, config, job), max(1, job.host.cpus // config.processes)
+    followers = Followers(folder, size=config.processes, threads=threads)
     try:
+        import torch
+
+        torch.set_num_threads(threads)  # as many as each of the others, or sums would differ in their last digits
         followers.wait_until_ready(job)
         with joined(folder, rank=0, size=config.processes, on_gpus=bool(job.host.gpus)) as world:
             yield world
@@ -102,12 +101,15 @@ def together(plugin: str, config: FullConfig, job: Job) -> Iterator[World]:
         raise
     finally:
         followers.end()
-        torch.set_num_threads(threads)
 
 
 @contextmanager
 def joined(folder: Path, *, rank: int, size: int, on_gpus: bool) -> Iterator[World]:
     """Among the others, until all are done or this one fails."""
+    import torch.distributed as dist
+
+    from studio.ml.sharding import Together
+
     world = Together(rank, size)
     (folder / f"ready-{rank}").touch()
     world.join(folder / "store", on_gpus=on_gpus)
@@ -145,9 +147,9 @@ def write_order(plugin: str, config: FullConfig, job: Job) -> Path:
 class Followers:
     """The other processes, as the first one sees them."""
 
-    def __init__(self, folder: Path, *, size: int):
+    def __init__(self, folder: Path, *, size: int, threads: int):
         self.folder = folder
-        there = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        there = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": str(threads)}
         self.processes = {
             rank: subprocess.Popen(
                 [sys.executable, "-m", "studio.ml.follower", str(folder), str(rank)],
