@@ -3,8 +3,6 @@
 import json
 import math
 import random
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from studio.training import (
     TrainingPlugin,
     setting,
 )
+from studio.training.measuring import peak_memory
 from studio.training.memory import LOOKS, planned_steps
 
 INTERPRETER = 80_000_000  # bytes that a Python process with the worker in it takes
@@ -183,9 +182,3 @@ def learning_rate(config: Any, *, step: int, steps: int) -> float:
     share = (step - rising) / max(1, steps - rising)
     falls = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
     return float(config.learning_rate * falls[config.scheduler])
-
-
-def peak_memory() -> int:
-    """The most bytes of main memory that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # KiB on Linux

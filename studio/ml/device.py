@@ -1,12 +1,12 @@
 """What a run takes of its device: memory, how busy it is, and power where the machine tells."""
 
-import resource
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import torch
+
+from studio.training import measuring
 
 EVERY = 1.0
 """Seconds between two looks; a GPU's driver answers in milliseconds, and power is an average anyway."""
@@ -19,8 +19,7 @@ def peak_memory(device: torch.device) -> int:
     """Bytes at the peak so far: reserved on the GPU, resident for a process on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak << 10)
+    return measuring.peak_memory()
 
 
 class Meter:

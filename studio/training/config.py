@@ -72,7 +72,7 @@ class PreferenceConfig(TrainConfig):
     )
     """How two answers are compared: DPO and KTO hold against the base model, ORPO and SimPO do without it."""
     preference_beta: float = setting(0.0, label="Preference strength", advanced=True, ge=0, le=100)
-    """How strictly answers follow the pairs; 0 takes the usual: 0.1, and 2 for SimPO. For DPO and KTO, less strays further from the base."""
+    """How strictly answers follow the pairs; 0 takes the usual, 0.1 (SimPO: 2). With DPO and KTO, less strays further from the base."""
     preference_margin: float = setting(1.0, label="Preference margin", advanced=True, ge=0, le=100)
     """SimPO alone: by how much the better answer must win."""
 
@@ -93,7 +93,10 @@ class LoraConfig(PreferenceConfig):
     variant: Literal["lora", "rslora", "dora"] = setting("lora", label="Variant", advanced=True)
     """Plain LoRA, rsLoRA (scaled by the root of the rank), or DoRA (direction and size apart; slower)."""
     quantization: Literal["none", "8bit", "4bit"] = setting(
-        "none", label="Quantization", advanced=True, hint="QLoRA: the base model is kept in 8 or 4 bits per weight while the adapter learns."
+        "none",
+        label="Quantization",
+        advanced=True,
+        hint="QLoRA: the base model is kept in 8 or 4 bits per weight while the adapter learns.",
     )
     """4bit needs about a quarter of the memory for the base model, and gives up a little accuracy and speed."""
 

@@ -65,8 +65,10 @@ class Job(ABC):
     def sample(self, *, step: int, prompt: str, answer: str) -> None:
         """The model's answer to a fixed prompt at a step."""
 
-    def rows_shown(self, *, step: int, name: Literal["first_batch", "best", "worst"], rows: list[dict[str, Any]]) -> None:
-        """Some rows as the model reads them: `{"pieces": [[text, learnt], ...], "loss": number or None}` each, the rest of a row cut off."""
+    def rows_shown(  # noqa: B027 - a job that shows no rows is a job all the same
+        self, *, step: int, name: Literal["first_batch", "best", "worst"], rows: list[dict[str, Any]]
+    ) -> None:
+        """Some rows as the model reads them: `{"pieces": [[text, learnt], ...], "loss": number or None}` each, cut where they are long."""
 
     @abstractmethod
     def checkpoint(self, *, step: int, folder: Path) -> None:

@@ -10,7 +10,7 @@ NEEDS = {
     "dpo": "DPO reads every pair once with the base model before the first step, to hold the answers against it.",
     "kto": "KTO reads every pair, and each question with another row's answer, once with the base model first: about twice DPO's wait. "
     "Batches of 8 pairs or more keep its measure of the distance to the base steady.",
-    "orpo": "ORPO learns the better answers as well as the difference, without the base model to compare with. It likes more epochs than DPO.",
+    "orpo": "ORPO learns the better answers as well as the difference, without the base model to compare with. It likes more epochs.",
     "simpo": "SimPO compares without the base model, so nothing holds the answers near it. Watch the answers, and end early.",
 }
 STEEP = {"lora": 1e-4, "full": 5e-6}

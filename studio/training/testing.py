@@ -22,7 +22,8 @@ from typing import Any
 
 from studio.checkpoints import newest, step_of
 from studio.storage import read_manifest, sha256_file
-from studio.training.facts import DatasetFacts, HostFacts, Linear, ModelFacts
+from studio.training.facts import DatasetFacts, Estimate, HostFacts, Linear, ModelFacts
+from studio.training.measuring import peak_memory
 from studio.training.orders import Order, TrainPayload
 from studio.training.plugin import TrainingPlugin
 from studio.training.registry import refusal
@@ -121,7 +122,7 @@ def check_plugin(
             requires=plugin_class.requires,
         )
         check_estimate(plugin_class, case)
-        check_three_steps(case)
+        check_three_steps(plugin_class, case)
         check_stop(case)
         if plugin_class.resumes:
             check_resume(case)
@@ -161,10 +162,18 @@ def check_estimate(plugin_class: type[TrainingPlugin], case: Case) -> None:
     expect(estimate.disk > 0, "The estimate must say what the result takes on the disk.")
 
 
-def check_three_steps(case: Case) -> None:
-    """Three steps report numbered events in order, and leave a sealed result."""
-    with worker(case, name="three", config={"max_steps": 3}) as process:
-        events = list(read_events(process))
+TOLERANCE = 1.15
+"""By what factor the peak memory may lie outside the range that was estimated."""
+
+
+def check_three_steps(plugin_class: type[TrainingPlugin], case: Case) -> None:
+    """Three steps report numbered events in order, leave a sealed result, and take what was estimated."""
+    config: dict[str, Any] = {"max_steps": 3}
+    peak, events = 0, []
+    with worker(case, name="three", config=config) as process:
+        for event in read_events(process):
+            events.append(event)
+            peak = max(peak, peak_memory(process.pid))
     end = check_events(case, events, name="three")
     expect(end["status"] == "succeeded", f"Three steps ended as {end['status']}: {end['error']}\n{end['detail']}")
     metrics = [event for event in events if event["type"] == "metric"]
@@ -172,6 +181,23 @@ def check_three_steps(case: Case) -> None:
     expect(steps == sorted(steps) and steps[-1:] == [3], f"Metrics must come in order and reach step 3; they came for the steps {steps}.")
     expect(any(math.isfinite(event.get("loss") or math.nan) for event in metrics), "No metric named loss was reported.")
     check_result(Path(end["result"]["folder"]))
+    estimate = plugin_class().estimate(plugin_class.Config(**case.config | config), case.model, case.data, case.host)
+    expect(
+        estimate.steps == 3, f"Three steps were asked for; the estimate says {estimate.steps}. See studio.training.memory.planned_steps."
+    )
+    measured = max([event["memory"] for event in metrics if event.get("memory")], default=peak)
+    check_memory(measured, estimate)
+    size = sum(path.stat().st_size for path in Path(end["result"]["folder"]).rglob("*") if path.is_file())
+    expect(size <= estimate.disk * TOLERANCE, f"The result takes {size} bytes on the disk; the estimate says {estimate.disk}.")
+
+
+def check_memory(measured: float, estimate: Estimate) -> None:
+    """The peak in bytes, as the plugin reported it or the process took it, is about where the estimate said. Where nobody knows: 0."""
+    low, high = estimate.memory.low / TOLERANCE, estimate.memory.high * TOLERANCE
+    expect(
+        not measured or low <= measured <= high,
+        f"The peak was {measured / 1e6:.0f} MB; the estimate says {estimate.memory.low / 1e6:.0f} to {estimate.memory.high / 1e6:.0f} MB.",
+    )
 
 
 def check_stop(case: Case) -> None:
