@@ -4,7 +4,7 @@ The result is always an adapter of the untouched base, in the form that every re
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,11 +131,13 @@ def add_matrices(base: Any, config: PeftConfig) -> Any:
     return get_peft_model(base, settings)
 
 
-def train_tables(model: Any, names: Iterable[str], *, dtype: torch.dtype) -> dict[str, torch.nn.Parameter]:
+def train_tables(model: Any, names: Sequence[str], *, dtype: torch.dtype) -> dict[str, torch.nn.Parameter]:
     """Makes these of a peft model's TABLES learn: in place and in fp32, while what they hand on keeps the model's number format.
 
     A model whose output layer is its embedding goes on sharing it; both of its names are in the answer then.
     """
+    if not names:
+        return {}
     base = model.get_base_model()
     modules = {getattr(base, ask)(): name for name, ask in TABLES.items()}
     weights = {module.weight for module, name in modules.items() if name in names}

@@ -115,6 +115,7 @@ def _beginning_issues(config: PeftConfig) -> Iterator[Issue]:
         yield _error(
             "initialization", "PiSSA and OLoRA need the base's exact weights. Choose default or eva, or a base without quantization."
         )
+        return
     if config.dropout:
         yield _warning("dropout", "Parts of the model itself begin inside the adapter, and dropout would drop them. Set it to 0.")
     yield Issue(
@@ -141,7 +142,7 @@ def _table_issues(config: PeftConfig, base: ModelFacts) -> Iterator[Issue]:
     twice = [name for name in config.modules_to_save if name in config.targets]
     if twice:
         yield _error("modules_to_save", f"{twice[0]} stands among the targets as well. It can be trained in full or by an adapter.")
-    if config.modules_to_save:
+    elif config.modules_to_save:
         tables = 2 if base.tied else len(set(config.modules_to_save))
         size = tables * base.vocabulary * base.hidden_size * 4 / 1e6
         shared = " This model's output layer is its embedding: both learn as one." if base.tied else ""

@@ -44,12 +44,21 @@ def target_linears(base: ModelFacts, targets: Sequence[str]) -> list[Linear]:
 
 
 def lora_parameters(config: LoraConfig, base: ModelFacts) -> int:
-    """Exactly what peft trains: A [rank, inputs] and B [outputs, rank] for each layer, and DoRA's size per output."""
+    """Exactly what learns: A [rank, inputs] and B [outputs, rank] for each layer, DoRA's size per output, and tables in full."""
     size_per_output = 1 if config.variant == "dora" else 0
-    return sum(
-        linear.count * (config.rank * (linear.inputs + linear.outputs) + size_per_output * linear.outputs)
+    ranks: dict[str, int] = getattr(config, "rank_pattern", {})
+    matrices = sum(
+        linear.count * (ranks.get(linear.name, config.rank) * (linear.inputs + linear.outputs) + size_per_output * linear.outputs)
         for linear in target_linears(base, config.targets)
     )
+    tables = set(getattr(config, "modules_to_save", ()))
+    return matrices + min(len(tables), 1 if base.tied else 2) * base.vocabulary * base.hidden_size
+
+
+def output_learns(config: LoraConfig, base: ModelFacts) -> bool:
+    """True where the table that tokens are chosen with is trained in full beside the adapter."""
+    tables = getattr(config, "modules_to_save", ())
+    return "lm_head" in tables or (base.tied and "embed_tokens" in tables)
 
 
 @dataclass(frozen=True)
@@ -234,14 +243,14 @@ def lora_recipe(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: 
         adapter=trained * (6 if half else 4),  # fp32, and under autocast a copy in half precision
         gradients=trained * 4,
         optimizer=trained * 8,
-        head_gradient=0,
-        head_product=0,
+        head_gradient=4.0 * base.vocabulary * base.hidden_size if output_learns(config, base) else 0.0,
+        head_product=4.0 * base.vocabulary * base.hidden_size if output_learns(config, base) else 0.0,
         kept=lora_kept_bytes(config, base, half=half),
         carried=wide * base.hidden_size,
         layers=base.layers,
         forward=2.0 * layer_weights * (1.6 if dora else 1.0) + 2.0 * trained,
         backward=(layer_weights + 2 * trained) / (layer_weights + trained),
-        head_backward=1.0,
+        head_backward=2.0 if output_learns(config, base) else 1.0,
         passes=reference_passes(config, data),
     )
 

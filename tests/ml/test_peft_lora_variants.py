@@ -1,6 +1,7 @@
 """Every kind of LoRA learns, is killed without a trace, and leaves an adapter of the untouched base."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,16 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: E402
 from studio.checkpoints import newest  # noqa: E402
 from studio.errors import UserError  # noqa: E402
 from studio.ml import llamacpp  # noqa: E402
+from studio.ml.adapters import add_matrices, train_tables  # noqa: E402
 from studio.ml.gguf.exporting import export  # noqa: E402
 from studio.ml.gguf.serving import prepare  # noqa: E402
+from studio.ml.loading import load_base  # noqa: E402
 from studio.ml.lora_init import as_plain_change, olora, pissa  # noqa: E402
 from studio.storage import commit_folder, sha256_file  # noqa: E402
-from studio.training import Stopped  # noqa: E402
-from tests.ml.test_training import QUICK, ROWS, RecordingJob  # noqa: E402
+from studio.training import DatasetFacts, HostFacts, Stopped  # noqa: E402
+from studio.training.facts import Gpu, Linear, ModelFacts  # noqa: E402
+from studio.training.testing import TINY_MODEL  # noqa: E402
+from tests.ml.test_training import FP32, QUICK, ROWS, RecordingJob  # noqa: E402
 from training_plugins.peft_lora import PeftLora  # noqa: E402
 
 IDS = torch.arange(3, 40)[None]
@@ -80,6 +85,80 @@ def test_a_pause_leaves_no_trace(attempt, kind):
     assert whole.values("loss")[-1] < whole.values("loss")[0]
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert sha256_file(second.out / name) == sha256_file(whole.out / name)
+
+
+@pytest.mark.parametrize("chosen", [{"rank_pattern": {"q_proj": 2}}, {"modules_to_save": ["lm_head"]}, {"variant": "dora", "rank": 3}])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_estimate_names_exactly_what_learns(tiny_model, tiny_model_maker, tmp_path, chosen, tied):
+    base = tiny_model if tied else tiny_model_maker(tmp_path / "untied", tied=False)
+    job = PausingJob(tmp_path / "attempt", base, ROWS)
+    config = PeftLora.Config(**QUICK | chosen)
+    model = add_matrices(load_base(base, arithmetic=FP32), config)
+    train_tables(model, config.modules_to_save, dtype=torch.float32)
+    learns = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert PeftLora().estimate(config, job.model, job.data, job.host).trainable_parameters == learns
+
+
+def said(settings: dict[str, Any], *, base: ModelFacts = TINY_MODEL, **host: Any) -> dict[str, str]:
+    """`{field: level and message}` of what the plugin has to say about settings."""
+    data = DatasetFacts(name="rows", shape="chat", rows=1000, train=950, validation=50)
+    there = HostFacts(name="here", cpus=2, memory=64 << 30, **host)
+    issues = PeftLora().check(PeftLora.Config(**settings), base, data, there)
+    return {issue.field: f"{issue.level}: {issue.message}" for issue in issues}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "field", "sentence"),
+    [
+        ({"rank_pattern": {"q_projj": 4}}, "rank_pattern", "error: q_projj gets no adapter. These layers do: down_proj, gate_proj"),
+        (
+            {"targets": ["q_proj"], "alpha_pattern": {"v_proj": 4.0}},
+            "alpha_pattern",
+            "error: v_proj gets no adapter. These layers do: q",
+        ),
+        (
+            {"rank_pattern": {"q_proj": 128}},
+            "rank_pattern",
+            "warning: q_proj would count 0.12 times as much .* alpha of 256 it",
+        ),
+        ({"initialization": "pissa", "dropout": 0.1}, "dropout", "warning: .* Set it to 0"),
+        ({"initialization": "olora"}, "initialization", "note: The result is stored with rank 32, twice the trained one"),
+        ({"initialization": "pissa", "quantization": "4bit"}, "initialization", "error: PiSSA and OLoRA need the base's exact weights"),
+        ({"quantization": "4bit"}, "quantization", "error: 4bit needs the package bitsandbytes"),
+        (
+            {"lora_plus": 16.0, "learning_rate": 1e-3},
+            "lora_plus",
+            "warning: B would learn at 0.016, which is fast. .* of 0.0001",
+        ),
+        ({"variant": "dora"}, "variant", "note: DoRA takes about one and a half times as long"),
+        ({"modules_to_save": ["mlp"]}, "modules_to_save", "error: mlp cannot be trained in full here. embed_tokens and lm_head can"),
+        ({"modules_to_save": ["lm_head"], "targets": ["lm_head", "q_proj"]}, "modules_to_save", "error: lm_head stands among the targets"),
+        ({"modules_to_save": ["embed_tokens"]}, "modules_to_save", "note: The adapter grows by 0 MB. This model's output layer is its emb"),
+    ],
+)
+def test_what_settings_need_is_said_beside_them(chosen, field, sentence):
+    base = TINY_MODEL if "lm_head" not in chosen.get("targets", []) else with_output_layer()
+    assert re.match(sentence, said(chosen, base=base)[field])
+
+
+def with_output_layer() -> ModelFacts:
+    head = Linear(name="lm_head", inputs=64, outputs=512, count=1)
+    return TINY_MODEL.model_copy(update={"tied": False, "linears": [*TINY_MODEL.linears, head]})
+
+
+def test_quantization_runs_where_its_package_is():
+    there = {"packages": {"bitsandbytes": "0.50.2"}}
+    assert said({"quantization": "8bit"}, **there)["quantization"].startswith("warning: On a processor")
+    assert "quantization" not in said({"quantization": "4bit"}, gpus=[Gpu(name="L4", memory=24 << 30)], **there)
+    assert said({"quantization": "8bit", "variant": "dora"}, **there)["quantization"].startswith("error: DoRA")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"), [({"q.*": 4}, "no name of a layer"), ({"q_proj": 0}, "above 0"), ({"q_proj": 513}, "at most 512")]
+)
+def test_a_pattern_is_names_and_ranks(pattern, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        PeftLora.Config(rank_pattern=pattern)
 
 
 def trained_logits(run: Callable[[], RecordingJob]) -> tuple[RecordingJob, Any]:
