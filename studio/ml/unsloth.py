@@ -78,7 +78,7 @@ def load_model(folder: Path, *, arithmetic: "Arithmetic", max_length: int, quant
     On a CPU, where the kernels do not run, Unsloth's general class stands in. Raises UserError where Unsloth could not quantize.
     """
     device = arithmetic.device
-    model, _ = _family(device).from_pretrained(
+    model, _ = family(device).from_pretrained(
         **load_arguments(
             folder,
             device=device,
@@ -125,7 +125,7 @@ def load_arguments(
         "fix_tokenizer": False,
         "resize_model_vocab": None,
         "offload_embedding": False,
-        "use_gradient_checkpointing": _checkpointing(checkpointing),
+        "use_gradient_checkpointing": _checkpointing(checkpointing, device),
         "unsloth_tiled_mlp": False,
         "fast_inference": False,
         "random_state": seed,
@@ -136,9 +136,10 @@ def add_adapter(
     model: Any, *, targets: list[str], rank: int, alpha: float, dropout: float, rslora: bool, checkpointing: bool, seed: int, work: Path
 ) -> Any:
     """A peft model around it, whose adapter is the only thing that learns."""
-    adapted = _family(model.device).get_peft_model(
+    adapted = family(model.device).get_peft_model(
         model,
         **adapter_arguments(
+            device=model.device,
             targets=targets,
             rank=rank,
             alpha=alpha,
@@ -154,7 +155,16 @@ def add_adapter(
 
 
 def adapter_arguments(
-    *, targets: list[str], rank: int, alpha: float, dropout: float, rslora: bool, checkpointing: bool, seed: int, work: Path
+    *,
+    device: "torch.device",
+    targets: list[str],
+    rank: int,
+    alpha: float,
+    dropout: float,
+    rslora: bool,
+    checkpointing: bool,
+    seed: int,
+    work: Path,
 ) -> dict[str, Any]:
     """Everything that Unsloth can be told about an adapter."""
     return {
@@ -166,7 +176,7 @@ def adapter_arguments(
         "layers_to_transform": None,
         "layers_pattern": None,
         "finetune_last_n_layers": None,
-        "use_gradient_checkpointing": _checkpointing(checkpointing),
+        "use_gradient_checkpointing": _checkpointing(checkpointing, device),
         "random_state": seed,
         "use_rslora": rslora,
         "modules_to_save": None,
@@ -181,15 +191,16 @@ def adapter_arguments(
     }
 
 
-def _family(device: "torch.device") -> Any:
+def family(device: "torch.device") -> Any:
     """Hand-written kernels for the families that have them; elsewhere, and on a CPU, what Unsloth makes of transformers' own code."""
     from unsloth import FastLanguageModel, FastModel
 
     return FastLanguageModel if device.type == "cuda" else FastModel
 
 
-def _checkpointing(wanted: bool) -> str | bool:
-    return "unsloth" if wanted else False
+def _checkpointing(wanted: bool, device: "torch.device") -> str | bool:
+    """Unsloth's own moves what is kept to main memory, through buffers that only a GPU's driver can give."""
+    return "unsloth" if wanted and device.type == "cuda" else wanted
 
 
 def _speak_our_language(model: Any) -> None:

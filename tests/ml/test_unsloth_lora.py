@@ -171,7 +171,15 @@ def test_unsloth_is_told_everything_that_it_can_be_told(python: Path) -> None:
             Path("base"), device=device, dtype=torch.bfloat16, max_length=8, quantization="none", checkpointing=False, seed=1
         ),
         "get_peft_model": unsloth.adapter_arguments(
-            targets=["q_proj"], rank=4, alpha=8.0, dropout=0.0, rslora=False, checkpointing=False, seed=1, work=Path("work")
+            device=device,
+            targets=["q_proj"],
+            rank=4,
+            alpha=8.0,
+            dropout=0.0,
+            rslora=False,
+            checkpointing=False,
+            seed=1,
+            work=Path("work"),
         ),
     }
     classes = {"from_pretrained": ("loader.py", "FastLanguageModel"), "get_peft_model": ("llama.py", "FastLlamaModel")}
