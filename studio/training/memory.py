@@ -207,13 +207,18 @@ def shared_inputs(base: ModelFacts) -> int:
 
 
 def lora_kept_bytes(config: LoraConfig, base: ModelFacts, *, half: bool) -> float:
-    """A frozen norm keeps its input in fp32. Under autocast every adapter has an input of its own, for peft casts it up and torch down.
+    """A frozen norm keeps its input in fp32. Under autocast every adapter has an input of its own, for peft casts it up and torch down;
+    those that `studio.ml.lora` computes read what their neighbours read, and after attention what attention keeps anyway.
 
     Besides an adapter keeps its narrow middle; with dropout a mask and what it left; with DoRA its layer's output twice more.
     """
     found = target_linears(base, config.targets)
     own = per_layer(base, found, "inputs")
-    kept = kept_bytes(base, half=half, norms=8, inputs=own if half else shared_inputs(base))
+    fused = half and not config.dropout and config.variant != "dora" and config.quantization == "none"
+    inputs = own if half else shared_inputs(base)
+    if fused:
+        inputs = min(own, shared_inputs(base) - base.heads * base.head_size)
+    kept = kept_bytes(base, half=half, norms=8, inputs=inputs)
     middle = sum(linear.count for linear in found) / max(1, base.layers) * config.rank
     dropped = 2 * own if config.dropout else 0
     doubled = 2 * per_layer(base, found, "outputs") if config.variant == "dora" else 0
@@ -225,6 +230,8 @@ def full_kept_bytes(config: FullConfig, base: ModelFacts, *, half: bool) -> floa
     mixed = config.weights == "mixed"
     inner = [linear for linear in base.linears if linear.name not in OUTPUT_LAYERS]
     inputs = per_layer(base, inner, "inputs") if mixed and half else shared_inputs(base)
+    if half:
+        inputs -= base.heads * base.head_size  # the layer after attention reads the very tensor that attention keeps
     return kept_bytes(base, half=half, norms=16 if mixed else 12, inputs=inputs)
 
 
@@ -569,19 +576,3 @@ def changes_in_words(before: TrainConfig, after: TrainConfig) -> str:
     labels = {field.name: field.label.lower() for field in form_fields(type(after))}
     words = [f"{labels[name]} {value}" for name, value in changes(before, after).items()]
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
-
-
-def smaller(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> LoraConfig | None:
-    """The nearest settings that fit and learn the same: checkpointing first, then smaller batches that are added up."""
-    tried = config
-    if tried.gradient_checkpointing == "off":
-        tried = tried.model_copy(update={"gradient_checkpointing": "auto"})
-    while lora_estimate(tried, base, data, host).memory.high > available_memory(host):
-        if tried.batch_size == 1:
-            return None
-        halved = math.ceil(tried.batch_size / 2)
-        added_up = math.ceil(config.batch_size * config.gradient_accumulation / halved)
-        if added_up > 1024:
-            return None
-        tried = tried.model_copy(update={"batch_size": halved, "gradient_accumulation": added_up})
-    return tried
