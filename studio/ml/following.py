@@ -110,9 +110,9 @@ def joined(folder: Path, *, rank: int, size: int, on_gpus: bool) -> Iterator[Wor
 
     from studio.ml.sharding import Together
 
-    world = Together(rank, size)
+    world = Together(rank, size, on_gpus=on_gpus)
     (folder / f"ready-{rank}").touch()
-    world.join(folder / "store", on_gpus=on_gpus)
+    world.join(folder / "store")
     try:
         yield world
         dist.barrier()  # whoever left early would cut off what others still read

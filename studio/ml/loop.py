@@ -325,7 +325,7 @@ class Loop:
             learning_rate=rate,
             grad_norm=norm if math.isfinite(norm) else 0.0,
             tokens_per_second=sums.tokens / max(seconds, 1e-9),
-            memory=peak_memory(self.arithmetic.device),
+            memory=self.world.memory(peak_memory(self.arithmetic.device)),
             padding=1.0 - sums.tokens / max(1, sums.slots),
             tokens=done.tokens,
             epoch=done.rows / len(self.train),

@@ -30,17 +30,17 @@ HEAD = "head_of_the_whole"
 class Together(World):
     """One of several processes on this machine; each has joined before anything is asked."""
 
-    def __init__(self, rank: int, size: int):
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int, size: int, *, on_gpus: bool):
+        self.rank, self.size, self.on_gpus = rank, size, on_gpus
 
-    def join(self, store: Path, *, on_gpus: bool) -> None:
+    def join(self, store: Path) -> None:
         """Waits for the others, who join by the same file. Numbers travel over loopback or between the GPUs."""
         if sys.platform == "linux":
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        if on_gpus:
+        if self.on_gpus:
             torch.cuda.set_device(self.rank)
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+            "cpu:gloo,cuda:nccl" if self.on_gpus else "gloo",
             store=dist.FileStore(str(store), self.size),
             rank=self.rank,
             world_size=self.size,
@@ -57,6 +57,9 @@ class Together(World):
 
     def agree(self, flag: bool) -> bool:
         return self.total(float(flag))[0] > 0
+
+    def memory(self, peak: int) -> int:
+        return int(max(self.gather([float(peak)])) if self.on_gpus else self.total(peak)[0])
 
     def gather(self, items: list[float]) -> list[float]:
         counts = torch.zeros(self.size, dtype=torch.int64)

@@ -26,6 +26,10 @@ class World:
         """True in every process where it is true in one."""
         return flag
 
+    def memory(self, peak: int) -> int:
+        """Bytes that all processes took at their peaks of the one memory that they share; where each has its own, of the fullest."""
+        return peak
+
     def gather(self, items: list[float]) -> list[float]:
         """The items of all processes, in the order of their ranks."""
         return items
