@@ -24,7 +24,7 @@ class MeasuredJob(Job):
         self.model = read_model_facts(self.base, "base")
         self._rows: list[dict[str, Any]] = json.loads(Path(case["chats"]).read_text())
         count = len(self._rows)
-        self.data = DatasetFacts(name="rows", shape="chat", rows=count, train=count, validation=0)
+        self.data = DatasetFacts(name="rows", shape=case.get("shape", "chat"), rows=count, train=count, validation=0)
         self.host = host_facts(with_gpus=False)
         self.prompts = []
         self.out = Path(case["out"])
