@@ -6,9 +6,10 @@ from typing import Any
 
 from studio.training.config import TrainConfig
 from studio.training.facts import DatasetFacts, Estimate, HostFacts, Issue, ModelFacts
-from studio.training.memory import available_memory, changes_in_words, fitting_changes, planned_steps
+from studio.training.memory import available_memory, changes, changes_in_words, fitting_changes, planned_steps
 
 FEWEST_ROWS = 10
+LEARNS_THE_SAME = {"gradient_checkpointing", "batch_size", "gradient_accumulation"}
 
 
 def row_issues(config: TrainConfig, base: ModelFacts, data: DatasetFacts) -> list[Issue]:
@@ -60,8 +61,9 @@ def memory_issues(
     if fitting is None:
         return [error("max_length", f"{text} Choose a smaller base model.")]
     less = gigabytes(estimate(fitting, base, data, host).memory.high)
-    changed = next(name for name in type(config).model_fields if getattr(config, name) != getattr(fitting, name))
-    return [error(changed, f"{text} With {changes_in_words(config, fitting)} it needs about {less}.")]
+    changed = changes(config, fitting)
+    same = "" if changed.keys() - LEARNS_THE_SAME else " and learns the same"
+    return [error(next(iter(changed)), f"{text} With {changes_in_words(config, fitting)} it needs about {less}{same}.")]
 
 
 def error(field: str, message: str) -> Issue:
