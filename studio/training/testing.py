@@ -86,7 +86,7 @@ class Case:
     @property
     def data(self) -> DatasetFacts:
         validation = len(self.rows[::10])
-        shape: Any = "text" if "text" in self.rows[0] else "chat"
+        shape: Any = next((shape for key, shape in {"text": "text", "chosen": "preference"}.items() if key in self.rows[0]), "chat")
         return DatasetFacts(name="tiny", shape=shape, rows=len(self.rows), train=len(self.rows) - validation, validation=validation)
 
     @property

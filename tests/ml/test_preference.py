@@ -21,6 +21,7 @@ from studio.ml.tokens import load_tokenizer  # noqa: E402
 from studio.ml.world import World  # noqa: E402
 from studio.training import DatasetFacts, Stopped  # noqa: E402
 from studio.training.preferences import preference_issues  # noqa: E402
+from studio.training.testing import Case, check_events, read_events, worker  # noqa: E402
 from tests.ml.test_training import QUICK, RecordingJob  # noqa: E402
 from training_plugins.peft_lora import PeftLora  # noqa: E402
 
@@ -87,6 +88,19 @@ def test_a_paused_run_goes_on_with_the_same_losses_and_bytes(attempt: Attempt, k
     assert paused.values("loss") + resumed.values("loss") == whole.values("loss")
     weights = [load_file(job.out / "adapter_model.safetensors") for job in (whole, resumed)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_worker_learns_from_pairs_and_says_what_their_loss_needs(tiny_model: Path, tmp_path: Path) -> None:
+    config = {"rank": 4, "batch_size": 2, "max_length": 64}
+    case = Case(plugin="peft_lora", folder=tmp_path, base=tiny_model, rows=PAIRS, config=config, requires=PeftLora.requires)
+    with worker(case, name="pairs", config={"max_steps": 2, "preference": "kto"}) as process:
+        events = list(read_events(process))
+    end = check_events(case, events, name="pairs")
+    assert end["status"] == "succeeded", end
+    assert any(event["type"] == "note" and event["text"].startswith("KTO reads every pair") for event in events)
+    assert [event["accuracy"] for event in events if event["type"] == "metric" and "accuracy" in event]
+    shown = next(event for event in events if event["type"] == "rows")
+    assert ["Better\n", False] in shown["rows"][0]["pieces"]
 
 
 @pytest.fixture
