@@ -89,19 +89,26 @@ def try_next(run: Run, curve: Curve) -> list[Advice]:
 
 def worse_from_the_start(case: Case) -> Iterator[Rule]:
     curve = case.curve
-    if curve.turned and curve.best[0] == 0:
+    step, _ = curve.best
+    if curve.turned and (step == 0 or unread(curve)):
         rate = rounded(case.config["learning_rate"] / 5)
+        when = f"at step {step:,}, before all rows had been read" if step else "before the first step"
         yield (
             "Lower the learning rate",
-            "The validation loss was lowest before the first step: each step moved the weights too far.",
+            f"The validation loss was lowest {when}: each step moved the weights too far.",
             case.change(learning_rate=rate),
         )
+
+
+def unread(curve: Curve) -> bool:
+    """Whether it ended before it had read all its rows once: none can be known by heart."""
+    return curve.latest.get("epoch", 1.0) < 1
 
 
 def by_heart(case: Case) -> Iterator[Rule]:
     curve, config = case.curve, case.config
     step, _ = curve.best
-    if not curve.turned or step == 0:
+    if not curve.turned or step == 0 or unread(curve):
         return
     why = f"The validation loss was lowest at step {step:,} and has risen since: from there on it learnt its rows by heart."
     yield "Train for less", why, shorter(case, share=step / max(1, curve.total))
@@ -147,7 +154,7 @@ def still_falling(case: Case) -> Iterator[Rule]:
 
 def learnt_little(case: Case) -> Iterator[Rule]:
     curve, config = case.curve, case.config
-    if len(curve.losses) < JUDGED or curve.turned or curve.late_gain >= STILL_FALLING or curve.latest.get("epoch", 1.0) < 1:
+    if len(curve.losses) < JUDGED or curve.turned or curve.late_gain >= STILL_FALLING or unread(curve):
         return
     if curve.gain < HARDLY:
         yield (

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,11 +18,12 @@ from studio.runs import services
 from studio.runs.accuracy import Figure, accuracy_on, corrected
 from studio.runs.models import Run
 from studio.runs.services import Forecast
-from studio.training import DatasetFacts, Estimate, HostFacts, Issue, ModelFacts
+from studio.training import DatasetFacts, Estimate, HostFacts, Issue, ModelFacts, TrainingPlugin
 from studio.training.asking import estimate_of
 from studio.training.carrying import carry
 from studio.training.defaults import Suggestion, preset_changes, suggest
-from studio.training.form import FormField, as_text, form_fields, parse_form, typed_value
+from studio.training.form import FormField, as_text, check_config, form_fields, parse_form, typed_value
+from studio.training.memory import planned_steps
 from studio.training.registry import Loaded, load_plugins
 from studio.workspaces.models import Project
 
@@ -30,6 +32,8 @@ LABELS = {"dataset_version": "Dataset", "base_model": "Base model", "plugin": "W
 """Of the fields that are no settings."""
 NUMBERED = re.compile(r"Run \d+")
 """A name that the studio gave, and gives anew."""
+METHODS = ("lora", "full", "none")
+"""In the order in which the form and the page of plugins list the ways to train."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Drawn:
     def is_changed(self) -> bool:
         return self.value != self.default
 
+    @property
+    def default_words(self) -> str:
+        return "none" if self.default in ("", "0") else self.default
+
 
 @dataclass(frozen=True)
 class Card:
@@ -58,6 +66,16 @@ class Card:
     changes: list[Drawn]
     estimate: Estimate | None
     is_chosen: bool
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train as the form offers it: what speaks against it here, and what it would take with its own defaults."""
+
+    loaded: Loaded
+    hindrance: str
+    """In two or three words; empty where nothing hinders it."""
+    estimate: Estimate | None
 
 
 @dataclass
@@ -112,9 +130,29 @@ class RunForm:
             notices=notices,
         )
 
-    @property
-    def plugins(self) -> list[Any]:
-        return list(load_plugins().values())
+    @cached_property
+    def ways(self) -> list[Way]:
+        """The ways to train, side by side."""
+        return [self.way(loaded) for loaded in in_order(load_plugins().values())]
+
+    def way(self, loaded: Loaded) -> Way:
+        if loaded.plugin is None:
+            return Way(loaded, "Broken", None)
+        if services.obstacle(loaded):
+            return Way(loaded, "Not on this worker", None)
+        if self.version and services.shape_issues(loaded.plugin, self.version):
+            return Way(loaded, "Not for these rows", None)
+        return Way(loaded, "", self.untouched(loaded.plugin) if loaded.plugin.method != "none" else None)
+
+    def untouched(self, plugin: TrainingPlugin) -> Estimate | None:
+        """What the form of a way to train would foresee with nothing changed in it."""
+        if self.facts is None or self.host is None:
+            return None
+        base, data = self.facts
+        found = suggest(plugin, base=base, data=data, host=self.host)
+        config, _ = check_config(plugin.Config, {name: suggestion.value for name, suggestion in found.items()})
+        estimate, _ = estimate_of(plugin, (config, base, data, self.host)) if config else (None, [])
+        return corrected(estimate, self.correction_of(plugin.name)) if estimate else None
 
     @property
     def plugin(self) -> Any:
@@ -148,7 +186,15 @@ class RunForm:
         return self.defaults | (self.changes(self.preset) if self.preset in self.plugin.presets else {})
 
     def changes(self, preset: str) -> dict[str, str]:
-        return {name: as_text(value) for name, value in preset_changes(self.plugin, preset, self.suggestions).items()}
+        changes = preset_changes(self.plugin, preset, self.suggestions)
+        if changes.get("max_steps") and self.facts:
+            changes["max_steps"] = min(changes["max_steps"], self.half_of_the_steps())
+        return {name: as_text(value) for name, value in changes.items()}
+
+    def half_of_the_steps(self) -> int:
+        """Of an untouched form: a preset that ends early may not take longer than one that does not."""
+        config, _ = parse_form(self.plugin.Config, self.defaults)
+        return max(1, planned_steps(config, rows=self.facts[1].train) // 2) if config and self.facts else 1
 
     def follow(self, sent: str) -> None:
         """Lets each field that still holds what the studio had put into it follow what it puts there now.
@@ -197,9 +243,12 @@ class RunForm:
     @cached_property
     def correction(self) -> dict[Figure, float]:
         """What earlier runs on the worker have taught about such estimates."""
+        return self.correction_of(self.plugin_name)
+
+    def correction_of(self, name: str) -> dict[Figure, float]:
         if self.host is None:
             return {}
-        return accuracy_on(self.host.name, plugin=self.plugin_name, workspace=self.project.client.workspace).correction
+        return accuracy_on(self.host.name, plugin=name, workspace=self.project.client.workspace).correction
 
     def outlook(self, config: Any) -> Forecast | None:
         if config is None or self.model is None or self.version is None:
@@ -219,6 +268,7 @@ class RunForm:
         warnings = {issue.field: issue.message for issue in issues if issue.level == "warning" and issue.field}
         fields = self.drawn(errors, warnings)
         labels = LABELS | {drawn.field.name: drawn.field.label for drawn in fields}
+        elsewhere = any(issue.instead and issue.level == "error" for issue in issues)  # no worker here could take it
         return {
             "form": self,
             "basic": [drawn for drawn in fields if not drawn.field.advanced],
@@ -234,12 +284,22 @@ class RunForm:
                 if not issue.field or issue.level != "error"
             ],
             "outlook": outlook,
-            "estimate": outlook.estimate if outlook else None,
+            "estimate": outlook.estimate if outlook and not elsewhere else None,
             "parts": parts(outlook),
             "cards": self.cards(),
+            "elsewhere": elsewhere,
             "filled": json.dumps(self.filled),
             "reasons": json.dumps({name: suggestion.sentence for name, suggestion in self.suggestions.items()}),
         }
+
+
+def in_order(plugins: Iterable[Loaded]) -> list[Loaded]:
+    """Adapters first, with the one that is chosen at first before all; what trains nothing, and what is broken, last."""
+
+    def key(loaded: Loaded) -> tuple[int, bool]:
+        return METHODS.index(loaded.plugin.method) if loaded.plugin else len(METHODS), loaded.name != DEFAULT_PLUGIN
+
+    return sorted(plugins, key=key)
 
 
 def texts(sent: str) -> dict[str, str]:

@@ -90,6 +90,13 @@ class Working:
     run: Run
     seconds_left: float | None
 
+    @property
+    def left(self) -> str:
+        """`about 12 min left`; empty where nothing is known, or it ends by itself."""
+        if self.seconds_left is None or self.run.order.stop_requested_at or self.run.order.status == Order.Status.FINISHING:
+            return ""
+        return f"about {duration(self.seconds_left)} left" if self.seconds_left >= 1 else "takes longer than expected"
+
 
 @dataclass(frozen=True)
 class Queue:

@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 
 from studio.orders.models import Order
-from studio.runs.advice import Advice, Failure, failure_of, try_next
+from studio.runs.advice import Advice, Failure, failure_of, try_next, unread
 from studio.runs.curve import Curve
 from studio.runs.models import Run
 from studio.training import Estimate
@@ -64,10 +64,17 @@ def validation(curve: Curve) -> list[str]:
         return [f"On rows that it never saw, the loss was {number(last)}."]
     if curve.turned:
         when = f"at step {step:,}" if step else "before training"
-        return [f"{moved}; it was lowest {when}, with {number(lowest)}. It has begun to learn its rows by heart."]
+        return [f"{moved}; it was lowest {when}, with {number(lowest)}. {why_it_rose(curve)}"]
     gap = last / curve.end if curve.end > 0 else 1.0
     close = ", close to the training loss" if 0.9 < gap < 1.15 else ""
     return [f"{moved}{close}. It did not learn its rows by heart: the loss there has not risen again."]
+
+
+def why_it_rose(curve: Curve) -> str:
+    """Rows are learnt by heart only once they are read again; before, the steps were too large."""
+    if curve.best[0] and not unread(curve):
+        return "It has begun to learn its rows by heart."
+    return "Its steps seem to be too large: it has not read its rows often enough to know them by heart."
 
 
 def taken(run: Run, curve: Curve) -> list[str]:

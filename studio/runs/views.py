@@ -22,10 +22,10 @@ from studio.errors import UserError
 from studio.orders.models import Event, Order, Slot
 from studio.orders.states import kept_until
 from studio.runs import services
-from studio.runs.choices import RunForm, parts, way_out
+from studio.runs.choices import RunForm, in_order, parts, way_out
 from studio.runs.models import Run
 from studio.runs.pages_of_a_run import is_thinned, shown_events, steps_between
-from studio.runs.queue import When, words_for
+from studio.runs.queue import QUEUE, When, words_for
 from studio.runs.recipe import recipe_of
 from studio.runs.services import Forecast
 from studio.runs.summary import summary_of
@@ -269,7 +269,8 @@ def resume(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def plugins(request: HttpRequest) -> HttpResponse:
-    return render(request, "runs/plugins.html", {"section": "plugins", "plugins": list(load_plugins().values())})
+    found = [{"loaded": loaded, "obstacle": services.obstacle(loaded)} for loaded in in_order(load_plugins().values())]
+    return render(request, "runs/plugins.html", {"section": "plugins", "plugins": found})
 
 
 def plugin(request: HttpRequest, name: str) -> HttpResponse:
@@ -277,14 +278,15 @@ def plugin(request: HttpRequest, name: str) -> HttpResponse:
     if loaded is None:
         raise Http404
     fields = form_fields(loaded.plugin.Config) if loaded.plugin else []
-    description = inspect.getdoc(type(loaded.plugin)) if loaded.plugin else ""
+    written = (inspect.getdoc(type(loaded.plugin)) or "") if loaded.plugin else ""
+    description = [" ".join(paragraph.split()) for paragraph in written.split("\n\n")]
     obstacle = services.obstacle(loaded)
     context = {"section": "plugins", "loaded": loaded, "fields": fields, "description": description, "obstacle": obstacle}
     return render(request, "runs/plugin.html", context | ({"out": way_out(obstacle)} if obstacle else {}))
 
 
 def workers(request: HttpRequest) -> HttpResponse:
-    queued = Order.objects.for_action(request, "run.view").filter(status=Order.Status.QUEUED).count()
+    queued = Order.objects.for_action(request, "run.view").filter(status=Order.Status.QUEUED, queue=QUEUE).count()
     held = {order.worker: order for order in Order.objects.for_action(request, "run.view").filter(status__in=Order.ACTIVE)}
     slots = [{"slot": slot, "order": held.get(slot.name)} for slot in Slot.objects.all() if slot.is_alive]
     return render(request, "runs/workers.html", {"section": "workers", "slots": slots, "queued": queued})

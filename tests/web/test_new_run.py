@@ -122,11 +122,24 @@ def test_untouched_fields_follow_another_dataset_and_edited_ones_stay(slot: Any,
 
 def test_presets_show_what_they_change_and_what_they_take(slot: Any, measured: World, ana: Browser) -> None:
     quick, balanced, thorough = opened(ana, measured).context["cards"]
-    assert [(drawn.field.name, drawn.value, drawn.default) for drawn in quick.changes] == [("max_steps", "30", "0")]
+    assert [(drawn.field.name, drawn.value, drawn.default) for drawn in quick.changes] == [("max_steps", "15", "0")]  # half of the 30
     assert balanced.changes == [] and balanced.is_chosen and not quick.is_chosen
     assert {drawn.field.name for drawn in thorough.changes} >= {"epochs", "rank", "keep"}
-    assert quick.estimate.seconds.high <= balanced.estimate.seconds.high * 1.5 < thorough.estimate.seconds.high * 3
+    assert quick.estimate.steps < balanced.estimate.steps < thorough.estimate.steps
     assert thorough.estimate.trainable_parameters > balanced.estimate.trainable_parameters
+
+
+def test_ways_to_train_stand_side_by_side_with_what_they_take_here(slot: Any, measured: World, ana: Browser) -> None:
+    slot.facts |= {"packages": dict.fromkeys(("torch", "transformers", "peft", "safetensors"), "1")}
+    slot.save(update_fields=["facts"])
+    ways = {way.loaded.name: way for way in opened(ana, measured).context["form"].ways}
+    assert [*ways][:3] == ["peft_lora", "unsloth_lora", "full_finetune"] and [*ways][-1] == "rehearsal"
+    assert ways["full_finetune"].estimate.memory.high > ways["peft_lora"].estimate.memory.high
+    assert (ways["unsloth_lora"].hindrance, ways["unsloth_lora"].estimate) == ("Not on this worker", None)
+    measured.version.facts |= {"shape": "preference"}
+    measured.version.save(update_fields=["facts"])
+    ways = {way.loaded.name: way for way in opened(ana, measured).context["form"].ways}
+    assert (ways["rehearsal"].hindrance, ways["peft_lora"].hindrance) == ("Not for these rows", "")
 
 
 def test_a_chosen_preset_fills_what_nobody_has_edited(slot: Any, measured: World, ana: Browser) -> None:
@@ -134,7 +147,7 @@ def test_a_chosen_preset_fills_what_nobody_has_edited(slot: Any, measured: World
     answer = asked(ana, measured, page, preset="Thorough", set_rank="4")
     assert answer.changed["rank"] == "4" and answer.changed["keep"] == "best"
     assert answer.sent("filled")["rank"] == "32"
-    assert answer.text.count('hx-swap-oob="true"') == 3
+    assert 'id="preset_3_words" hx-swap-oob="true"' in answer.text and 'id="way_3_figures" hx-swap-oob="true"' in answer.text
     assert asked(ana, measured, page, preset="No such preset").changed == {}
 
 
@@ -218,7 +231,7 @@ def choose(page: Page, address: str) -> None:
     page.get_by_role("radio", name="Quick try").check()
     expect(page.get_by_label("Rank", exact=True)).to_have_value("16")
     expect(page.get_by_label("Learning rate", exact=True)).to_have_value("0.0004")
-    expect(page.locator("#estimate dt", has_text="Steps").locator("+ dd")).to_have_text("30")
+    expect(page.locator("#estimate dt", has_text="Steps").locator("+ dd")).to_have_text("15")
     visit.look("quick-try")
 
     page.get_by_role("radio", name="Full fine-tuning").check()
