@@ -106,9 +106,9 @@ class RunPage {
 
   note({ text, level, at }) {
     const list = this.root.querySelector("[data-run-notes]");
-    if (!list) return;
+    if (!list || [...list.querySelectorAll(".words")].some((words) => words.textContent === text)) return; // another attempt says it again
     const item = make("li", level === "warning" ? "warning" : "info");
-    const words = make("span", "", text);
+    const words = make("span", "words", text);
     const time = make("time");
     time.dateTime = at;
     time.textContent = new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });

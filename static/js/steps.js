@@ -20,10 +20,10 @@ export class Steps {
     this.thinned = box.dataset.thinned === "true";
     this.fetched = null;
     const by = (name) => box.querySelector(`[data-steps-${name}]`);
-    [this.table, this.pages, this.words, this.later, this.earlier] = ["table", "pages", "words", "later", "earlier"].map(by);
+    [this.table, this.pages, this.words, this.later, this.earlier, this.go] = ["table", "pages", "words", "later", "earlier", "go"].map(by);
     this.later.addEventListener("click", () => this.move(1));
     this.earlier.addEventListener("click", () => this.move(-1));
-    by("go").addEventListener("submit", (event) => {
+    this.go.addEventListener("submit", (event) => {
       event.preventDefault();
       const step = Number(new FormData(event.target).get("step"));
       this.from = this.newestFirst ? step : Math.max(this.first, step);
@@ -116,6 +116,7 @@ export class Steps {
     }
     this.table.replaceChildren(table);
     this.pages.hidden = false;
+    this.go.hidden = low === this.first && high === this.series.last;
     this.words.textContent = rows.length ? `Steps ${count(low)} to ${count(high)} of ${count(this.series.last)}` : `There is no such step among ${count(this.series.last)}`;
     this.later.disabled = high >= this.series.last;
     this.earlier.disabled = low <= this.first;

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import Count
+from django.db.models import Case, Count, QuerySet
+from django.db.models import When as Whenever
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -49,7 +50,7 @@ def home(request: HttpRequest) -> HttpResponse:
     failed = runs.filter(order__status=Order.Status.FAILED, order__ended_at__gte=timezone.now() - NEEDED)[:5]
     context = {
         "section": "home",
-        "live": with_points(runs.filter(order__status__in=Order.LIVE)[:20]),
+        "live": with_points(at_work_first(runs.filter(order__status__in=Order.LIVE))[:20]),
         "failed": failed,
         "recent": runs.exclude(order__status__in=Order.LIVE).exclude(pk__in=[run.pk for run in failed])[:8],
         "projects": projects.annotate(dataset_count=Count("datasets", distinct=True), run_count=Count("runs", distinct=True))[:12],
@@ -61,6 +62,11 @@ def home(request: HttpRequest) -> HttpResponse:
         "workers": [slot for slot in Slot.objects.all() if slot.is_alive],
     }
     return render(request, "runs/home.html", context)
+
+
+def at_work_first(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """What a worker holds before what waits; of each the newest first."""
+    return runs.order_by(Case(Whenever(order__status__in=Order.ACTIVE, then=0), default=1), "-created_at")
 
 
 def with_points(runs: Iterable[Run]) -> list[Run]:
@@ -122,8 +128,9 @@ def new(request: HttpRequest) -> HttpResponse:
     if wanted is None:
         only = projects[:2]
         if len(only) == 1:
-            return redirect(f"{request.path}?project={only[0].pk}")
-        return render(request, "runs/choose_project.html", {"section": "runs", "projects": projects})
+            return redirect(f"{request.path}?{address_with(request, only[0])}")
+        choices = [(project, address_with(request, project)) for project in projects]
+        return render(request, "runs/choose_project.html", {"section": "runs", "choices": choices})
     form = RunForm.read(request, project_of(request, "run.create", wanted), like=like)
     refused = None
     if request.method == "POST":
@@ -135,6 +142,13 @@ def new(request: HttpRequest) -> HttpResponse:
             return redirect("runs:detail", pk=run.pk)
     context = {"section": "runs", "like": like} | form.context(refused)
     return render(request, "runs/new.html", context, status=422 if refused else 200)
+
+
+def address_with(request: HttpRequest, project: Project) -> str:
+    """What the address asks for, such as a way to train, with the project that it is for."""
+    query = request.GET.copy()
+    query["project"] = str(project.pk)
+    return query.urlencode()
 
 
 def start(request: HttpRequest, form: RunForm) -> Run:

@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from studio.runs.models import Run
 from studio.runs.services import create_run
+from studio.workspaces.services import create_project
 from tests.fixtures import World, make_version
 from tests.visits import Visit
 from tests.web.conftest import Server, cookie
@@ -140,6 +141,14 @@ def test_ways_to_train_stand_side_by_side_with_what_they_take_here(slot: Any, me
     measured.version.save(update_fields=["facts"])
     ways = {way.loaded.name: way for way in opened(ana, measured).context["form"].ways}
     assert (ways["rehearsal"].hindrance, ways["peft_lora"].hindrance) == ("Not for these rows", "")
+
+
+def test_the_way_to_train_is_kept_while_the_project_is_found(measured: World, ana: Browser) -> None:
+    page = ana.get(reverse("runs:new"), {"plugin": "full_finetune"}, follow=True)
+    assert page.context["form"].plugin_name == "full_finetune"
+    create_project(measured.owner, client=measured.client, name="Second")
+    choice = ana.get(reverse("runs:new"), {"plugin": "full_finetune"}).content.decode()
+    assert f"?plugin=full_finetune&amp;project={measured.project.pk}" in choice
 
 
 def test_a_chosen_preset_fills_what_nobody_has_edited(slot: Any, measured: World, ana: Browser) -> None:
