@@ -5,35 +5,27 @@ from itertools import chain
 from typing import Any, Literal
 
 from studio.errors import UserError
+from studio.ml import tokencache
 from studio.ml.batches import TokenRow, token_row
 from studio.ml.loading import Reader
 from studio.ml.objectives import NextToken, Objective
 from studio.ml.preference import PairRow, Preference
+from studio.ml.tokencache import Read
 from studio.ml.tokens import Encoded, both_answers, encode_rows
 from studio.ml.world import World
 from studio.training import Job, TrainConfig
 from studio.training.config import PreferenceConfig
 
-Read = tuple[Any, bool]
-"""A row to learn from, None where nothing in it is to be learnt; and whether it was cut."""
+SPLITS: tuple[Literal["train", "validation"], ...] = ("train", "validation")
 
 
 def read_rows(job: Job, tokenizer: Any, config: TrainConfig) -> tuple[list[Any], list[Any]]:
     """Training and validation rows as tokens. Rows without anything to learn are left out and named in a note."""
     job.phase("tokenizing", "Reading the rows as tokens")
-    total = job.data.train + job.data.validation
-    kept: dict[str, list[Any]] = {"train": [], "validation": []}
-    done = cut = empty = 0
-    splits: tuple[Literal["train", "validation"], ...] = ("train", "validation")
-    for split in splits:
-        for row, was_cut in _READERS[job.data.shape](tokenizer, job.rows(split), config):
-            job.raise_if_stopped()
-            if row is not None:
-                kept[split].append(row)
-            cut += was_cut
-            empty += row is None
-            done += 1
-            job.progress(done, total, "rows")
+    reads = _kept_reads(job, tokenizer, config) if job.cache else _reads(job, tokenizer, config)
+    both = reads["train"] + reads["validation"]
+    done, cut, empty = len(both), sum(was_cut for _, was_cut in both), sum(row is None for row, _ in both)
+    kept = {split: [row for row, _ in reads[split] if row is not None] for split in SPLITS}
     if cut:
         job.note(f"{cut} of {done} rows were longer than {config.max_length} tokens and were cut.")
     if empty:
@@ -44,6 +36,29 @@ def read_rows(job: Job, tokenizer: Any, config: TrainConfig) -> tuple[list[Any],
             fields={"max_length": "Too short."},
         )
     return kept["train"], kept["validation"]
+
+
+def _kept_reads(job: Job, tokenizer: Any, config: TrainConfig) -> dict[str, list[Read]]:
+    """As `_reads`, from an earlier run where one read the same rows in the same way."""
+    assert job.cache is not None
+    rows = ((split, row) for split in SPLITS for row in job.rows(split))
+    key = tokencache.key_of(tokenizer, rows, shape=job.data.shape, max_length=config.max_length, learn_from=config.learn_from)
+    reads = tokencache.load(job.cache, key)
+    if reads is None:
+        reads = _reads(job, tokenizer, config)
+        tokencache.save(job.cache, key, reads)
+    return reads
+
+
+def _reads(job: Job, tokenizer: Any, config: TrainConfig) -> dict[str, list[Read]]:
+    total = job.data.train + job.data.validation
+    reads: dict[str, list[Read]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        for read in _READERS[job.data.shape](tokenizer, job.rows(split), config):
+            job.raise_if_stopped()
+            reads[split].append(read)
+            job.progress(sum(map(len, reads.values())), total, "rows")
+    return reads
 
 
 def _tokens(tokenizer: Any, rows: Iterator[dict[str, Any]], config: TrainConfig) -> Iterator[Read]:

@@ -57,6 +57,7 @@ class TrainKind(OrderKind):
             prompts=run.prompts,
             lineage=lineage(run),
             checkpoints=str(order.checkpoints),
+            cache=str(Path(settings.DATA_DIR, "cache", "tokens", str(run.dataset_version.pk))),
         ).model_dump(mode="json")
 
     def target(self, order: Order) -> Path:

@@ -34,6 +34,8 @@ class Job(ABC):
     """Fixed prompts whose answers are shown at every evaluation."""
     checkpoints: Path
     """A folder that outlives the attempt, for the states of `studio.checkpoints.save_state`."""
+    cache: Path | None = None
+    """A folder that outlives the run, for what the next run on the same rows can use; None keeps nothing."""
     resume: Path | None = None
     """The newest whole state of an earlier attempt, to go on from; None starts from the beginning. Only for plugins with `resumes`."""
 

@@ -29,6 +29,8 @@ class TrainPayload(Wire):
     """Written into the result: ids, hashes and names of what it was made from."""
     checkpoints: str = ""
     """The order's folder of states, which every attempt saves into and the next one goes on from; empty takes one of the attempt's own."""
+    cache: str = ""
+    """A folder for what the next run on the same rows can use; empty keeps nothing."""
 
 
 class BaseModelPayload(Wire):

@@ -49,6 +49,7 @@ class WorkerJob(Job):
         self._rows = Path(payload.rows)
         if payload.checkpoints:
             self.checkpoints = Path(payload.checkpoints)
+        self.cache = Path(payload.cache) if payload.cache else None
 
     def rows(self, split: Literal["train", "validation"]) -> Iterator[dict[str, Any]]:
         """Reads one row group at a time, so memory stays flat however many rows there are."""
