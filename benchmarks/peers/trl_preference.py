@@ -35,10 +35,6 @@ def trainer_of(kind: str) -> tuple[Any, Any, dict[str, Any]]:
         from trl import DPOConfig, DPOTrainer
 
         return DPOTrainer, DPOConfig, {"beta": 0.1}
-    if kind == "orpo":
-        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-        return ORPOTrainer, ORPOConfig, {"beta": 0.1}
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     return CPOTrainer, CPOConfig, {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 2.0 * 0.5, "cpo_alpha": 0.0}
