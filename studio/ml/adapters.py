@@ -40,7 +40,7 @@ SETTINGS = (
 """What of peft's config goes into the result: no paths, nothing that loading would have to obey."""
 FIRST = "first."
 """Before the name of a matrix that the adapter began with, in a state."""
-SHOWN_BATCHES, BATCH_TOKENS, SHOWN_ROWS = 16, 1024, 512
+SHOWN_BATCHES, BATCH_TOKENS, SHOWN_ROWS = 4, 2048, 512
 """What EVA looks at: the leading directions are found after a few thousand tokens."""
 TABLES = {"embed_tokens": "get_input_embeddings", "lm_head": "get_output_embeddings"}
 """Layers that can be trained in full, and transformers' way to ask any model for them."""

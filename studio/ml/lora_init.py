@@ -124,7 +124,8 @@ def begin_from_inputs(model: Any, batches: Iterable[Any], read: Callable[[Any], 
             rows = tensor.reshape(-1, tensor.shape[-1]).float()
             rank = min(widest, rows.shape[1])
             if len(rows) >= rank:
-                seen.setdefault(name, IncrementalPCA(n_components=rank, lowrank=True, lowrank_seed=0)).partial_fit(rows)
+                with torch.autocast(rows.device.type, enabled=False):
+                    seen.setdefault(name, IncrementalPCA(n_components=rank, lowrank=True, lowrank_seed=0)).partial_fit(rows)
         source[name] = last[1]
 
     def hook(name: str) -> Callable[[Any, Any], None]:

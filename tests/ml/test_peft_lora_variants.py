@@ -24,12 +24,12 @@ from studio.ml.adapters import add_matrices, train_tables  # noqa: E402
 from studio.ml.gguf.exporting import export  # noqa: E402
 from studio.ml.gguf.serving import prepare  # noqa: E402
 from studio.ml.loading import load_base  # noqa: E402
-from studio.ml.lora_init import as_plain_change, olora, pissa  # noqa: E402
+from studio.ml.lora_init import as_plain_change, begin_from_inputs, lora_layers, matrices, olora, pissa  # noqa: E402
 from studio.storage import commit_folder, sha256_file  # noqa: E402
 from studio.training import DatasetFacts, HostFacts, Stopped  # noqa: E402
 from studio.training.facts import Gpu, Linear, ModelFacts  # noqa: E402
 from studio.training.testing import TINY_MODEL  # noqa: E402
-from tests.ml.test_training import FP32, QUICK, ROWS, RecordingJob  # noqa: E402
+from tests.ml.test_training import BF16, FP32, QUICK, ROWS, RecordingJob  # noqa: E402
 from training_plugins.peft_lora import PeftLora  # noqa: E402
 
 IDS = torch.arange(3, 40)[None]
@@ -250,3 +250,19 @@ def test_a_small_change_of_large_weights_survives_half_precision():
     assert torch.allclose(b @ a, change, atol=1e-4 * float(change.abs().max()))
     halves = b.half().float() @ a.half().float()
     assert (halves - change).norm() < 2e-3 * change.norm()
+
+
+def test_eva_begins_with_the_directions_in_which_inputs_vary_most_also_under_autocast(tiny_model):
+    model = add_matrices(load_base(tiny_model, arithmetic=BF16), PeftLora.Config(rank=6, rank_pattern={"q_proj": 3}))
+    layer = model.get_base_model().model.layers[1].self_attn.q_proj
+    inputs: list[Any] = []
+    hook = layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0][0].float()))
+    batches = [torch.randint(3, 300, (1, 200), generator=torch.manual_seed(seed)) for seed in range(4)]
+    with BF16.autocast():
+        begun = begin_from_inputs(model, batches, lambda ids: model(input_ids=ids))
+    hook.remove()
+    assert begun == len(lora_layers(model)) == 14
+    a, b = matrices(layer)
+    seen = torch.cat(inputs) - torch.cat(inputs).mean(dim=0)
+    assert not b.any() and torch.allclose(a @ a.T, torch.eye(3), atol=1e-4)
+    assert (seen @ a.T).square().sum() > 0.95 * torch.linalg.svdvals(seen)[:3].square().sum()
