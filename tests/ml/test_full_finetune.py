@@ -17,7 +17,7 @@ from studio.ml.optimizers import PIECE, RoundingAdamW, freeze, parameter_groups,
 from studio.storage import commit_folder  # noqa: E402
 from studio.training import DatasetFacts, HostFacts, Stopped  # noqa: E402
 from studio.training.facts import Gpu  # noqa: E402
-from studio.training.testing import TINY_MODEL  # noqa: E402
+from studio.training.testing import TINY_MODEL, check_plugin  # noqa: E402
 from tests.ml.test_engine import Process  # noqa: E402
 from tests.ml.test_resume import PausingJob  # noqa: E402
 from tests.ml.test_training import ROWS, RecordingJob  # noqa: E402
@@ -48,6 +48,10 @@ def train(tmp_path: Path, tiny_model: Path) -> Callable[..., RecordingJob]:
         return job
 
     return run
+
+
+def test_full_finetuning_passes_the_conformance_suite(tiny_model: Path) -> None:
+    check_plugin(FullFinetune, base=tiny_model, config={"weights": "bf16"})
 
 
 def test_the_result_is_a_model_of_its_own_that_transformers_loads(train, tiny_model):

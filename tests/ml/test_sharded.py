@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -10,12 +11,15 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
+from studio.storage import sha256_file  # noqa: E402
 from studio.training import DatasetFacts, HostFacts  # noqa: E402
 from studio.training.facts import Gpu  # noqa: E402
-from studio.training.testing import TINY_MODEL, Case, check_plugin, is_step, losses, read_events, run_through, worker  # noqa: E402
+from studio.training.testing import LONG_ENOUGH, TINY_MODEL, Case, is_step, losses, read_events, run_through, worker  # noqa: E402
 from training_plugins.full_finetune import FullFinetune  # noqa: E402
 
 SETTINGS = {"batch_size": 4, "max_length": 64, "learning_rate": 0.003, "precision": "fp32", "processes": 2, "layer_decay": 0.9}
+
+MODEL = "model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +32,19 @@ def followers_of(pid: int) -> list[psutil.Process]:
     return [child for child in psutil.Process(pid).children() if "studio.ml.follower" in child.cmdline()]
 
 
-def test_two_processes_learn_what_one_learns(case):
-    found = losses(run_through(case, name="two"))
+@pytest.fixture(scope="module")
+def two(case: Case) -> list[dict[str, Any]]:
+    """The events of two processes that nobody disturbed."""
+    return run_through(case, name="two")
+
+
+def test_two_processes_learn_what_one_learns(case, two):
+    found = losses(two)
     alone = losses(run_through(replace(case, config=SETTINGS | {"processes": 1}), name="one"))
     assert found.keys() == alone.keys() and len(found) == 41
     for step, values in alone.items():
         assert found[step] == pytest.approx(values, rel=2e-4), step
-    results = [load_file(case.folder / f"{name}-result" / "model.safetensors") for name in ("two", "one")]
+    results = [load_file(case.folder / f"{name}-result" / MODEL) for name in ("two", "one")]
     assert results[0].keys() == results[1].keys()
     for name, tensor in results[0].items():
         assert torch.allclose(tensor.float(), results[1][name].float(), atol=0.01), name
@@ -49,8 +59,21 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(case):
     assert event["error"].startswith("Process 2 of 2 was ended by signal 9; memory may have run out.")
 
 
-def test_two_processes_pass_the_conformance_suite(tiny_model):
-    check_plugin(FullFinetune, base=tiny_model, config={"processes": 2, "weights": "bf16", "max_length": 64})
+def test_a_pause_of_two_leaves_no_trace(case, two):
+    states = case.folder / "paused-states"
+    with worker(case, name="paused", config=LONG_ENOUGH, checkpoints=states) as process:
+        paused = []
+        for event in read_events(process):
+            paused.append(event)
+            if is_step(event, 10) and not (case.folder / "paused" / "stop").exists():
+                (case.folder / "paused" / "pause").touch()
+                (case.folder / "paused" / "stop").touch()
+                others = followers_of(process.pid)
+    assert event["status"] == "paused"
+    assert len(psutil.wait_procs(others, timeout=10)[0]) == 1
+    resumed = run_through(case, name="resumed", checkpoints=states)
+    assert losses([*paused, *resumed]) == losses(two) and max(losses(paused)) < 40
+    assert sha256_file(case.folder / "resumed-result" / MODEL) == sha256_file(case.folder / "two-result" / MODEL)
 
 
 @pytest.mark.parametrize(
