@@ -1,9 +1,11 @@
 """How near estimates came to what runs took, worker by worker, and what the next estimate learns from it.
 
-Compared are runs of one workspace, on one worker, trained in one way: each way estimates by a formula of its own.
+Compared are runs of one workspace, on one machine, trained in one way: each way estimates by a formula of its own. A worker's name ends in
+the number of its process, another one after every start; what the machine has taught holds on.
 """
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ BOUNDS = (0.7, 1.5)
 """Further than that no correction goes: the reason is then another one than the machine."""
 SLIGHT = 0.01
 """A correction below one per cent is not worth a word."""
+PROCESS = re.compile(r"-\d+$")
+"""End of a worker's name, as `studio.supervisor.names` makes it."""
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "overhead")
 
 
@@ -74,7 +78,7 @@ def accuracy_on(worker: str, *, plugin: str, workspace: Workspace) -> Accuracy:
     runs = Run.objects.filter(
         project__client__workspace=workspace,
         plugin=plugin,
-        order__worker=worker,
+        order__worker__regex=rf"^{re.escape(PROCESS.sub('', worker))}(-[0-9]+)?$",
         order__status=Order.Status.SUCCEEDED,
         order__attempt=1,  # what was taken up again took its memory and time for two
         measured__isnull=False,

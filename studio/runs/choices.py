@@ -187,7 +187,7 @@ class RunForm:
 
     def changes(self, preset: str) -> dict[str, str]:
         changes = preset_changes(self.plugin, preset, self.suggestions)
-        if changes.get("max_steps") and self.facts:
+        if changes.keys() == {"max_steps"} and self.facts:  # a limit alone is there to be quick
             changes["max_steps"] = min(changes["max_steps"], self.half_of_the_steps())
         return {name: as_text(value) for name, value in changes.items()}
 

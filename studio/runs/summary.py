@@ -59,14 +59,18 @@ def validation(curve: Curve) -> list[str]:
         return []
     step, lowest = curve.best
     first, last = next(iter(curve.looks.values())), curve.last_look
-    moved = f"On rows that it never saw, the loss went from {number(first)} to {number(last)}" if len(curve.looks) > 1 else ""
-    if not moved:
+    if len(curve.looks) == 1:
         return [f"On rows that it never saw, the loss was {number(last)}."]
+    stayed = number(first) == number(last)
+    how = f"stayed at {number(last)}" if stayed else f"went from {number(first)} to {number(last)}"
+    moved = f"On rows that it never saw, the loss {how}"
     if curve.turned:
         when = f"at step {step:,}" if step else "before training"
         return [f"{moved}; it was lowest {when}, with {number(lowest)}. {why_it_rose(curve)}"]
     gap = last / curve.end if curve.end > 0 else 1.0
     close = ", close to the training loss" if 0.9 < gap < 1.15 else ""
+    if stayed or unread(curve):
+        return [f"{moved}{close}."]
     return [f"{moved}{close}. It did not learn its rows by heart: the loss there has not risen again."]
 
 

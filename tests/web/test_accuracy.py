@@ -147,6 +147,14 @@ def test_only_the_newest_runs_that_went_through_at_once_on_this_worker_count(acm
     assert max(accuracy.shown["memory"]) < 1.5  # each is held against an estimate that had learnt from those before
 
 
+def test_what_a_machine_has_taught_outlives_its_workers(acme):
+    ended(acme, 2.0, worker="vm-1-4711")
+    ended(acme, 3.0, worker="vm-1")
+    ended(acme, 4.0, worker="vm-2-4711")
+    seen = accuracy_on("vm-1-12", plugin="rehearsal", workspace=acme.owner.workspace).shown["memory"]
+    assert sorted(seen) == pytest.approx([2.0, 3.0], rel=0.01)
+
+
 def test_nothing_is_learnt_from_another_workspace(acme, rival):
     ended(rival, 1.4)
     assert accuracy_on("test", plugin="rehearsal", workspace=acme.owner.workspace).correction == {}
