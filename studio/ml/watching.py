@@ -10,6 +10,8 @@ SMOOTHING = 0.9
 """Weight of the past in the smoothed loss."""
 EXPLODED = 3.0
 """A smoothed loss so many times its lowest, and above the first losses, does not come back."""
+HOPELESS = 25.0
+"""Twice what guessing among 262,144 tokens costs, ln(262144) = 12.5 nats. What explodes within the FIRST steps is known by this alone."""
 FIRST = 10
 """Steps before anything is judged."""
 PLATEAU_SHARE = 0.3
@@ -48,7 +50,8 @@ class Watch:
 
     @property
     def exploded(self) -> bool:
-        return self.steps > FIRST and self.smoothed > EXPLODED * self.lowest and self.smoothed > 1.5 * self.start
+        risen = self.smoothed > EXPLODED * self.lowest
+        return self.steps > FIRST and risen and (self.smoothed > 1.5 * self.start or self.smoothed > HOPELESS)
 
     def plateau(self) -> str:
         """A sentence, once, where the loss has stood still for long; empty otherwise."""
@@ -67,6 +70,12 @@ class Watch:
         since = [each for at, each in sorted(looks.items()) if at > step]
         if len(since) < RISES or min(since[-RISES:]) <= loss * (1 + RISE):
             return ""
+        if step == 0:  # nothing had been learnt by then, by heart least of all
+            return self._once(
+                "overfitting",
+                "The validation loss has been higher ever since the first step: the steps move the weights too far. "
+                "A lower learning rate would help.",
+            )
         return self._once(
             "overfitting",
             f"The validation loss has risen since step {step}: the run has begun to learn its rows by heart. "
