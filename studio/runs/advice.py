@@ -14,6 +14,7 @@ from studio.runs.models import Run
 from studio.runs.services import host_of
 from studio.training import Estimate, TrainConfig, TrainingPlugin
 from studio.training.asking import estimate_of
+from studio.training.defaults import METHODS, learning_rate
 from studio.training.form import as_text, check_config, form_fields
 from studio.training.registry import load_plugins
 from studio.workspaces.templatetags.studio import filesize, number, percent
@@ -91,13 +92,23 @@ def worse_from_the_start(case: Case) -> Iterator[Rule]:
     curve = case.curve
     step, _ = curve.best
     if curve.turned and (step == 0 or unread(curve)):
-        rate = rounded(case.config["learning_rate"] / 5)
+        rate = gentler_rate(case)
         when = f"at step {step:,}, before all rows had been read" if step else "before the first step"
         yield (
             "Lower the learning rate",
             f"The validation loss was lowest {when}: each step moved the weights too far.",
             case.change(learning_rate=rate),
         )
+
+
+def gentler_rate(case: Case) -> float:
+    """A fifth of the learning rate, and no more than is usual in such a case."""
+    run, rate = case.run, rounded(case.config["learning_rate"] / 5)
+    plugin = plugin_of(run)
+    if plugin is None or plugin.method not in METHODS:
+        return rate
+    usual = learning_rate(plugin.method, run.base_model.model_facts, run.dataset_version.dataset_facts(run.base_model))
+    return min(rate, float(usual.value))
 
 
 def unread(curve: Curve) -> bool:

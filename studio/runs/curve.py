@@ -77,6 +77,11 @@ class Curve:
         return min(self.looks.items(), key=lambda look: (look[1], look[0]), default=(0, math.nan))
 
     @property
+    def first_look(self) -> float:
+        """The validation loss before training, or as early as somebody looked."""
+        return next(iter(self.looks.values()), math.nan)
+
+    @property
     def last_look(self) -> float:
         return next(reversed(self.looks.values()), math.nan)
 

@@ -12,6 +12,9 @@ from studio.runs.models import Run
 from studio.training import Estimate
 from studio.workspaces.templatetags.studio import count, duration, filesize, number, percent
 
+WORSE = 0.05
+"""Share by which the validation loss has to lie above that before training; less may be chance."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -20,6 +23,8 @@ class Summary:
     sentences: list[str]
     advice: list[Advice]
     failure: Failure
+    is_worse: bool = False
+    """Whether the rows that it never saw say that it knew more before training."""
 
 
 def summary_of(run: Run, events: list[dict[str, Any]]) -> Summary | None:
@@ -33,7 +38,7 @@ def summary_of(run: Run, events: list[dict[str, Any]]) -> Summary | None:
     if not curve.losses:
         return None
     said = [learnt_from(run, curve), training(curve), *validation(curve), *taken(run, curve)]
-    return Summary(said, try_next(run, curve), Failure())
+    return Summary(said, try_next(run, curve), Failure(), is_worse=curve.turned and curve.last_look > curve.first_look * (1 + WORSE))
 
 
 def learnt_from(run: Run, curve: Curve) -> str:
@@ -58,7 +63,7 @@ def validation(curve: Curve) -> list[str]:
     if not curve.looks:
         return []
     step, lowest = curve.best
-    first, last = next(iter(curve.looks.values())), curve.last_look
+    first, last = curve.first_look, curve.last_look
     if len(curve.looks) == 1:
         return [f"On rows that it never saw, the loss was {number(last)}."]
     stayed = number(first) == number(last)

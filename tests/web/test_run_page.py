@@ -16,7 +16,7 @@ from studio.orders.models import Event, Order
 from studio.runs.models import Run
 from studio.runs.services import create_run
 from studio.settings import price
-from tests.fixtures import World, make_member
+from tests.fixtures import World, make_artifact, make_member
 from tests.visits import Visit
 from tests.web.conftest import Server, cookie
 
@@ -115,6 +115,28 @@ def test_a_run_that_learns_by_heart_is_told_to_train_for_less(run, ana):
         "Try epochs 1.5": {"set_epochs": "1.5"},
         "Try keep best and early stopping 3": {"set_keep": "best", "set_early_stopping": "3"},
     }
+
+
+def test_rows_that_were_not_all_read_are_not_called_known_by_heart(run, ana):
+    told(run, losses=falling(), looks={0: 2.5, 30: 1.6, 50: 1.5, 80: 1.6, 100: 1.8}, epoch=0.4)
+    said = page(ana, run)
+    assert "it was lowest at step 50, with 1.50. Its steps seem to be too large" in said
+    assert "has begun to learn its rows by heart" not in said
+    assert offers(ana, run) == {"Try learning rate 0.00004": {"set_learning_rate": "0.00004"}}
+
+
+def test_a_run_that_made_the_model_worse_leads_with_that_and_offers_the_usual_rate(run, ana):
+    Run.objects.filter(pk=run.pk).update(config=run.config | {"learning_rate": 0.1})
+    told(run, losses=falling(), looks={0: 2.3, 50: 40.0, 100: 70.0})
+    make_artifact(run.order, run.project, {"adapter_model.safetensors": b"weights"}, name="Replies", base_model=run.base_model)
+    assert "Your adapter is ready, but worse than before training" in page(ana, run)
+    assert offers(ana, run)["Try learning rate 0.0002"] == {"set_learning_rate": "0.0002"}
+
+
+def test_a_validation_loss_that_stayed_is_told_as_such(run, ana):
+    told(run, losses=falling(), looks={0: 1.621, 50: 1.62, 100: 1.62}, epoch=0.4)
+    said = page(ana, run)
+    assert "On rows that it never saw, the loss stayed at 1.62" in said and "by heart" not in said
 
 
 def test_a_run_that_was_still_falling_is_told_to_train_for_longer(run, ana):
