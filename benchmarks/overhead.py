@@ -1,17 +1,22 @@
-"""What the studio's border costs a training: the same loop with a job that keeps silent, and inside the worker process.
+"""What the studio costs a training: the same loop with a job that keeps silent, and inside the worker process.
 
     python benchmarks/overhead.py --model FOLDER [--steps 60] [--rounds 3]
 
 Both run in processes of their own, by turns. The worker stores every event in its file, then sends it through a pipe that is
-read here, as the supervisor does. Two figures are printed:
+read here, as the supervisor does. Three figures are printed:
 
 - the medians of the seconds between two steps, and their ratio: all there is, but on a busy machine mostly noise;
 - the seconds that the loop waited for its job's calls (events stored and sent, looks for a stop), as a share of a step: what
-  the border adds, whatever else runs.
+  the border adds, whatever else runs;
+- the same with states saved every tenth step and a fixed prompt answered five times: what the loop waited for these.
+
+A state is written beside the training, so what is counted is what the loop waits for. Answers have a share of a run's time (see
+`studio.ml.loop.SAMPLE_SHARE`), above a few seconds that every run may spend: in a run as short as this one they are most of it.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -106,7 +111,8 @@ def order_for(model: Path, folder: Path, *, steps: int) -> Order:
     pyarrow.parquet.write_table(table, folder / "rows.parquet")
     payload = TrainPayload(
         plugin="peft_lora",
-        config={"max_steps": steps, "batch_size": 4, "evaluate_every": steps},
+        config={"max_steps": steps, "batch_size": 4, "evaluate_every": math.ceil(steps / 5), "save_every": 10},
+        prompts=["Where is my order?"],
         base=str(model),
         model=read_model_facts(model, "base"),
         rows=str(folder / "rows.parquet"),
@@ -144,7 +150,9 @@ def run_bare(order: Path) -> None:
 
 
 def run_timed(file: Path) -> None:
-    """Prints the seconds that the border's calls took, by the step."""
+    """Prints the seconds that the border's calls, states and answers took, by the step."""
+    from studio.ml.loop import Loop
+    from studio.ml.saving import Saver
     from training_plugins.peft_lora import PeftLora
 
     order = Order.model_validate_json(file.read_bytes())
@@ -152,16 +160,35 @@ def run_timed(file: Path) -> None:
     pipe = os.dup(1)
     job = TimedJob(order, Reporter(folder=file.parent, pipe=pipe, attempt=1, first_seq=1), StopFlag())
     job.read(payload)
+    waited = {name: timed_method(owner, name) for owner, name in ((Loop, "_save"), (Saver, "before_change"), (Loop, "_show_answers"))}
     plugin = PeftLora()
     plugin.train(plugin.Config(**payload.config), job)
-    sys.stdout.write(json.dumps(job.spent / payload.config["max_steps"]) + "\n")
+    steps = payload.config["max_steps"]
+    states = (sum(waited["_save"]) + sum(waited["before_change"])) / steps
+    sys.stdout.write(json.dumps([job.spent / steps, states, sum(waited["_show_answers"]) / steps]) + "\n")
 
 
-def border(folder: Path) -> float:
-    """Seconds of a step that the loop waits for its job."""
+def timed_method(owner: type, name: str) -> list[float]:
+    """A list that every call of a class's method adds its seconds to."""
+    call, spent = getattr(owner, name), []
+
+    def measured(self: Any, *args: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return call(self, *args)
+        finally:
+            spent.append(time.perf_counter() - started)
+
+    setattr(owner, name, measured)
+    return spent
+
+
+def waiting(folder: Path) -> tuple[float, float, float]:
+    """Seconds of a step that the loop waits for its job, for states, and for answers."""
     child = [sys.executable, __file__, "--timed", str(folder / "order.json")]
     done = subprocess.run(child, cwd=ROOT, env=os.environ | training_environment(), stdout=subprocess.PIPE, check=True, text=True)
-    return float(done.stdout.splitlines()[-1])
+    border, states, answers = json.loads(done.stdout.splitlines()[-1])
+    return border, states, answers
 
 
 def in_worker(folder: Path) -> list[float]:
@@ -199,21 +226,23 @@ def main() -> None:
         parser.error("Name a model: --model FOLDER")
     alone: list[float] = []
     inside: list[float] = []
-    waits: list[float] = []
+    waits: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as temp:
         for number in range(options.rounds):
             folder = Path(temp) / str(number)
             order_for(options.model.resolve(), folder, steps=options.steps)
             alone += bare(folder)
             inside += in_worker(folder)
-            waits.append(border(folder))
+            waits.append(waiting(folder))
     before, after = statistics.median(alone), statistics.median(inside)
-    wait = statistics.median(waits)
+    wait, states, answers = (statistics.median(each) for each in zip(*waits, strict=True))
     sys.stdout.write(
         f"loop alone    {before * 1000:8.2f} ms per step ({len(alone)} steps)\n"
         f"in the studio {after * 1000:8.2f} ms per step ({len(inside)} steps)\n"
         f"difference    {100 * (after / before - 1):8.2f} %\n"
         f"border        {wait * 1000:8.2f} ms per step, {100 * wait / before:.2f} % of it (target: below {TARGET:g} %)\n"
+        f"states        {states * 1000:8.2f} ms per step, {100 * states / before:.2f} % of it, one every tenth step\n"
+        f"answers       {answers * 1000:8.2f} ms per step, {100 * answers / before:.2f} % of it; in a long run at most 1.5 %\n"
     )
 
 

@@ -37,6 +37,8 @@ __all__ = ["Learner", "Loop", "Outcome", "learning_rate_factor", "read_rows"]
 VALIDATION_ROWS = 512
 """More validation rows than this tell little more and take long; an even spread of them is used."""
 SAMPLE_TOKENS = 48
+SAMPLE_SECONDS, SAMPLE_SHARE = 30.0, 0.015
+"""Answers to fixed prompts may take so many seconds, and this share of a run; looks at which they would take more go without."""
 SHOWN_ROWS = 3
 """Of the first batch, and of the best and the worst validation rows."""
 LOWER = 5
@@ -152,6 +154,8 @@ class Loop:
         self.saver = Saver(job.checkpoints, saved=lambda step, folder: job.checkpoint(step=step, folder=folder))
         self.saved_at = self.looked_at = -1
         """Steps of the last state, and of the last look at the validation rows that was not cut short."""
+        self.began_at, self.sampling = time.perf_counter(), 0.0
+        """When this attempt began, and the seconds that its answers to fixed prompts took."""
         self.highest = [float(group["lr"]) for group in learner.optimizer.param_groups]
         if len(self.validation) < len(validation):
             job.note(f"{len(self.validation)} of {len(validation)} validation rows are looked at, evenly spread.")
@@ -388,22 +392,27 @@ class Loop:
         self.job.phase("evaluating", "Looking at rows that are not trained on")
         step = self.outcome.steps
         with self._at_rest():
-            if not self._judge():
+            if not self._judge() or not self._show_answers():
                 return
-            for prompt in self.job.prompts:
-                said = answer(
-                    self.learner.causal,
-                    self.learner.tokenizer,
-                    [{"role": "user", "content": prompt}],
-                    SAMPLE_TOKENS,
-                    stopping=self._stopping,
-                )
-                if self._stopping():
-                    return
-                self.job.sample(step=step, prompt=prompt, answer=said)
         self.looked_at = step
         if said := self.watch.overfitting(self.outcome.validation_losses):
             self.job.note(said, level="warning")
+
+    def _show_answers(self) -> bool:
+        """The model's answers to the fixed prompts, where there is time for them; False where a stop came first."""
+        step, started = self.outcome.steps, time.perf_counter()
+        spare = SAMPLE_SECONDS + SAMPLE_SHARE * (started - self.began_at) - self.sampling
+        if not self.world.agree(self.world.leads and (spare > 0 or step == self.total)):
+            return True
+        for prompt in self.job.prompts:
+            said = answer(
+                self.learner.causal, self.learner.tokenizer, [{"role": "user", "content": prompt}], SAMPLE_TOKENS, stopping=self._stopping
+            )
+            if self._stopping():
+                return False
+            self.job.sample(step=step, prompt=prompt, answer=said)
+        self.sampling += time.perf_counter() - started
+        return True
 
     def _judge(self) -> bool:
         """The validation loss, and the rows that are answered best and worst; False where a stop came first."""
