@@ -34,6 +34,11 @@ document.addEventListener("dragover", (event) => {
   over[event.clientY < top + height / 2 ? "before" : "after"](dragged);
 });
 
+// An answer that was under way when the drag began would take the row out of one's hand.
+document.addEventListener("htmx:before:swap", (event) => {
+  if (dragged) event.preventDefault();
+});
+
 document.addEventListener("drop", (event) => {
   if (!dragged) return;
   event.preventDefault();
