@@ -40,10 +40,19 @@ def trainer_of(kind: str) -> tuple[Any, Any, dict[str, Any]]:
     return CPOTrainer, CPOConfig, {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 2.0 * 0.5, "cpo_alpha": 0.0}
 
 
+def as_text(row: dict[str, Any], tokenizer: Any) -> dict[str, str]:
+    """The pair as TRL takes it unchanged: to a chat its older trainers add a second end, after the template's line break."""
+    prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+    ends = {name: row[name][-1]["content"] + tokenizer.eos_token for name in ("chosen", "rejected")}
+    return {"prompt": prompt, **ends}
+
+
 def main() -> None:
     case = json.loads(Path(sys.argv[1]).read_text())
     set_seed(case["seed"])
     trainer_class, config_class, chosen = trainer_of(case["kind"])
+    tokenizer = AutoTokenizer.from_pretrained(case["model"])
+    rows = [as_text(row, tokenizer) for row in json.loads(Path(case["pairs"]).read_text())]
 
     class InOrder(trainer_class):  # type: ignore[misc, valid-type]
         """The pairs come in the order in which the studio reads them."""
@@ -72,8 +81,8 @@ def main() -> None:
             disable_tqdm=True,
             **chosen,
         ),
-        train_dataset=Dataset.from_list(json.loads(Path(case["pairs"]).read_text())),
-        processing_class=AutoTokenizer.from_pretrained(case["model"]),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
         peft_config=LoraConfig(
             r=case["rank"], lora_alpha=case["alpha"], target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
         ),
