@@ -42,7 +42,7 @@ SAMPLE_SECONDS, SAMPLE_SHARE = 30.0, 0.015
 SHOWN_ROWS = 3
 """Of the first batch, and of the best and the worst validation rows."""
 LOWER = 5
-"""What a learning rate that diverged is divided by in the proposal to try again."""
+"""What a learning rate that diverged is divided by in the proposal to try again, which is never more than the usual one."""
 MOST_SKIPPED = 20
 """Steps in a row that a loss scale may skip while it looks for its size."""
 
@@ -478,7 +478,8 @@ class Loop:
         self.saver.wait()
         there = states(self.job.checkpoints)
         kept = f"The checkpoint of step {step_of(there[-1])} is kept." if there else "There was no checkpoint yet."
-        lower = float(f"{self.config.learning_rate / LOWER:.1g}")
+        usual = type(self.config).model_fields["learning_rate"].default
+        lower = float(f"{min(self.config.learning_rate / LOWER, usual):.1g}")
         return UserError(
             f"{what}: the learning rate of {self.config.learning_rate:g} is probably too high for these rows. {kept} "
             f"Try again with {lower:g}.",

@@ -255,9 +255,9 @@ def test_a_run_without_validation_rows_still_gives_samples(train):
 
 
 def test_a_loss_that_breaks_ends_the_run_with_the_step_and_a_proposal_and_keeps_the_last_checkpoint(train):
-    with pytest.raises(UserError, match=r"no longer a number at step 5.*Try again with 0\.02") as caught:
+    with pytest.raises(UserError, match=r"no longer a number at step 5.*Try again with 0\.0002") as caught:
         break_at(train, step=5)
-    assert caught.value.fields == {"learning_rate": "Try 0.02."}
+    assert caught.value.fields == {"learning_rate": "Try 0.0002."}
     assert "checkpoint of step 3 is kept" in caught.value.message
     assert (train.job.work / "checkpoints" / "step-00000003" / "manifest.json").is_file()
 
