@@ -298,6 +298,19 @@ def test_flattened_and_padded_batches_give_the_same_hidden_states(tiny_model):
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_a_row_among_others_is_given_the_logits_that_it_has_alone(tmp_path, tiny_model_maker, kv_heads):
+    base = tiny_model_maker(tmp_path / "base", kv_heads=kv_heads)
+    rows = [token_row(list(range(3, 3 + length)), [False] + [True] * (length - 1)) for length in (9, 1, 4, 17)]
+    model = load_base(base, arithmetic=FP32)
+    alone = [model(input_ids=torch.tensor(row.ids.tolist())[None], use_cache=False).logits[0] for row in rows]
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        batch = flattened([rows[number] for number in order], device=CPU)
+        together = model(**batch.inputs, use_cache=False).logits[0].split([rows[number].length for number in order])
+        for number, logits in zip(order, together, strict=True):
+            torch.testing.assert_close(logits, alone[number], rtol=1e-4, atol=1e-5)
+
+
 def test_attention_keeps_to_a_sliding_window():
     from studio.ml.attention import document_attention
 
