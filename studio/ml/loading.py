@@ -75,7 +75,7 @@ def load_base(folder: Path, *, arithmetic: Arithmetic, dtype: torch.dtype | None
         device_map={"": arithmetic.device} if quantized else None,
     )
     model.config.use_cache = False
-    return model if quantized else model.to(arithmetic.device)
+    return _learning_through(model) if quantized else model.to(arithmetic.device)
 
 
 def _in_bits(quantization: str, arithmetic: Arithmetic) -> BitsAndBytesConfig:
@@ -85,6 +85,18 @@ def _in_bits(quantization: str, arithmetic: Arithmetic) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=arithmetic.dtype
     )
+
+
+def _learning_through(model: Any) -> Any:
+    """The same quantized model, which gradients go through also after it was looked at without them.
+
+    On processors with avx512_bf16 bitsandbytes repacks a 4-bit layer at its first such look, for a product that has no backward pass
+    and is then used for training as well: what lies before the layer would learn nothing through it, and nothing would say so.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 class Reader:

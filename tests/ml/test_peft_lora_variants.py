@@ -161,6 +161,24 @@ def test_a_pattern_is_names_and_ranks(pattern, sentence):
         PeftLora.Config(rank_pattern=pattern)
 
 
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_gradients_go_through_a_quantized_base_also_after_it_was_looked_at(tiny_model, quantization):
+    def gradient(bits: str, *, looked_at: bool) -> Any:
+        torch.manual_seed(0)
+        model = add_matrices(load_base(tiny_model, arithmetic=FP32, quantization=bits), PeftLora.Config(rank=4))
+        for layer in lora_layers(model).values():
+            torch.nn.init.normal_(matrices(layer)[1], std=0.1)
+        if looked_at:
+            with torch.no_grad():
+                model.eval()(input_ids=IDS)
+        model.train()(input_ids=IDS, labels=IDS).loss.backward()
+        return torch.cat([matrix.grad.flatten() for layer in lora_layers(model).values() for matrix in matrices(layer)])
+
+    fresh, seen, exact = gradient(quantization, looked_at=False), gradient(quantization, looked_at=True), gradient("none", looked_at=False)
+    assert torch.allclose(seen, fresh, rtol=1e-3, atol=1e-6)
+    assert torch.cosine_similarity(seen, exact, dim=0) > 0.95
+
+
 def trained_logits(run: Callable[[], RecordingJob]) -> tuple[RecordingJob, Any]:
     """A run's job, and what its model itself says in the end."""
     models: list[Any] = []
