@@ -410,8 +410,9 @@ def log(case: Case, name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Ours, with everything importable here importable there as well."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    """Ours, with everything importable here importable there as well; and threads that wait asleep, as a worker's do."""
+    importable = os.pathsep.join(path for path in sys.path if path)
+    return os.environ | {"PYTHONPATH": importable, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
