@@ -122,6 +122,7 @@ def said(settings: dict[str, Any], *, base: ModelFacts = TINY_MODEL, **host: Any
             "warning: q_proj would count 0.12 times as much .* alpha of 256 it",
         ),
         ({"initialization": "pissa", "dropout": 0.1}, "dropout", "warning: .* Set it to 0"),
+        ({"initialization": "olora", "learning_rate": 2e-4}, "learning_rate", "warning: OLoRA moves the model further"),
         ({"initialization": "olora"}, "initialization", "note: The result is stored with rank 32, twice the trained one"),
         ({"initialization": "pissa", "quantization": "4bit"}, "initialization", "error: PiSSA and OLoRA need the base's exact weights"),
         ({"quantization": "4bit"}, "quantization", "error: 4bit needs the package bitsandbytes"),
@@ -148,7 +149,7 @@ def with_output_layer() -> ModelFacts:
 
 def test_quantization_runs_where_its_package_is():
     there = {"packages": {"bitsandbytes": "0.50.2"}}
-    assert said({"quantization": "8bit"}, **there)["quantization"].startswith("warning: On a processor")
+    assert said({"quantization": "8bit"}, **there)["quantization"].startswith("note: On a processor")
     assert "quantization" not in said({"quantization": "4bit"}, gpus=[Gpu(name="L4", memory=24 << 30)], **there)
     assert said({"quantization": "8bit", "variant": "dora"}, **there)["quantization"].startswith("error: DoRA")
 
