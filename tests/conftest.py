@@ -12,6 +12,7 @@ from django.conf import settings as studio_settings
 from tests.fixtures import World, make_slot, make_world, redis_on_a_socket
 
 TORCH_TESTS = Path(__file__).parent / "ml"
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # before torch is there: threads that spin take others' processors
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
