@@ -25,7 +25,12 @@ PATHS = [
     ("get", "dataset-versions/{version}/rows"),
     ("get", "dataset-versions/{version}/refusals"),
     ("get", "runs/{run}"),
+    ("patch", "runs/{run}"),
     ("get", "runs/{run}/events"),
+    ("get", "runs/{run}/events.jsonl"),
+    ("get", "runs/{run}/run.yaml"),
+    ("post", "runs/{run}/move"),
+    ("post", "runs/{run}/discard"),
     ("post", "runs/{run}/stop"),
     ("post", "runs/{run}/pause"),
     ("post", "runs/{run}/resume"),
@@ -53,7 +58,8 @@ def ids(world):
 def call(api, method, path):
     if path.endswith("/versions") and method == "post":
         return api.upload(path, b'{"text": "x"}')
-    return getattr(api, method)(path, **({"body": {"name": "Taken over"}} if method == "patch" else {}))
+    body = {"priority": "high"} if path.startswith("runs/") else {"name": "Taken over"}
+    return getattr(api, method)(path, **({"body": body} if method == "patch" else {}))
 
 
 @pytest.mark.parametrize(("method", "path"), PATHS)

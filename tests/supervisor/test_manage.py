@@ -27,7 +27,7 @@ def manage(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_each_command_gets_the_extras_it_needs(manage: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert manage.extras_for("up") - {"gpu"} == {"ml"}
-    assert manage.extras_for("test") - {"gpu"} == {"ml", "test"}
+    assert manage.extras_for("test") - {"gpu"} == {"ml", "test", "trackers"}
 
 
 def test_a_machine_with_an_nvidia_driver_gets_the_gpu_packages(manage: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
