@@ -1,6 +1,8 @@
-"""What a worker tells about its machine, without torch."""
+"""What a worker tells about its machine, with torch and without."""
 
 from pathlib import Path
+
+import pytest
 
 from studio.worker.host import (
     cpu_count,
@@ -19,7 +21,7 @@ from studio.worker.host import (
 def test_the_facts_of_this_machine_are_plausible():
     host = host_facts("slot-1", with_gpus=False)
     assert host.name == "slot-1" and host.cpus >= 1 and host.memory > 1 << 28
-    assert host.gflops > 0.1 and host.traffic > 1e6 and "pip" not in host.packages
+    assert host.gflops > 0.1 and host.traffic >= 0 and "pip" not in host.packages
 
 
 def test_a_control_group_bounds_processors_and_memory(tmp_path: Path):
@@ -57,8 +59,13 @@ def test_graphics_cards_are_read_and_strange_lines_passed_over():
     assert gpu_gflops(gpu.name) > gpu_gflops("Some other card")
 
 
-def test_the_speed_of_matrices_and_of_small_operations_is_measured():
+def test_the_speed_of_matrices_is_measured_without_torch():
     assert cpu_gflops(size=256, seconds=0.02) > 0
+
+
+@pytest.mark.torch
+def test_the_speed_of_matrices_and_of_small_operations_is_measured():
+    assert host_facts(with_gpus=False).traffic > 1e6
     assert torch_gflops(bf16=False, size=256, seconds=0.02) > 0
     assert torch_traffic(bf16=True, tokens=32, hidden=48, seconds=0.02) > 1e6
 
