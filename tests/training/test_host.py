@@ -70,6 +70,6 @@ def test_the_speed_of_matrices_and_of_small_operations_is_measured():
     assert torch_traffic(bf16=True, tokens=32, hidden=48, seconds=0.02) > 1e6
 
 
-def test_a_workers_environment_keeps_threads_from_spinning():
+def test_a_workers_environment_keeps_threads_from_spinning_for_long():
     environment = training_environment()
-    assert environment["OMP_WAIT_POLICY"] == "PASSIVE" and environment["GOMP_SPINCOUNT"] == "0"
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE" and 0 < int(environment["GOMP_SPINCOUNT"]) < 100_000
