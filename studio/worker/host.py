@@ -41,7 +41,7 @@ def training_environment() -> dict[str, str]:
     """Variables that must stand in a worker's environment before it imports torch.
 
     By default OpenMP's threads spin while they wait, which on a shared machine doubles the processor time of a step. Never to spin
-    makes each of a step's thousand short products wait for the kernel, which took a quarter of the speed; so they spin briefly. And
+    makes each of a step's thousand short products wait for the kernel, which took up to a quarter of the speed; so they spin briefly. And
     oneDNN keeps a thousand compiled products, one for each length of batch, which was measured to take 0.8 GB for no speed.
     """
     return {
