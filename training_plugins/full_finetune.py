@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from studio.training import DatasetFacts, Estimate, FullConfig, HostFacts, Issue, Job, ModelFacts, TrainingPlugin
 from studio.training.checks import error, memory_issues, row_issues, step_issues, warning
-from studio.training.memory import full_estimate, uses_bf16, wants_checkpointing
+from studio.training.memory import full_estimate, uses_bf16
 from studio.training.preferences import preference_issues
 
 
@@ -55,7 +55,7 @@ class FullFinetune(TrainingPlugin):
     def _train(self, config: FullConfig, job: Job, world: Any) -> Path:
         import torch
 
-        from studio.ml.loading import choose_arithmetic, load_base
+        from studio.ml.loading import choose_arithmetic, load_base, recompute_where_needed
         from studio.ml.loop import Loop, read_rows
         from studio.ml.modelcard import model_card
         from studio.ml.modelwriting import buffers, write_model
@@ -76,10 +76,7 @@ class FullFinetune(TrainingPlugin):
             dtype=torch.bfloat16 if pure else torch.float32,
         )
         freeze(model, config)
-        if wants_checkpointing(config, job.model, job.data, job.host):
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            if config.gradient_checkpointing == "auto":
-                job.note("Gradient checkpointing is on: the run would not fit into memory otherwise.")
+        recompute_where_needed(model, config, job)
         parameters = shard(model, world, arithmetic=arithmetic)
         trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         optimizer = make_optimizer(model, trained, config)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from studio.training import DatasetFacts, Estimate, HostFacts, Issue, Job, LoraConfig, ModelFacts, TrainingPlugin
 from studio.training.checks import error, memory_issues, row_issues, step_issues, warning
 from studio.training.lora import CHANGING, PeftConfig, lora_issues
-from studio.training.memory import ALL_LINEAR, lora_estimate, target_linears, uses_bf16, wants_checkpointing
+from studio.training.memory import ALL_LINEAR, lora_estimate, target_linears, uses_bf16
 from studio.training.preferences import preference_issues
 
 
@@ -48,7 +48,7 @@ class PeftLora(TrainingPlugin):
         import torch
 
         from studio.ml.adapters import Adapter, add_matrices, begin_from_rows, train_tables
-        from studio.ml.loading import choose_arithmetic, load_base
+        from studio.ml.loading import choose_arithmetic, load_base, recompute_where_needed
         from studio.ml.loop import Learner, Loop, read_rows
         from studio.ml.lora import fuse_lora
         from studio.ml.modelcard import model_card
@@ -60,10 +60,7 @@ class PeftLora(TrainingPlugin):
         job.phase("loading", f"Loading {job.model.name}")
         arithmetic = choose_arithmetic(precision=config.precision, host=job.host)
         base = load_base(job.base, arithmetic=arithmetic, quantization=config.quantization)
-        if wants_checkpointing(config, job.model, job.data, job.host):
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            if config.gradient_checkpointing == "auto":
-                job.note("Gradient checkpointing is on: the run would not fit into memory otherwise.")
+        recompute_where_needed(base, config, job)
         model = add_matrices(base, config)
         adapter = Adapter(model, tables=train_tables(model, config.modules_to_save, dtype=arithmetic.dtype))
         if config.initialization in CHANGING:

@@ -14,7 +14,8 @@ from studio.errors import UserError
 from studio.ml import attention
 from studio.ml.batches import Batch, Layout, make_batch, token_row
 from studio.ml.loss import Head, head_of
-from studio.training import HostFacts
+from studio.training import FullConfig, HostFacts, Job, LoraConfig
+from studio.training.memory import wants_checkpointing
 
 TOLERANCE = {"bf16": 0.06, "fp16": 0.02, "fp32": 0.002}
 """Largest relative difference of logits that rounding explains, by the format of the arithmetic."""
@@ -52,6 +53,15 @@ def choose_arithmetic(*, precision: str, host: HostFacts) -> Arithmetic:
         )
     device = torch.device("cuda" if host.gpus else "cpu")
     return Arithmetic(device=device, bf16=host.bf16 if precision == "auto" else precision == "bf16", fp16=precision == "fp16")
+
+
+def recompute_where_needed(model: Any, config: LoraConfig | FullConfig, job: Job) -> None:
+    """Turns gradient checkpointing on where the config or the memory asks for it, and says so where it was the memory."""
+    if not wants_checkpointing(config, job.model, job.data, job.host):
+        return
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.gradient_checkpointing == "auto":
+        job.note("Gradient checkpointing is on: the run would not fit into memory otherwise.")
 
 
 def load_base(folder: Path, *, arithmetic: Arithmetic, dtype: torch.dtype | None = None, quantization: str = "none") -> Any:
