@@ -54,6 +54,7 @@ class SilentJob(Job):
         self.work, self.out = folder / "work", folder / "out"
         self.work.mkdir(parents=True)
         self.out.mkdir()
+        self.checkpoints, self.cache = folder / "states", None
         self.times: list[float] = []
 
     def rows(self, split: Literal["train", "validation"]) -> Iterator[dict[str, Any]]:

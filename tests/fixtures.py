@@ -163,7 +163,13 @@ def write_rows(folder: Path, *, count: int, validation: int) -> None:
             chat = [{"role": "user", "content": f"Question {number}?"}, {"role": "assistant", "content": f"Answer {number}."}]
             writer.add(line=number + 1, row=json.dumps({"messages": chat}))
     split = np.arange(count) < validation
-    rows.finish(folder / "draft.parquet", folder / "rows.parquet", validation=split, duplicate=np.zeros(count, dtype=bool))
+    rows.finish(
+        folder / "draft.parquet",
+        folder / "rows.parquet",
+        validation=split,
+        flags=np.zeros(count, dtype=np.uint32),
+        hashes=np.arange(count, dtype=np.uint64),
+    )
     (folder / "refusals.jsonl").touch()
 
 

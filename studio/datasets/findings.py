@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from studio.datasets.flags import Flag
 from studio.datasets.readers.lines import visible
 
 FEW = 10
@@ -48,10 +49,11 @@ class Findings:
         self.characters = array("I")
         self.turns = array("I")
         self.roles: Counter[str] = Counter()
-        self.flagged: Counter[str] = Counter()
-        self.examples: dict[str, str] = {}
+        self.flagged: Counter[Flag] = Counter()
+        self.examples: dict[Flag, str] = {}
 
-    def add(self, row: dict[str, Any], canonical: bytes) -> None:
+    def add(self, row: dict[str, Any], canonical: bytes) -> int:
+        """Counts a row; returns its flags."""
         if "text" in row:
             self.turns.append(0)
             self.characters.append(len(row["text"]))
@@ -61,40 +63,45 @@ class Findings:
             self.characters.append(sum(len(message["content"]) for message in messages))
             for message in messages:
                 self.roles[message["role"]] += 1
-        self._flag(canonical)
+        return self._flags(canonical)
 
-    def _flag(self, canonical: bytes) -> None:
+    def _flags(self, canonical: bytes) -> int:
         # A plain search for a sign first: it is many times faster than the pattern, and most rows hold none.
+        flags = 0
         if b"{{" in canonical:
-            self._look("placeholder", PLACEHOLDER, canonical)
+            flags |= self._look(Flag.PLACEHOLDER, PLACEHOLDER, canonical)
         if any(sign in canonical for sign in TOKEN_SIGNS):
-            self._look("control", CONTROL_TOKENS, canonical)
+            flags |= self._look(Flag.CONTROL, CONTROL_TOKENS, canonical)
         if b"\xe2\x80" in canonical or b"\xe2\x81" in canonical or b"\xef\xbb\xbf" in canonical or b"\\u001" in canonical:
-            self._look("hidden", HIDDEN, canonical)
+            flags |= self._look(Flag.HIDDEN, HIDDEN, canonical)
         if any(sign in canonical for sign in SECRET_SIGNS):
-            self._look("secret", SECRETS, canonical)
+            flags |= self._look(Flag.SECRET, SECRETS, canonical)
         if b"@" in canonical:
-            self._look("email", EMAIL, canonical)
+            flags |= self._look(Flag.PERSONAL, EMAIL, canonical)
+        return flags
 
-    def _look(self, name: str, pattern: re.Pattern[bytes], canonical: bytes) -> None:
-        if found := pattern.search(canonical):
-            self.flagged[name] += 1
-            if name not in self.examples:
-                self.examples[name] = found[0].decode()[:40]
+    def _look(self, flag: Flag, pattern: re.Pattern[bytes], canonical: bytes) -> int:
+        found = pattern.search(canonical)
+        if not found:
+            return 0
+        self.flagged[flag] += 1
+        if flag not in self.examples:
+            self.examples[flag] = found[0].decode()[:40]
+        return flag
 
     def warnings(self) -> list[str]:
         """Sentences for a person, with counts of rows; secrets are masked."""
         sentences = {
-            "placeholder": "{rows} unfilled placeholders such as {example}. Fill them in, or the model learns to say them.",
-            "control": "{rows} control tokens such as {example}; they will be treated as plain text.",
-            "hidden": "{rows} invisible or direction-changing characters such as {example}.",
-            "secret": "{rows} what looks like a secret key ({example}…). A model can repeat what it has learnt.",
-            "email": "{rows} e-mail addresses. A model can repeat what it has learnt.",
+            Flag.PLACEHOLDER: "{rows} unfilled placeholders such as {example}. Fill them in, or the model learns to say them.",
+            Flag.CONTROL: "{rows} control tokens such as {example}; they will be treated as plain text.",
+            Flag.HIDDEN: "{rows} invisible or direction-changing characters such as {example}.",
+            Flag.SECRET: "{rows} what looks like a secret key ({example}…). A model can repeat what it has learnt.",
+            Flag.PERSONAL: "{rows} e-mail addresses. A model can repeat what it has learnt.",
         }
         return [
-            sentence.format(rows=_rows(self.flagged[name]), example=_example(name, self.examples[name]))
-            for name, sentence in sentences.items()
-            if self.flagged[name]
+            sentence.format(rows=_rows(self.flagged[flag]), example=_example(flag, self.examples[flag]))
+            for flag, sentence in sentences.items()
+            if self.flagged[flag]
         ]
 
     def statistics(self) -> dict[str, Any]:
@@ -106,8 +113,8 @@ def _rows(number: int) -> str:
     return "1 row contains" if number == 1 else f"{number} rows contain"
 
 
-def _example(name: str, found: str) -> str:
-    if name == "secret":
+def _example(flag: Flag, found: str) -> str:
+    if flag is Flag.SECRET:
         return found[:4]
     return visible(found).replace("\\u001b", "\\u001B")
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from studio.datasets import rows, splitting
+from studio.datasets import rows, sealing, splitting
 from studio.datasets.findings import FEW, Findings
 from studio.datasets.messages import Unusable
 from studio.datasets.readers import Line, Reading, Refusal, open_file
@@ -61,13 +61,15 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     if not taken.hashes:
         facts = {"columns": dict.fromkeys(detection.columns[:MAPPABLE], "")}
         raise UserError(f"{nothing_usable(taken)} {_first(taken)}" if taken.refused else "The file is empty.", facts=facts)
-    hashes = np.frombuffer(taken.hashes, dtype=np.uint64)
-    held_back = splitting.validation(hashes, percent=order.validation_percent, seed=order.seed)
-    repeated = splitting.duplicates(hashes)
-    rows.finish(draft, target, validation=held_back, duplicate=repeated)
-    draft.unlink()
-    result = taken.result(duplicates=int(repeated.sum()), validation=int(held_back.sum()), percent=order.validation_percent)
-    return result | {"tokens": _tokens(job, target, order.base)}
+    drafted = sealing.Drafted(
+        draft=draft,
+        shape=detection.shape,
+        hashes=np.frombuffer(taken.hashes, dtype=np.uint64),
+        flags=np.frombuffer(taken.flags, dtype=np.uint32),
+    )
+    sealed = sealing.seal(job, drafted, target, percent=order.validation_percent, seed=order.seed)
+    result = taken.result(duplicates=sealed.duplicates, validation=sealed.validation, percent=order.validation_percent)
+    return result | {"findings": sealed.findings, "tokens": _tokens(job, target, order.base)}
 
 
 def look_ahead(reading: Reading, *, mapping: dict[str, str]) -> tuple[Iterator[Line | Refusal], Detection]:
@@ -126,6 +128,7 @@ class Intake:
         self.converter = Converter(detection)
         self.findings = Findings()
         self.hashes = array("Q")
+        self.flags = array("I")
         self.content = hashlib.sha256()
         self.records = self.refused = self.identical = 0
         self.seen: Counter[str] = Counter()
@@ -144,7 +147,7 @@ class Intake:
         digest = hashlib.sha256(canonical).digest()
         self.hashes.append(splitting.row_hash(digest))
         self.content.update(canonical + b"\n")
-        self.findings.add(row, canonical)
+        self.flags.append(self.findings.add(row, canonical))
         if len(self.preview) < PREVIEWED:
             self.preview.append(shortened(row))
         if writer is not None:

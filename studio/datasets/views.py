@@ -8,23 +8,13 @@ from django.shortcuts import get_object_or_404, redirect, render
 
 from studio.datasets import rows, services
 from studio.datasets.models import Dataset, DatasetVersion
+from studio.datasets.pages.frame import MEANINGS, about, meant
 from studio.errors import UserError
 from studio.orders.pages import render_live
 from studio.workspaces.models import Project
 
 PAGE = 10
 SHOWN_REFUSALS = 100
-MEANINGS = {
-    "prompt": "the question",
-    "completion": "the answer to learn",
-    "context": "added below the question",
-    "system": "what the model is told beforehand",
-    "messages": "a whole conversation",
-    "text": "plain text",
-    "chosen": "the better answer",
-    "rejected": "the worse answer",
-}
-"""What a column can be, in the words of the form."""
 
 
 def project_of(request: HttpRequest, action: str, pk: str | None) -> Project:
@@ -97,31 +87,12 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
     """One version: what was found, the rows, the refused lines, the lengths under a base model."""
     visible = DatasetVersion.objects.for_action(request, "dataset.view")
     found = get_object_or_404(visible.select_related("order", "dataset__project__client"), pk=pk)
-    context = about(found)
+    context = about(found) | {"tab": "overview"}
     if found.is_ready:
         context |= shown_rows(request, found) | lengths(request, found)
     measuring = context.get("measurement")
     live = found.order.is_live or (measuring is not None and measuring.order.is_live)
     return render_live(request, "datasets/version.html", context, live=live)
-
-
-def about(found: DatasetVersion) -> dict[str, Any]:
-    """What the page of a version shows in every state."""
-    return {
-        "section": "projects",
-        "version": found,
-        "dataset": found.dataset,
-        "project": found.dataset.project,
-        "order": found.order,
-        "versions": found.dataset.versions.select_related("order"),
-        "meanings": MEANINGS,
-        "columns": meant(found, {column: field for field, column in found.mapping.items()}),
-    }
-
-
-def meant(found: DatasetVersion, fields: dict[str, str]) -> list[dict[str, str]]:
-    """The columns of a refused file, each with its first value and what it was said to be."""
-    return [{"name": name, "example": value, "meaning": fields.get(name, "")} for name, value in found.columns.items()]
 
 
 def map_columns(request: HttpRequest, pk: str) -> HttpResponse:

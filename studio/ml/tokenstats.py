@@ -1,11 +1,12 @@
 """How long the rows of a dataset are under one base model's tokenizer and template. No torch, flat memory."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from studio import rowfile
 from studio.errors import UserError
 from studio.ml.tokens import both_answers, encode_rows, load_tokenizer
 from studio.training import Job, TokenFacts
@@ -88,14 +89,10 @@ def round_width(reach: int) -> int:
 
 def _batches(path: Path) -> Iterator[tuple[list[dict[str, Any]], int, int]]:
     """Rows in batches, with how many are done after each and how many there are."""
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        total, done = file.metadata.num_rows, 0
-        for batch in file.iter_batches(batch_size=BATCH, columns=["row"]):
-            rows = [json.loads(row) for row in batch.column("row").to_pylist()]
-            done += len(rows)
-            yield rows, done, total
+    total, done, rows = rowfile.count(path), 0, rowfile.read(path)
+    while batch := list(islice(rows, BATCH)):
+        done += len(batch)
+        yield batch, done, total
 
 
 def _readings(row: dict[str, Any]) -> list[dict[str, Any]]:

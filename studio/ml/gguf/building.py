@@ -1,10 +1,11 @@
 """The order "build": a base and an adapter into one GGUF file with the figures that prove it. Leaves the file in `job.out`."""
 
-import json
 import shutil
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from studio import rowfile
 from studio.errors import UserError
 from studio.ml.gguf import architectures
 from studio.ml.gguf.exporting import estimated_size, export
@@ -53,18 +54,9 @@ def held_out(rows: str) -> list[Row]:
     """Up to MOST_ROWS canonical rows of a version, from its validation split first; empty where there is no version."""
     if not rows:
         return []
-    import pyarrow.parquet
-
-    found: dict[str, list[Row]] = {"validation": [], "train": []}
-    with pyarrow.parquet.ParquetFile(rows) as file:
-        for batch in file.iter_batches(batch_size=256, columns=["split", "row"]):
-            for split, row in zip(batch.column("split").to_pylist(), batch.column("row").to_pylist(), strict=True):
-                if split in found and len(found[split]) < MOST_ROWS:
-                    found[split].append(json.loads(row))
-            if len(found["validation"]) == MOST_ROWS:
-                break
-    usable = [row for row in found["validation"] + found["train"] if "messages" in row or "text" in row]
-    return usable[:MOST_ROWS]
+    held_back = list(islice(rowfile.read(Path(rows), split="validation"), MOST_ROWS))
+    trained = islice(rowfile.read(Path(rows), split="train"), MOST_ROWS - len(held_back))
+    return [row for row in chain(held_back, trained) if "messages" in row or "text" in row]
 
 
 def _enough_disk(folder: Path, needed: int) -> None:
