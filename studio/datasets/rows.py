@@ -46,6 +46,8 @@ SCHEMA = pa.schema(
         ("flags", pa.uint32()),
         ("group", pa.int64()),
         ("hash", pa.uint64()),
+        ("stratum", pa.uint64()),
+        ("together", pa.uint64()),
         ("store", pa.int16()),
         ("at", pa.int64()),
         ("row", pa.string()),
@@ -103,8 +105,11 @@ def finish(
     flags: npt.NDArray[np.uint32],
     hashes: npt.NDArray[np.uint64],
     groups: npt.NDArray[np.int64] | None = None,
+    strata: npt.NDArray[np.uint64] | None = None,
+    together: npt.NDArray[np.uint64] | None = None,
 ) -> None:
-    """Copies a draft, group by group, adding each row's index, split, findings, hash and the group of its near-duplicates (ALONE: none)."""
+    """Copies a draft, group by group, adding what is known of each row: index, split, findings, hash, the group of its near-duplicates
+    (ALONE: none), and hashes of what the split goes by (0: nothing): equal strata are spread evenly, equal `together` are never parted."""
     source = pq.ParquetFile(draft)
     schema = SCHEMA.with_metadata({STORES: (source.schema_arrow.metadata or {}).get(STORES, b"[]")})
     options: dict[str, Any] = {
@@ -125,6 +130,8 @@ def finish(
                 pa.array(flags[here]),
                 pa.array(np.full(len(table), ALONE) if groups is None else groups[here]),
                 pa.array(hashes[here]),
+                pa.array(np.zeros(len(table), np.uint64) if strata is None else strata[here]),
+                pa.array(np.zeros(len(table), np.uint64) if together is None else together[here]),
                 table["store"].combine_chunks(),
                 table["at"].combine_chunks(),
                 table["row"].combine_chunks().cast(pa.string()),

@@ -21,6 +21,10 @@ class Drafted:
     hashes: npt.NDArray[np.uint64]
     flags: npt.NDArray[np.uint32]
     """What was found in each row by itself."""
+    strata: npt.NDArray[np.uint64] | None = None
+    """For each row the hash of its value in the column that the split is stratified by; None: no such column."""
+    together: npt.NDArray[np.uint64] | None = None
+    """For each row the hash of its value in the column whose equal values stay on one side of the split; None: no such column."""
     kept: npt.NDArray[np.int8] | None = None
     """For each row the split that it had before: 0 train, 1 validation, -1 none yet. None: no row had one."""
 
@@ -40,7 +44,9 @@ def seal(job: Job, drafted: Drafted, target: Path, *, percent: float, seed: int)
     repeated = splitting.duplicates(drafted.hashes)
     flags[repeated] |= np.uint32(Flag.DUPLICATE)
     held_back = splitting.validation(drafted.hashes, percent=percent, seed=seed)
-    rows.finish(drafted.draft, target, validation=held_back, flags=flags, hashes=drafted.hashes)
+    rows.finish(
+        drafted.draft, target, validation=held_back, flags=flags, hashes=drafted.hashes, strata=drafted.strata, together=drafted.together
+    )
     drafted.draft.unlink()
     counts = {finding.name: int(np.count_nonzero(flags & np.uint32(finding.flag))) for finding in FINDINGS}
     return Sealed(int(repeated.sum()), int(held_back.sum()), {name: number for name, number in counts.items() if number})

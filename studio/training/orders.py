@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from studio.training.facts import DatasetFacts, HostFacts, ModelFacts
 
-Kind = Literal["train", "base_model", "dataset", "tokens", "build"]
+Kind = Literal["train", "base_model", "dataset", "revision", "mix", "tokens", "token_view", "synthesis", "build"]
 
 
 class Wire(BaseModel):
