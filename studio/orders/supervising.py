@@ -166,6 +166,8 @@ class Supervisor:
         try:
             self.listen(child)
         except SystemExit:  # this worker is told to end, and its server with it
+            self.bury(child)  # nobody listens any more, so it saves its state and ends
+            self.catch_up()
             services.release(self.order)
             raise
         finally:
@@ -207,6 +209,17 @@ class Supervisor:
             child.wait(timeout=EXIT_GRACE)
             return  # it has ended by itself
         self.ended_for = "It broke off its reports without a result, so it was ended. The log has its last words."
+
+    def catch_up(self) -> None:
+        """Stores what the process still wrote down when nobody listened: the next attempt goes on behind its last step."""
+        file = self.order.folder / "events.jsonl"
+        if not file.is_file():
+            return
+        with file.open("rb") as stream:
+            begin = max(0, file.stat().st_size - MAX_LINE)
+            stream.seek(begin)
+            lines = stream.read(MAX_LINE).split(b"\n")
+        self.store([line for line in lines[bool(begin) :] if line and b'"type":"end"' not in line])
 
     def look(self, now: float) -> None:
         """What the process does not say itself: that it says nothing, and that it fills the disk."""
