@@ -100,6 +100,10 @@ class LoraConfig(PreferenceConfig):
     )
     """4bit needs about a quarter of the memory for the base model, and gives up a little accuracy and speed."""
 
+    def goes_with(self, bits: str) -> bool:
+        """Whether the other settings allow a base model in so many bits; what a plugin's check refuses is not proposed either."""
+        return not (bits == "8bit" and self.variant == "dora")
+
     @field_validator("targets", mode="before")
     @classmethod
     def split_names(cls, value: object) -> object:

@@ -43,6 +43,9 @@ class PeftConfig(LoraConfig):
     table_rate: float = setting(0.1, label="Rate of what is trained in full", advanced=True, gt=0, le=10)
     """Its learning rate, as a multiple of the adapter's."""
 
+    def goes_with(self, bits: str) -> bool:
+        return super().goes_with(bits) and (bits == "none" or self.initialization not in CHANGING)
+
     @field_validator("rank_pattern")
     @classmethod
     def known_ranks(cls, value: dict[str, int]) -> dict[str, int]:

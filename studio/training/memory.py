@@ -558,7 +558,7 @@ def _ever_worse(config: Any, host: HostFacts) -> Iterator[Any]:
     """The settings, then those that lose something: fewer bits, then rows that are cut."""
     yield config
     if host.gpus:
-        for bits in FEWER_BITS.get(getattr(config, "quantization", ""), ()):
+        for bits in filter(config.goes_with, FEWER_BITS[config.quantization]) if isinstance(config, LoraConfig) else ():
             config = config.model_copy(update={"quantization": bits})
             yield config
     while config.max_length // 2 >= SHORTEST:

@@ -5,6 +5,7 @@ import pytest
 from studio.training import DatasetFacts, HostFacts, Issue, ModelFacts, TokenFacts
 from studio.training.config import FullConfig, LoraConfig
 from studio.training.facts import Gpu, Linear
+from studio.training.lora import PeftConfig
 from studio.training.memory import (
     changes_in_words,
     fitting_changes,
@@ -315,6 +316,16 @@ def test_fewer_bits_come_after_every_batch_and_with_the_largest_that_fits():
     assert tried(0.99).quantization == "8bit" and tried(0.99).batch_size > 1
     assert tried(0.55).quantization == "4bit"
     assert tried(0.2) is None
+
+
+@pytest.mark.parametrize(("config", "bits"), [(PeftConfig(initialization="pissa"), set()), (PeftConfig(variant="dora"), {"4bit"})])
+def test_fewer_bits_are_proposed_only_where_the_other_settings_allow_them(config, bits):
+    found = set()
+    for memory in range(2, 40):
+        card = GPU.model_copy(update={"gpus": [Gpu(name="card", memory=memory * GB)]})
+        fitting = fitting_changes(lora_estimate, config, SEVEN_BILLION, LONG, card)
+        found |= {fitting.quantization} if fitting else set()
+    assert found == {"none"} | bits
 
 
 def test_without_a_gpu_or_a_setting_for_it_rows_are_cut_where_nothing_else_is_left():
