@@ -135,8 +135,14 @@ class Upload(Tenant):
     length = models.PositiveBigIntegerField()
     sha256 = models.CharField(max_length=64, blank=True)
     """Of the whole file, once it is complete."""
+    claimed_sha256 = models.CharField(max_length=64, blank=True)
+    """What whoever sends it says it has; empty where they did not say."""
     name = models.CharField(max_length=64)
     """Of the file below DATA_DIR/uploads."""
+    origin = models.JSONField(default=dict)
+    """Where the studio fetches it from, `{"kind": "hub" | "object", ...}`; empty where a person sends it."""
+    order = models.OneToOneField(Order, models.PROTECT, null=True, related_name="upload")
+    """The order that fetches it."""
     created_at = models.DateTimeField(auto_now_add=True)
     touched_at = models.DateTimeField(auto_now=True)
     """When the last piece arrived; what nobody goes on with is removed after a while."""

@@ -141,10 +141,13 @@ class Migration(migrations.Migration):
                 ('filename', models.CharField(max_length=255)),
                 ('length', models.PositiveBigIntegerField()),
                 ('sha256', models.CharField(blank=True, max_length=64)),
+                ('claimed_sha256', models.CharField(blank=True, max_length=64)),
                 ('name', models.CharField(max_length=64)),
+                ('origin', models.JSONField(default=dict)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('touched_at', models.DateTimeField(auto_now=True)),
                 ('created_by', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('order', models.OneToOneField(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='upload', to='orders.order')),
                 ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='uploads', to='workspaces.project')),
             ],
             options={
