@@ -243,7 +243,7 @@ def main() -> None:
         f"difference    {100 * (after / before - 1):8.2f} %\n"
         f"border        {wait * 1000:8.2f} ms per step, {100 * wait / before:.2f} % of it (target: below {TARGET:g} %)\n"
         f"states        {states * 1000:8.2f} ms per step, {100 * states / before:.2f} % of it, one every tenth step\n"
-        f"answers       {answers * 1000:8.2f} ms per step, {100 * answers / before:.2f} % of it; in a long run at most 1.5 %\n"
+        f"answers       {answers * 1000:8.2f} ms per step, {100 * answers / before:.2f} % of it; in a long run at most 1 %\n"
     )
 
 

@@ -37,7 +37,7 @@ __all__ = ["Learner", "Loop", "Outcome", "learning_rate_factor", "read_rows"]
 VALIDATION_ROWS = 512
 """More validation rows than this tell little more and take long; an even spread of them is used."""
 SAMPLE_TOKENS = 48
-SAMPLE_SECONDS, SAMPLE_SHARE = 30.0, 0.015
+SAMPLE_SECONDS, SAMPLE_SHARE = 30.0, 0.01
 """Answers to fixed prompts may take so many seconds, and this share of a run; looks at which they would take more go without."""
 SHOWN_ROWS = 3
 """Of the first batch, and of the best and the worst validation rows."""
