@@ -150,7 +150,7 @@ def token_facts(rows: list[dict[str, Any]], base: Path, folder: Path) -> TokenFa
     from studio.ml.tokenstats import measure
 
     path = folder / "rows.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"row": [json.dumps(row) for row in rows]}), path)
+    pyarrow.parquet.write_table(pyarrow.table({"split": ["train"] * len(rows), "row": [json.dumps(row) for row in rows]}), path)
     return TokenFacts.model_validate(measure(path, base))
 
 
