@@ -73,6 +73,22 @@ def read(path: Path, *, split: Split | None = None) -> Iterator[dict[str, Any]]:
                     yield orjson.loads(row)
 
 
+def between(path: Path, begin: int, end: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(index, canonical row) of the rows from `begin` up to `end`; reads only the row groups that hold them."""
+    with pq.ParquetFile(path) as file:
+        texts = Texts(path.parent, stores(file))
+        columns = [name for name in ("store", "at", "row") if name in file.schema_arrow.names]
+        first = 0
+        for group in range(file.num_row_groups):
+            after = first + file.metadata.row_group(group).num_rows
+            if first < end and begin < after:
+                low, high = max(begin, first), min(end, after)
+                table = file.read_row_group(group, columns=columns).slice(low - first, high - low)
+                for index, row in enumerate(texts.fill(table), low):
+                    yield index, orjson.loads(row)
+            first = after
+
+
 def count(path: Path, *, split: Split | None = None) -> int:
     with pq.ParquetFile(path) as file:
         if split is None:

@@ -7,6 +7,7 @@ earlier version's file that is hard-linked beside it, so that rows which did not
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -148,11 +149,21 @@ def link_store(rows_path: Path, folder: Path) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Found:
+    """Some rows, and how far was looked for them."""
+
+    rows: list[dict[str, Any]]
+    reached: int | None = None
+    """Index of the row that was looked at last, where a search was cut short; None where there was no need to."""
+
+
 def page(
     rows_path: Path,
     *,
     split: Split | None = None,
     after: int = -1,
+    before: int | None = None,
     limit: int = 50,
     flags: int = 0,
     wanted: npt.NDArray[np.int64] | None = None,
@@ -160,72 +171,138 @@ def page(
 ) -> list[dict[str, Any]]:
     """Up to `limit` rows whose index is above `after`, each as {index, line, split, flags, group, hash, store, at, duplicate, row}.
 
-    `row` is the canonical dict. Only rows with any of `flags`, with an index in `wanted`, or whose text holds `query` (capitals do not
-    matter) are taken where these are given. Reads only the row groups that may hold them. Fewer come where they are very long, but
-    one always does while there are any.
+    With `before`, the last ones below it instead. `row` is the canonical dict. Only rows with any of `flags`, with an index in
+    `wanted`, or with a text that holds `query` (capitals do not matter) are taken where these are given. Reads only the row groups that
+    may hold them. Fewer come where they are very long, but one always does while there are any.
     """
-    file = pq.ParquetFile(rows_path)
-    texts = Texts(rows_path.parent, stores(file))
-    found: list[dict[str, Any]] = []
-    end, room = 0, PAGE_SIZE
-    for group in range(file.num_row_groups):
-        begin, end = end, end + file.metadata.row_group(group).num_rows
-        if end <= after + 1 or (wanted is not None and not ((wanted >= begin) & (wanted < end)).any()):
-            continue
-        if not _may_hold(file.metadata.row_group(group), split, flags):
-            continue
-        small = file.read_row_group(group, columns=SMALL)
-        chosen = _chosen(small, split=split, after=after, flags=flags, wanted=wanted)
-        for entry, text in _texts_of(file, texts, group, small, chosen, query=query, limit=limit - len(found)):
-            found.append(entry | {"duplicate": bool(entry["flags"] & Flag.DUPLICATE), "row": orjson.loads(text)})
-            room -= len(text)
-            if room <= 0 or len(found) >= limit:
-                return found
-    return found
+    return search(rows_path, split=split, after=after, before=before, limit=limit, flags=flags, wanted=wanted, query=query).rows
 
 
-def _may_hold(group: pq.RowGroupMetaData, split: str | None, flags: int) -> bool:
+def search(
+    rows_path: Path,
+    *,
+    split: Split | None = None,
+    after: int = -1,
+    before: int | None = None,
+    limit: int = 50,
+    flags: int = 0,
+    wanted: npt.NDArray[np.int64] | None = None,
+    query: str = "",
+    most: int | None = None,
+) -> Found:
+    """As `page`, but a query that looked at `most` rows stops there and says so."""
+    with pq.ParquetFile(rows_path) as file:
+        numbers = matching(file, split=split, flags=flags, wanted=wanted)
+        source = Texts(rows_path.parent, stores(file))
+        found: list[dict[str, Any]] = []
+        looked, room, backwards = 0, PAGE_SIZE, before is not None
+        for group, begin, places in _places(file, numbers, after=after, before=before):
+            if most is not None and query and looked >= most:
+                reached = begin + int(places[-1]) + 1 if backwards else begin + int(places[0]) - 1
+                return Found(_ordered(found, backwards), reached)
+            looked += len(places)
+            room, full = _gather(_entries(file, source, group, places, query, backwards, limit - len(found)), found, limit, room)
+            if full:
+                break
+        return Found(_ordered(found, backwards))
+
+
+def matching(
+    file: pq.ParquetFile, *, split: Split | None = None, flags: int = 0, wanted: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64] | None:
+    """The indices of all rows that fit, in order; None where nothing is asked of them."""
+    fitting: npt.NDArray[np.bool_] | None = None
     if split:
-        statistics = group.column(SCHEMA.get_field_index("split")).statistics
-        if statistics is not None and statistics.has_min_max and not statistics.min <= split <= statistics.max:
-            return False
+        column = file.read(columns=["split"])["split"]
+        fitting = pc.equal(column, split).to_numpy()
     if flags:
-        statistics = group.column(SCHEMA.get_field_index("flags")).statistics
-        if statistics is not None and statistics.has_min_max and statistics.max == 0:
-            return False
-    return True
-
-
-def _chosen(small: pa.Table, *, split: str | None, after: int, flags: int, wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
-    index = small["index"].to_numpy()
-    chosen = index > after
-    if split:
-        chosen &= small["split"].to_numpy(zero_copy_only=False) == split
-    if flags:
-        chosen &= (small["flags"].to_numpy() & np.uint32(flags)) != 0
+        flagged = (file.read(columns=["flags"])["flags"].to_numpy() & np.uint32(flags)) != 0
+        fitting = flagged if fitting is None else fitting & flagged
     if wanted is not None:
-        chosen &= np.isin(index, wanted)
-    return np.flatnonzero(chosen)
+        chosen = np.zeros(file.metadata.num_rows, dtype=bool)
+        chosen[wanted[(wanted >= 0) & (wanted < len(chosen))]] = True
+        fitting = chosen if fitting is None else fitting & chosen
+    return None if fitting is None else np.flatnonzero(fitting)
 
 
-def _texts_of(
-    file: pq.ParquetFile, texts: Texts, group: int, small: pa.Table, chosen: npt.NDArray[np.int64], *, query: str, limit: int
+def count_matching(rows_path: Path, *, split: Split | None = None, flags: int = 0, wanted: npt.NDArray[np.int64] | None = None) -> int:
+    """How many rows fit."""
+    with pq.ParquetFile(rows_path) as file:
+        numbers = matching(file, split=split, flags=flags, wanted=wanted)
+        return int(file.metadata.num_rows) if numbers is None else len(numbers)
+
+
+def _places(
+    file: pq.ParquetFile, numbers: npt.NDArray[np.int64] | None, *, after: int, before: int | None
+) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
+    """(row group, its first index, places in it) of the rows to look at, from where the page begins; backwards with `before`."""
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    ends = np.cumsum(sizes).tolist()
+    low, high = after + 1, before if before is not None else (ends[-1] if ends else 0)
+    for group in reversed(range(len(ends))) if before is not None else range(len(ends)):
+        begin, end = max(ends[group] - sizes[group], low), min(ends[group], high)
+        if begin >= end:
+            continue
+        first = ends[group] - sizes[group]
+        if numbers is None:
+            yield group, first, np.arange(begin, end) - first
+        elif len(places := numbers[np.searchsorted(numbers, begin) : np.searchsorted(numbers, end)]):
+            yield group, first, places - first
+
+
+def _entries(
+    file: pq.ParquetFile, source: Texts, group: int, places: npt.NDArray[np.int64], query: str, backwards: bool, limit: int
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """(small columns, text) of the chosen rows of a group; with a query, only of those that hold it."""
-    if not len(chosen):
-        return
-    if not query:
-        chosen = chosen[:limit]
-    table = file.read_row_group(group, columns=["store", "at", "row"]).take(pa.array(chosen))
-    filled = texts.fill(table)
-    entries = small.take(pa.array(chosen)).to_pylist()
+    """(small columns, text) of a group's rows at these places, the last first where the page goes backwards."""
     if query:
-        # Rows are compact JSON without escapes for letters, so that a text is found as it is written there.
-        needle = orjson.dumps(query)[1:-1].decode()
-        holds = pc.match_substring(pa.array(filled, pa.large_string()), needle, ignore_case=True).to_pylist()
-        yield from islice(((entry, text) for entry, text, held in zip(entries, filled, holds, strict=True) if held), limit)
-        return
-    yield from zip(entries, filled, strict=True)
+        places = places[_holding(file, source, group, places, query)]
+    places = places[::-1] if backwards else places
+    places = places[:limit] if not query else places
+    for begin in range(0, len(places), limit):
+        few = pa.array(places[begin : begin + limit])
+        small = file.read_row_group(group, columns=SMALL).take(few).to_pylist()
+        table = file.read_row_group(group, columns=["store", "at", "row"]).take(few)
+        yield from zip(small, source.fill(table), strict=True)
+
+
+def _holding(file: pq.ParquetFile, source: Texts, group: int, places: npt.NDArray[np.int64], query: str) -> npt.NDArray[np.bool_]:
+    """Which of the rows hold the query in one of their texts."""
+    table = file.read_row_group(group, columns=["store", "at", "row"])
+    if len(places) < len(table):
+        table = table.take(pa.array(places))
+    here = pc.all(pc.equal(table["store"], HERE)).as_py()
+    column = table["row"].combine_chunks() if here else pa.array(source.fill(table), pa.large_string())
+    # Rows are compact JSON without escapes for letters, so that a text stands there as it is written. The names of keys and roles stand
+    # there too: what is found is looked at again.
+    needle = orjson.dumps(query)[1:-1].decode()
+    held: npt.NDArray[np.bool_] = pc.match_substring(column, needle, ignore_case=True).to_numpy(zero_copy_only=False)
+    folded = query.casefold()
+    for place in np.flatnonzero(held).tolist():
+        held[place] = any(folded in text.casefold() for text in said(orjson.loads(column[place].as_py())))
+    return held
+
+
+def _gather(entries: Iterator[tuple[dict[str, Any], str]], found: list[dict[str, Any]], limit: int, room: int) -> tuple[int, bool]:
+    """Adds rows to a page; returns the room that is left, and whether the page is full."""
+    for entry, text in entries:
+        found.append(entry | {"duplicate": bool(entry["flags"] & Flag.DUPLICATE), "row": orjson.loads(text)})
+        room -= len(text)
+        if room <= 0 or len(found) >= limit:
+            return room, True
+    return room, False
+
+
+def _ordered(found: list[dict[str, Any]], backwards: bool) -> list[dict[str, Any]]:
+    return found[::-1] if backwards else found
+
+
+def said(row: dict[str, Any]) -> Iterator[str]:
+    """The texts of a canonical row, in order."""
+    for value in row.values():
+        if isinstance(value, str):
+            yield value
+        else:
+            yield from (message["content"] for message in value)
 
 
 def texts(rows_path: Path, *, split: Split | None = None) -> Iterator[tuple[dict[str, Any], str]]:
