@@ -8,7 +8,15 @@ import numpy.typing as npt
 
 from studio.datasets import rows, splitting
 from studio.datasets.flags import FINDINGS, Flag
+from studio.errors import UserError
 from studio.training.job import Job
+
+STRATA = 100
+"""Strata whose shares are told."""
+NONE_LEFT = (
+    "No row is left to train on: all that remain were held back for validation, or belong to rows that were. "
+    "Keep some rows to train on, or split the rows again."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +43,54 @@ class Sealed:
     validation: int
     findings: dict[str, int] = field(default_factory=dict)
     """Rows by the name of each finding that occurs."""
+    strata: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Rows to train on and rows held back, by the hash of each stratum: the largest `STRATA` of them."""
 
 
-def seal(job: Job, drafted: Drafted, target: Path, *, percent: float, seed: int) -> Sealed:
-    """Writes `target` and removes the draft."""
+def seal(job: Job, drafted: Drafted, target: Path, *, percent: float, seed: int, near_duplicates: bool = True) -> Sealed:
+    """Writes `target` and removes the draft. `near_duplicates`: they are never parted by the split.
+
+    Raises UserError where no row would be left to train on.
+    """
     job.phase("checking", "Comparing the rows with each other")
     flags = drafted.flags.copy()
     repeated = splitting.duplicates(drafted.hashes)
     flags[repeated] |= np.uint32(Flag.DUPLICATE)
-    held_back = splitting.validation(drafted.hashes, percent=percent, seed=seed)
+    groups = None
+    held_back = splitting.validation(
+        drafted.hashes,
+        percent=percent,
+        seed=seed,
+        strata=drafted.strata,
+        together=drafted.together,
+        groups=groups if near_duplicates else None,
+        kept=drafted.kept,
+    )
+    if held_back.all():
+        raise UserError(NONE_LEFT)
     rows.finish(
-        drafted.draft, target, validation=held_back, flags=flags, hashes=drafted.hashes, strata=drafted.strata, together=drafted.together
+        drafted.draft,
+        target,
+        validation=held_back,
+        flags=flags,
+        hashes=drafted.hashes,
+        groups=groups,
+        strata=drafted.strata,
+        together=drafted.together,
     )
     drafted.draft.unlink()
     counts = {finding.name: int(np.count_nonzero(flags & np.uint32(finding.flag))) for finding in FINDINGS}
-    return Sealed(int(repeated.sum()), int(held_back.sum()), {name: number for name, number in counts.items() if number})
+    return Sealed(
+        int(repeated.sum()),
+        int(held_back.sum()),
+        {name: number for name, number in counts.items() if number},
+        {} if drafted.strata is None else strata_of(drafted.strata, held_back),
+    )
+
+
+def strata_of(strata: npt.NDArray[np.uint64], held_back: npt.NDArray[np.bool_]) -> dict[int, tuple[int, int]]:
+    """(train, validation) of each of the largest strata, the largest first."""
+    values, numbers, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    held = np.bincount(numbers[held_back], minlength=len(values))
+    largest = np.argsort(-counts, kind="stable")[:STRATA]
+    return {int(values[one]): (int(counts[one] - held[one]), int(held[one])) for one in largest.tolist()}
