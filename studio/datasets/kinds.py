@@ -9,9 +9,10 @@ from studio.basemodels.kinds import LISTENERS
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.datasets.services import measure, newest_base
+from studio.datasets.tokenviews import BLOCK
 from studio.orders.kinds import OrderKind, register
 from studio.orders.models import Order
-from studio.training.orders import DatasetPayload, TokensPayload
+from studio.training.orders import DatasetPayload, TokensPayload, TokenViewPayload
 from studio.workspaces.models import Member
 
 NEWEST_VERSIONS = 20
@@ -31,6 +32,7 @@ class DatasetKind(OrderKind):
             mapping=version.mapping,
             validation_percent=version.validation_percent,
             seed=version.seed,
+            **{name: version.reading[name] for name in ("encoding", "refused", "sheet") if version.reading.get(name)},
         ).model_dump()
 
     def target(self, order: Order) -> Path:
@@ -65,6 +67,22 @@ class TokensKind(OrderKind):
         version.save(update_fields=["tokens"])
 
 
+class TokenViewKind(OrderKind):
+    kind = "token_view"
+    memory_limit = 8 << 30
+    time_limit = 600
+
+    def payload(self, order: Order) -> dict[str, Any]:
+        view = order.token_view
+        rows, base = str(view.version.rows_path), str(view.base.folder)
+        return TokenViewPayload(rows=rows, base=base, begin=view.begin, count=BLOCK).model_dump()
+
+    def target(self, order: Order) -> Path:
+        return order.folder / "result"
+
+    def succeeded(self, order: Order, result: dict[str, Any]) -> None: ...
+
+
 def measure_newest(base: BaseModel) -> None:
     """A base model has arrived: the newest versions get their token lengths under it."""
     member = Member.objects.filter(workspace=base.workspace, user=base.order.created_by).first()
@@ -77,4 +95,5 @@ def measure_newest(base: BaseModel) -> None:
 
 register(DatasetKind())
 register(TokensKind())
+register(TokenViewKind())
 LISTENERS.append(measure_newest)

@@ -35,7 +35,13 @@ class TrainPayload(Wire):
 
 class BaseModelPayload(Wire):
     source: str
-    """package:NAME, path:FOLDER or hub:OWNER/NAME@REVISION."""
+    """package:NAME, path:FOLDER, hub:OWNER/NAME@REVISION, or base:FOLDER for a base model that gets `tokens`."""
+    tokens: list[str] = []
+    """What is added to the vocabulary of base:FOLDER."""
+    name: str = ""
+    """What that one is called."""
+    license: str = ""
+    revision: str = ""
     cache: str
     """A folder that outlives the attempt, so that a download can go on where it stopped."""
     hub: str = ""
@@ -51,13 +57,40 @@ class DatasetPayload(Wire):
     validation_percent: float = Field(5.0, ge=0, le=50)
     seed: int = 42
     refused: Literal["skip", "stop"] = "skip"
+    encoding: Literal["", "utf-8", "cp1252"] = ""
+    """How the person chose to read text; empty stops at text that is not UTF-8, so that they are asked."""
+    sheet: str = ""
+    """The sheet of a workbook that the person chose; empty takes the first."""
     base: str = ""
     """Folder of a base model whose tokenizer measures the rows; empty where there is none yet."""
+
+
+class RevisionPayload(Wire):
+    rows: str
+    """The parent's rows.parquet."""
+    number: int
+    """The parent's, for a sentence."""
+    shape: Literal["chat", "text", "preference"]
+    changes: str = ""
+    """A JSON file with `edited`, `dropped`, `added`, `kept` and `rules`; empty takes the parent's rows as they are."""
+    validation_percent: float = Field(5.0, ge=0, le=50)
+    seed: int = 42
+    rules: dict[str, Any] = {}
+    """What the split goes by beyond share and seed, as the version has it."""
 
 
 class TokensPayload(Wire):
     rows: str
     base: str
+
+
+class TokenViewPayload(Wire):
+    rows: str
+    """The version's rows.parquet."""
+    base: str
+    begin: int = Field(ge=0)
+    """Index of the first row."""
+    count: int = Field(ge=1, le=1000)
 
 
 class BuildPayload(Wire):

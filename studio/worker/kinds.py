@@ -14,7 +14,9 @@ KINDS: dict[Kind, str] = {
     "train": "studio.worker.train:run",
     "base_model": "studio.ml.importing:run",
     "dataset": "studio.datasets.importing:run",
+    "revision": "studio.datasets.revising:run",
     "tokens": "studio.ml.tokenstats:run",
+    "token_view": "studio.ml.tokenview:run",
     "build": "studio.ml.gguf.building:run",
 }
 
@@ -22,7 +24,9 @@ WORDS: dict[Kind, str] = {
     "train": "The training code",
     "base_model": "Reading the base model",
     "dataset": "Reading the dataset",
+    "revision": "Saving the changes",
     "tokens": "Counting the tokens",
+    "token_view": "Reading the rows as tokens",
     "build": "Building the file",
 }
 """What failed, in a sentence that goes on with "failed: ...\""""
