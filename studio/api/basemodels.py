@@ -8,10 +8,11 @@ from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
 
-from studio.api.fields import Input, Line
+from studio.api.fields import Input, Line, named
 from studio.api.paging import Page, Paging, page
 from studio.basemodels import services
 from studio.basemodels.models import BaseModel
+from studio.errors import UserError
 
 router = Router(tags=["Base models"])
 
@@ -20,6 +21,7 @@ class BaseModelOut(Schema):
     id: UUID
     name: str
     source: str
+    new_tokens: list[str]
     revision: str
     license: str
     status: str
@@ -37,8 +39,10 @@ class BaseModelOut(Schema):
 
 class BaseModelIn(Input):
     source: Line
-    """package:NAME, path:FOLDER or hub:OWNER/NAME@REVISION."""
+    """package:NAME, path:FOLDER or hub:OWNER/NAME@REVISION; base:ID with `new_tokens`."""
     name: Line = ""
+    new_tokens: list[Line] = []
+    """Added to the vocabulary of base:ID, which becomes a base model of its own."""
 
 
 def base_model_out(model: BaseModel) -> dict[str, Any]:
@@ -46,6 +50,7 @@ def base_model_out(model: BaseModel) -> dict[str, Any]:
         "id": model.pk,
         "name": model.name,
         "source": model.source,
+        "new_tokens": model.new_tokens,
         "revision": model.revision,
         "license": model.license,
         "status": model.status,
@@ -68,7 +73,19 @@ def list_base_models(request: HttpRequest, filters: Query[Paging]) -> dict[str, 
 @router.post("/base-models", response={201: BaseModelOut}, url_name="base_models")
 def register_base_model(request: HttpRequest, payload: BaseModelIn) -> dict[str, Any]:
     """Begins to fetch a base model. The same source while it is here or on its way answers with that one."""
+    if payload.source.startswith("base:"):
+        visible = BaseModel.objects.for_action(request, "base_model.create").select_related("order")
+        base = named(visible, identity(payload.source.removeprefix("base:")), field="source")
+        return base_model_out(services.add_tokens(request.member, base, tokens=payload.new_tokens, name=payload.name))  # type: ignore[attr-defined]
     return base_model_out(services.register(request.member, source=payload.source, name=payload.name))  # type: ignore[attr-defined]
+
+
+def identity(typed: str) -> UUID:
+    try:
+        return UUID(typed)
+    except ValueError:
+        text = "Write base: and the id of a base model."
+        raise UserError(text, fields={"source": text}) from None
 
 
 @router.get("/base-models/{uuid:pk}", response=BaseModelOut, url_name="base_model")

@@ -28,9 +28,23 @@ class BaseModelKind(OrderKind):
     environment = ("HF_", "PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "REQUESTS_CA_BUNDLE")
 
     def payload(self, order: Order) -> dict[str, Any]:
-        cache = download_folder(order.base_model)
+        model: BaseModel = order.base_model
+        cache = download_folder(model)
         cache.mkdir(parents=True, exist_ok=True)
-        return BaseModelPayload(source=order.base_model.source, cache=str(cache), hub=settings.HUB_URL).model_dump()
+        if model.new_tokens:
+            return self._with_new_tokens(model, cache).model_dump()
+        return BaseModelPayload(source=model.source, cache=str(cache), hub=settings.HUB_URL).model_dump()
+
+    def _with_new_tokens(self, model: BaseModel, cache: Path) -> BaseModelPayload:
+        source = BaseModel.objects.get(workspace=model.workspace, pk=model.source.removeprefix("base:"))
+        return BaseModelPayload(
+            source=f"base:{source.folder}",
+            tokens=model.new_tokens,
+            name=model.name,
+            license=source.license,
+            revision=source.revision,
+            cache=str(cache),
+        )
 
     def target(self, order: Order) -> Path:
         folder: Path = order.base_model.folder

@@ -17,7 +17,9 @@ class BaseModel(Tenant):
     workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="base_models")
     name = models.CharField(max_length=120)
     source = models.CharField(max_length=300)
-    """package:NAME, path:FOLDER or hub:OWNER/NAME@REVISION."""
+    """package:NAME, path:FOLDER, hub:OWNER/NAME@REVISION, or base:ID where it is another one with `new_tokens`."""
+    new_tokens = models.JSONField(default=list)
+    """What was added to the vocabulary of its source."""
     revision = models.CharField(max_length=80, blank=True)
     license = models.CharField(max_length=80, blank=True)
     facts = models.JSONField(null=True)

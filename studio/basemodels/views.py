@@ -36,6 +36,19 @@ def new(request: HttpRequest) -> HttpResponse:
     return render(request, "basemodels/new.html", context, status=422 if error else 200)
 
 
+def new_tokens(request: HttpRequest, pk: str) -> HttpResponse:
+    """Another base model: this one, and tokens that a person wrote line by line."""
+    visible = BaseModel.objects.for_action(request, "base_model.create").select_related("order")
+    model = get_object_or_404(visible, pk=pk)
+    try:
+        tokens = request.POST.get("tokens", "").splitlines()
+        made = services.add_tokens(request.member, model, tokens=tokens, name=request.POST.get("name", ""))  # type: ignore[attr-defined]
+    except UserError as problem:
+        context = {"section": "basemodels", "model": model, "order": model.order, "error": problem, "typed": request.POST}
+        return render(request, "basemodels/detail.html", context, status=422)
+    return redirect("basemodels:detail", pk=made.pk)
+
+
 def stop(request: HttpRequest, pk: str) -> HttpResponse:
     model = get_object_or_404(BaseModel.objects.for_action(request, "base_model.create").select_related("order"), pk=pk)
     services.stop(request.member, model)  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from studio.ml import gguf_source, modelfiles, packages, tokenizer_proof
 from studio.ml.chattemplate import Endless
 from studio.ml.modelconfig import clean_generation_config, write_json
 from studio.ml.modelfacts import read_config, read_json, read_model_facts
+from studio.ml.newtokens import grow
 from studio.ml.tokens import encode_row, has_own_template, load_tokenizer
 from studio.storage import remove_folder
 from studio.training import Job
@@ -44,6 +45,10 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
         fetched = _from_folder(Path(rest), job=job)
     elif scheme == "hub":
         fetched = _from_hub(rest, endpoint=order.hub, cache=cache, job=job)
+    elif scheme == "base":
+        job.phase("converting", "Adding the tokens")
+        grow(Path(rest), job.out, tokens=order.tokens, job=job)
+        fetched = Fetched(name=order.name, revision=order.revision, license=order.license)
     else:
         raise UserError("A base model comes from package:NAME, path:FOLDER or hub:OWNER/NAME@REVISION.")
     job.raise_if_stopped()

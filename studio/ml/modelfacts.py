@@ -24,6 +24,8 @@ MOST_DIMENSIONS = 6
 MOST_TENSORS = 200_000
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+NEW_TOKENS = "new_tokens.json"
+"""Tokens that the model was given here, `{"tokens": [...]}`; see `studio.ml.newtokens`."""
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -75,7 +77,15 @@ def read_model_facts(folder: Path, name: str = "", *, license: str = "") -> Mode
         linears=_linears(tensors, outputs_last=family in OUTPUT_LAST),
         chat_template=_has_template(folder),
         license=license,
+        new_tokens=len(new_tokens(folder)),
     )
+
+
+def new_tokens(folder: Path) -> list[str]:
+    """The tokens that a base model was given here; none for one as it came."""
+    file = folder / NEW_TOKENS
+    found: list[str] = read_json(file)["tokens"] if file.is_file() else []
+    return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def suggest(plugin: TrainingPlugin, *, base: ModelFacts, data: DatasetFacts, hos
         "weight_decay": Suggestion(0.01, "as usual where all weights are trained: it keeps them from growing")
         if plugin.method == "full"
         else None,
+        "modules_to_save": new_tokens(base),
     }
     known = plugin.Config.model_fields
     found = {name: suggestion for name, suggestion in wanted.items() if suggestion is not None and name in known}
@@ -96,6 +97,14 @@ def learning_rate(method: str, base: ModelFacts, data: DatasetFacts) -> Suggesti
     if method == "full":
         return Suggestion(usual, "since all weights need about a tenth of what an adapter needs")
     return Suggestion(usual, f"as usual for an adapter beside a model of {counted(base.parameters)} parameters")
+
+
+def new_tokens(base: ModelFacts) -> Suggestion | None:
+    """What has to be trained in full so that tokens which the model has never seen get a meaning."""
+    if not base.new_tokens:
+        return None
+    learnt = ["embed_tokens"] if base.tied else ["embed_tokens", "lm_head"]
+    return Suggestion(learnt, f"since {base.name} has tokens that it has never seen")
 
 
 READ_EPOCHS = {"lora": 3, "full": 2}

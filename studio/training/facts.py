@@ -43,6 +43,8 @@ class ModelFacts(Fact):
     linears: list[Linear]
     chat_template: bool
     license: str = ""
+    new_tokens: int = 0
+    """Tokens that it was given here and has never seen."""
 
 
 class TokenFacts(Fact):

@@ -147,6 +147,11 @@ def _table_issues(config: PeftConfig, base: ModelFacts) -> Iterator[Issue]:
     twice = [name for name in config.modules_to_save if name in config.targets]
     if twice:
         yield _error("modules_to_save", f"{twice[0]} stands among the targets as well. It can be trained in full or by an adapter.")
+    elif base.new_tokens and "embed_tokens" not in config.modules_to_save:
+        them = "a token" if base.new_tokens == 1 else f"{base.new_tokens} tokens"
+        yield _warning(
+            "modules_to_save", f"{base.name} has {them} that it has never seen. Train embed_tokens in full to give them a meaning."
+        )
     elif config.modules_to_save:
         tables = 2 if base.tied else len(set(config.modules_to_save))
         size = tables * base.vocabulary * base.hidden_size * 4 / 1e6

@@ -8,6 +8,7 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -34,12 +35,16 @@ PAGE_OBJECTS = {
     "projects:detail": "project",
     "basemodels:detail": "base",
     "basemodels:stop": "base",
+    "basemodels:new_tokens": "base",
     "datasets:detail": "dataset",
     "datasets:version_new": "dataset",
     "datasets:version": "version",
     "datasets:refusals": "version",
     "datasets:map": "version",
     "datasets:stop": "version",
+    "datasets:upload": "upload",
+    "datasets:upload_discard": "upload",
+    "uploads:piece": "upload",
     "runs:detail": "run",
     "runs:log": "run",
     "runs:recipe": "run",
@@ -67,6 +72,7 @@ API_OBJECTS = {
     "api:dataset_version": "version",
     "api:dataset_rows": "version",
     "api:dataset_refusals": "version",
+    "api:upload": "upload",
     "api:run": "run",
     "api:run_events": "run",
     "api:run_events_file": "run",
@@ -87,6 +93,7 @@ QUERY_OBJECTS = {
     ("projects:new", "POST"): ("client", lambda pk: {"client": pk, "name": "New"}),
     ("datasets:new", "GET"): ("project", lambda pk: {"project": pk}),
     ("datasets:new", "POST"): ("project", lambda pk: {"project": pk}),
+    ("uploads:create", "POST"): ("project", lambda pk: {"project": pk}),
     ("runs:new", "GET"): ("project", lambda pk: {"project": pk}),
     ("runs:new", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
     ("runs:estimate", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
@@ -247,6 +254,8 @@ def ask(who: Person, name: str, method: str, pk: str | None) -> Any:
     if pk and name not in OBJECTS:
         fields = named_in_query(name, method)[1](pk)
         sent = {"data": json.dumps(fields), "content_type": "application/json"} if name == "serving:chat" else {"data": fields}
+        if name == "uploads:create":
+            path, sent = f"{path}?project={pk}", {}
     with transaction.atomic():
         response = getattr(who.browser, method.lower())(path, headers=who.headers, **sent)
         response.text_body = body(response).decode(errors="replace")
@@ -357,5 +366,6 @@ def test_an_id_that_is_none_is_not_found_and_no_error(town, typed):
     for (name, method), (_, sent) in QUERY_OBJECTS.items():
         fields = sent(typed)
         given = {"data": json.dumps(fields), "content_type": "application/json"} if name == "serving:chat" else {"data": fields}
-        status = getattr(who.browser, method.lower())(reverse(name), **given).status_code
+        address = f"{reverse(name)}?{urlencode(fields)}" if name == "uploads:create" else reverse(name)
+        status = getattr(who.browser, method.lower())(address, **given).status_code
         assert status in (400, 404) or (typed == "" and status < 400), f"{method} {name}"
