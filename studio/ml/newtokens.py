@@ -32,7 +32,8 @@ def grow(source: Path, out: Path, *, tokens: Sequence[str], job: Job) -> None:
             raise UserError(f"{token} is a token of this model already. Leave it out.", fields={"tokens": f"{token} is one already."})
     pieces = {token: tokenizer.encode(token, add_special_tokens=False).ids for token in tokens}
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
-    numbers = {token: tokenizer.token_to_id(token) for token in tokens}
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    numbers = {token: vocabulary[token] for token in tokens}
     weights = {file.name for file in weight_files(source)}
     for file in sorted(source.iterdir()):
         if file.is_file() and file.name not in weights and file.name != "manifest.json":

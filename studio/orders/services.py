@@ -17,7 +17,7 @@ from studio.errors import UserError
 from studio.orders import slots
 from studio.orders.kinds import KINDS
 from studio.orders.models import Event, Order
-from studio.orders.turns import Turns
+from studio.orders.turns import Turns, fair_rank
 from studio.storage import remove_folder
 from studio.workspaces.models import Client, Member
 
@@ -46,6 +46,7 @@ def place(
         priority=priority,
         start_at=start_at,
         at_night=at_night,
+        rank=fair_rank(KINDS[kind].queue, holder_id=client.pk if client else member.workspace_id, priority=priority),
     )
     transaction.on_commit(lambda: ring(order))
     return order

@@ -4,7 +4,7 @@ A worker takes, of what waits in its queue and may start now,
 
 1. the highest priority;
 2. among those, an order of the client that has the fewest running;
-3. among those, the lowest rank: the place in which it was put, at first behind everything else.
+3. among those, the lowest rank: the place in which it was put, at first such that clients take turns (`fair_rank`).
 
 An order may not start before its moment, by day where it is for the night, while as many of its client run as the client may have,
 or on a worker that lacks what it needs. It is passed over then, and keeps its place.
@@ -21,7 +21,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from studio.orders.kinds import KINDS
-from studio.orders.models import Order, Slot
+from studio.orders.models import Order, Slot, last_rank
 from studio.workspaces.models import Workspace
 
 SOME_TIME = 3600.0
@@ -61,6 +61,26 @@ def may_start_at(order: Order, now: datetime) -> datetime:
     """The first moment from `now` on that its own times allow."""
     at = max(now, order.start_at or now)
     return next_night(order.workspace, at) if order.at_night else at
+
+
+def fair_rank(queue: str, *, holder_id: UUID, priority: int) -> int:
+    """The place of a new order: behind what is its own, and before whatever would be a later turn of somebody else.
+
+    Somebody who has put ten in has the first, the third, the fifth, ... place as soon as somebody else comes, whatever the number of workers.
+    """
+    columns = ("client_id", "workspace_id", "status", "rank")
+    found = Order.objects.filter(queue=queue, priority=priority, status__in=Order.LIVE).order_by("rank", "created_at").values_list(*columns)
+    held = [(client or workspace, status in Order.WAITING, rank) for client, workspace, status, rank in found]
+    waiting = [(whose, rank) for whose, waits, rank in held if waits]
+    turns = Counter(whose for whose, waits, _ in held if not waits)
+    own = sum(whose == holder_id for whose, _, _ in held)
+    behind = max((place for place, (whose, _) in enumerate(waiting, start=1) if whose == holder_id), default=0)
+    for place, (whose, rank) in enumerate(waiting):
+        turns[whose] += 1
+        if place >= behind and turns[whose] > own + 1:
+            # Of equal ranks the older order goes first, so the new one stands right behind that one.
+            return waiting[place - 1][1] if place else rank - 1
+    return last_rank()
 
 
 class Wait(Enum):

@@ -11,6 +11,7 @@ from django.db import connections
 
 from studio.orders import supervising
 from studio.orders.models import Event, Order
+from studio.orders.turns import fair_rank
 from studio.runs.models import Run
 from studio.runs.services import create_run
 from studio.workspaces.models import Client
@@ -50,7 +51,7 @@ def start(acme: World, slot: Any) -> Callable[..., Order]:
 
 @pytest.fixture
 def wait(acme: World, slot: Any) -> Callable[..., Order]:
-    """`wait("a run", client=…, priority=…)`: a run that waits in the queue, last of all."""
+    """`wait("a run", client=…, priority=…)`: a run that waits in the queue, in the place that it would be put in."""
 
     def place(
         name: str,
@@ -67,6 +68,7 @@ def wait(acme: World, slot: Any) -> Callable[..., Order]:
             if client in (None, acme.client)
             else client.projects.first() or create_project(acme.owner, client=client, name=name)
         )
+        columns.setdefault("rank", fair_rank("train", holder_id=project.client_id, priority=columns.get("priority", Order.Priority.NORMAL)))
         order = make_order(acme.owner, kind="train", client=project.client, status=status)
         Order.objects.filter(pk=order.pk).update(queue="train", started_at=None, ended_at=None, worker=worker, **columns)
         version = acme.version if project == acme.project else make_version(acme.owner, project, name=name)

@@ -50,6 +50,27 @@ def test_the_client_with_the_fewest_running_goes_first(wait, globex):
     assert [taken() for _ in range(5)] == ["ours 1", "theirs 1", "ours 2", "theirs 2", "ours 3"]
 
 
+def test_with_one_worker_clients_take_turns_as_well(wait, globex):
+    for number in (1, 2, 3, 4):
+        wait(f"ours {number}")
+    wait("theirs 1", client=globex), wait("theirs 2", client=globex)
+
+    def next_run() -> str | None:
+        Order.objects.filter(status__in=Order.ACTIVE).update(status=Order.Status.SUCCEEDED)
+        return taken()
+
+    assert [next_run() for _ in range(3)] == ["ours 1", "theirs 1", "ours 2"]
+    wait("theirs 3", client=globex)
+    assert [next_run() for _ in range(4)] == ["theirs 2", "ours 3", "theirs 3", "ours 4"]
+
+
+def test_somebody_new_comes_before_the_second_run_of_whoever_has_one_running(wait, globex):
+    wait("ours 1", status=Order.Status.RUNNING), wait("ours 2")
+    wait("theirs", client=globex)
+    Order.objects.filter(status__in=Order.ACTIVE).update(status=Order.Status.SUCCEEDED)
+    assert [taken(), taken()] == ["theirs", "ours 2"]
+
+
 def test_a_priority_counts_more_than_fairness(wait, globex):
     wait("ours", status=Order.Status.RUNNING), wait("ours too", priority=HIGH), wait("theirs", client=globex)
     assert [taken(), taken()] == ["ours too", "theirs"]
@@ -183,11 +204,11 @@ def test_the_queue_foretells_in_which_order_and_when(wait, globex):
     Order.objects.filter(pk=half.pk).update(started_at=start - timedelta(seconds=300))
     wait("ours", seconds=100), wait("theirs", client=globex, seconds=200), wait("last", seconds=None), wait("unknown")
     told = Turns.read("train").prospects()
-    # once the one that runs has ended, no client has any running, and who came first goes first
-    assert names(prospect.order for prospect in told) == ["ours", "theirs", "last", "unknown"]
+    # one of ours runs already, so theirs was placed before our second
+    assert names(prospect.order for prospect in told) == ["theirs", "ours", "last", "unknown"]
     assert [prospect.place for prospect in told] == [1, 2, 3, 4]
     seconds = [prospect.starts_at and (prospect.starts_at - start).total_seconds() for prospect in told]
-    assert seconds[:3] == [pytest.approx(300, abs=5), pytest.approx(400, abs=5), pytest.approx(600, abs=5)]
+    assert seconds[:3] == [pytest.approx(300, abs=5), pytest.approx(500, abs=5), pytest.approx(600, abs=5)]
     assert seconds[3] is None  # nobody knows how long the one before it takes
 
 
