@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from django.utils import timezone
 
 from studio.artifacts.models import Artifact, Build
 from studio.basemodels.models import BaseModel
-from studio.datasets import rows
-from studio.datasets.models import Dataset, DatasetVersion
+from studio.datasets import rows, uploading
+from studio.datasets.models import Dataset, DatasetVersion, Upload
 from studio.orders.models import Order, Slot
 from studio.orders.services import claim
 from studio.orders.supervising import Supervisor
@@ -173,6 +174,18 @@ def write_rows(folder: Path, *, count: int, validation: int) -> None:
     (folder / "refusals.jsonl").touch()
 
 
+def make_upload(member: Member, project: Project, *, content: bytes = b"", length: int = 0, filename: str = "replies.jsonl") -> Upload:
+    """A file of which `content` has arrived; all of it, where it has no more than `length` bytes."""
+    pk = uuid.uuid4()
+    upload = Upload.objects.create(
+        pk=pk, project=project, created_by=member.user, filename=filename, length=length or len(content) or 1, name=pk.hex
+    )
+    upload.path.parent.mkdir(exist_ok=True)
+    upload.path.write_bytes(content)
+    uploading.complete(upload)
+    return upload
+
+
 def make_run(member: Member, project: Project, base: BaseModel, version: DatasetVersion, *, status: str = Order.Status.SUCCEEDED) -> Run:
     order = make_order(member, kind="train", client=project.client, status=status)
     return Run.objects.create(
@@ -228,6 +241,12 @@ class World:
     run: Run
     artifact: Artifact
     build: Build
+
+    @property
+    def upload(self) -> Upload:
+        """A file that has arrived, and is no version yet."""
+        found = Upload.objects.filter(project=self.project).first()
+        return found or make_upload(self.owner, self.project, content=b'{"text": "one"}\n')
 
     @property
     def workspace(self) -> Workspace:

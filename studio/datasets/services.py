@@ -25,6 +25,27 @@ SPARE = 1 << 30
 """Bytes of disk that an upload leaves free."""
 
 
+READING: dict[str, tuple[type, tuple[Any, ...]]] = {
+    "encoding": (str, ("cp1252",)),
+    "sheet": (str, ()),
+    "refused": (str, ("skip", "stop")),
+}
+RULES: dict[str, tuple[type, tuple[Any, ...]]] = {"stratify": (str, ()), "together": (str, ()), "near_duplicates": (bool, ())}
+"""What can be chosen about reading and splitting: the type of each value, and its values where they are few."""
+LONGEST_WORD = 200
+
+
+def check_words(place: str, chosen: dict[str, Any], known: dict[str, tuple[type, tuple[Any, ...]]]) -> None:
+    """Raises UserError for a choice that does not exist."""
+    for name, value in chosen.items():
+        if name not in known:
+            raise UserError("Some values cannot be used.", fields={f"{place}.{name[:40]}": f"Choose from {', '.join(known)}."})
+        kind, values = known[name]
+        if not isinstance(value, kind) or (values and value not in values) or len(str(value)) > LONGEST_WORD:
+            allowed = f"one of {', '.join(values)}" if values else "true or false" if kind is bool else "a short text"
+            raise UserError("Some values cannot be used.", fields={f"{place}.{name}": f"Must be {allowed}."})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Upload:
     """A file as it is sent, and how its rows are to be read."""
@@ -36,8 +57,14 @@ class Upload:
     mapping: dict[str, str] = field(default_factory=dict)
     validation_percent: float = 5.0
     seed: int = 42
+    reading: dict[str, Any] = field(default_factory=dict)
+    """Where a person chose: `encoding`, `sheet`, `refused` (skip or stop)."""
+    rules: dict[str, Any] = field(default_factory=dict)
+    """What the split goes by, beyond share and seed: `stratify`, `together`, `near_duplicates`."""
 
     def check(self) -> None:
+        check_words("reading", self.reading, READING)
+        check_words("rules", self.rules, RULES)
         if not 0 <= self.validation_percent <= 50:
             raise UserError("The validation share is off.", fields={"validation_percent": "Must be from 0 to 50 per cent."})
         if not 0 <= self.seed <= 4_294_967_295:
@@ -125,7 +152,7 @@ def add_version(member: Member, *, dataset: Dataset, upload: Upload) -> DatasetV
         return record_version(member, dataset=dataset, stored=stored)
 
 
-def record_version(member: Member, *, dataset: Dataset, stored: Stored) -> DatasetVersion:
+def record_version(member: Member, *, dataset: Dataset, stored: Stored, origin: dict[str, Any] | None = None) -> DatasetVersion:
     """The row for a stored upload, or the one that has the same already. Called inside a transaction."""
     upload = stored.upload
     hold(dataset)
@@ -134,6 +161,8 @@ def record_version(member: Member, *, dataset: Dataset, stored: Stored) -> Datas
         "mapping": upload.mapping,
         "validation_percent": upload.validation_percent,
         "seed": upload.seed,
+        "reading": upload.reading,
+        "rules": upload.rules,
     }
     for same in DatasetVersion.objects.filter(dataset=dataset, **wanted).select_related("order"):
         if same.is_ready or same.order.is_live:
@@ -145,6 +174,7 @@ def record_version(member: Member, *, dataset: Dataset, stored: Stored) -> Datas
         number=number,
         filename=Path(upload.filename).name[:255] or "upload",
         upload=stored.name,
+        origin=origin or {},
         order=place(member, kind="dataset", client=dataset.project.client),
         **wanted,
     )
@@ -169,11 +199,13 @@ def map_columns(member: Member, version: DatasetVersion, *, mapping: dict[str, s
         mapping=mapping,
         validation_percent=version.validation_percent,
         seed=version.seed,
+        reading=version.reading,
+        rules=version.rules,
     )
     name = uuid.uuid4().hex
     kept.with_name(name).hardlink_to(kept)
     with transaction.atomic():
-        return record_version(member, dataset=version.dataset, stored=Stored(upload, name, version.upload_sha256))
+        return record_version(member, dataset=version.dataset, stored=Stored(upload, name, version.upload_sha256), origin=version.origin)
 
 
 def stop_version(member: Member, version: DatasetVersion) -> None:

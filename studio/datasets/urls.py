@@ -1,10 +1,13 @@
 from django.urls import path
 
 from studio.datasets import views
+from studio.datasets.pages import uploads
 
 app_name = "datasets"
 urlpatterns = [
     path("new/", views.new, name="new"),
+    path("uploads/<uuid:pk>/", uploads.look, name="upload"),
+    path("uploads/<uuid:pk>/discard/", uploads.discard, name="upload_discard"),
     path("<uuid:pk>/", views.dataset, name="detail"),
     path("<uuid:pk>/versions/new/", views.version_new, name="version_new"),
     path("versions/<uuid:pk>/", views.version, name="version"),

@@ -22,6 +22,9 @@ from studio.workspaces.middleware import api_error, member_by_cookie, member_by_
 from studio.workspaces.policy import ROUTES
 
 UPLOADS = ("datasets:new", "datasets:version_new", "api:dataset_versions")
+PIECES = ("uploads:piece", "api:upload")
+PIECE = 64 << 20
+"""Bytes of the largest piece of a file that arrives in pieces."""
 AROUND = 64 << 10
 """Bytes of a multipart body that are not its contents."""
 COPIES = 3
@@ -52,12 +55,13 @@ class Intake:
             return
         request, announced = ASGIRequest(scope, BytesIO()), announced_size(scope)
         limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE + AROUND
-        if is_upload(request) and (announced is None or announced > limit):
+        largest = largest_upload(request)
+        if largest and (announced is None or announced > limit):
             refusal = await database_sync_to_async(refusal_of)(request, announced or 0)
             if refusal is not None:
                 await answer(refusal, send)
                 return
-            limit = settings.MAX_UPLOAD + AROUND
+            limit = largest + AROUND
         if announced is not None and announced > limit:
             await answer(too_large(request, limit), send)
             return
@@ -98,13 +102,13 @@ async def linger(receive: Receive) -> None:
             left -= len(message.get("body", b""))
 
 
-def is_upload(request: ASGIRequest) -> bool:
-    if request.method != "POST":
-        return False
+def largest_upload(request: ASGIRequest) -> int:
+    """Bytes of the largest file, or piece of one, that is received here; 0 where none is."""
+    names, size = {"POST": (UPLOADS, settings.MAX_UPLOAD), "PATCH": (PIECES, PIECE)}.get(request.method or "", ((), 0))
     try:
-        return resolve(request.path_info).view_name in UPLOADS
+        return size if resolve(request.path_info).view_name in names else 0
     except Resolver404:
-        return False
+        return 0
 
 
 def refusal_of(request: ASGIRequest, size: int) -> HttpResponse | None:
@@ -114,7 +118,7 @@ def refusal_of(request: ASGIRequest, size: int) -> HttpResponse | None:
         return (
             api_error(401, "unauthorized", "Send a valid API key as Authorization: Bearer <key>.") if wants_json(request) else to_sign_in()
         )
-    if not member.may(ROUTES[resolve(request.path_info).view_name]["POST"]):
+    if not member.may(ROUTES[resolve(request.path_info).view_name][request.method or ""]):
         return refused(request, 404, "not_found", "There is no such thing here.")
     free = shutil.disk_usage(settings.DATA_DIR).free - SPARE
     if COPIES * size > free:
@@ -129,7 +133,7 @@ def to_sign_in() -> HttpResponse:
 
 def too_large(request: ASGIRequest, limit: int) -> HttpResponse:
     words = f"At most {limit >> 20} MB are received here."
-    return refused(request, 413, "too_large", words if is_upload(request) else f"{words} Send files as multipart form data.")
+    return refused(request, 413, "too_large", words if largest_upload(request) else f"{words} Send files as multipart form data.")
 
 
 def refused(request: ASGIRequest, status: int, code: str, sentence: str) -> HttpResponse:

@@ -24,6 +24,10 @@ PATHS = [
     ("get", "dataset-versions/{version}"),
     ("get", "dataset-versions/{version}/rows"),
     ("get", "dataset-versions/{version}/refusals"),
+    ("get", "uploads/{upload}"),
+    ("head", "uploads/{upload}"),
+    ("patch", "uploads/{upload}"),
+    ("delete", "uploads/{upload}"),
     ("get", "runs/{run}"),
     ("patch", "runs/{run}"),
     ("get", "runs/{run}/events"),
@@ -49,6 +53,7 @@ def ids(world):
         "base": world.base.pk,
         "dataset": world.version.dataset_id,
         "version": world.version.pk,
+        "upload": world.upload.pk,
         "run": world.run.pk,
         "artifact": world.artifact.pk,
         "build": world.build.pk,
@@ -58,6 +63,9 @@ def ids(world):
 def call(api, method, path):
     if path.endswith("/versions") and method == "post":
         return api.upload(path, b'{"text": "x"}')
+    if path.startswith("uploads/") and method in ("head", "patch"):
+        sent = api.headers | {"Upload-Offset": "16"}
+        return api.browser.generic(method.upper(), f"/api/v1/{path}", "", headers=sent, CONTENT_TYPE="application/offset+octet-stream")
     body = {"priority": "high"} if path.startswith("runs/") else {"name": "Taken over"}
     return getattr(api, method)(path, **({"body": body} if method == "patch" else {}))
 
@@ -94,6 +102,7 @@ def bodies(world, acme):
     return [
         ("projects", {"client": world["client"], "name": "x"}, "client"),
         ("datasets", {"project": world["project"], "name": "x"}, "project"),
+        ("uploads", {"project": world["project"], "filename": "x", "length": 9}, "project"),
         ("estimates", estimate | {"base_model": world["base"]}, "base_model"),
         ("estimates", estimate | {"dataset_version": world["version"]}, "dataset_version"),
         ("runs", run | {"project": world["project"]}, "project"),
@@ -119,13 +128,19 @@ def test_an_id_of_another_workspace_in_a_body_is_an_id_of_nothing(acme, rival, s
 
 
 def test_filters_by_another_workspace_find_nothing(acme, rival):
-    for path in ("projects?client={client}", "datasets?project={project}", "runs?project={project}", "artifacts?run={run}"):
+    for path in (
+        "projects?client={client}",
+        "datasets?project={project}",
+        "uploads?project={project}",
+        "runs?project={project}",
+        "artifacts?run={run}",
+    ):
         assert acme.api.get(path.format(**ids(rival))).json() == {"items": [], "next": None}
 
 
 def test_no_list_names_anything_of_another_workspace(acme, rival):
     strange = [str(value) for value in ids(rival).values()]
-    for path in ("clients", "projects", "datasets", "base-models", "runs", "artifacts", "audit"):
+    for path in ("clients", "projects", "datasets", "uploads", "base-models", "runs", "artifacts", "audit"):
         text = acme.api.get(path).content.decode()
         assert not [value for value in strange if value in text], path
 
