@@ -7,12 +7,14 @@ from django.conf import settings
 
 from studio.basemodels.kinds import LISTENERS
 from studio.basemodels.models import BaseModel
-from studio.datasets.models import DatasetVersion
+from studio.datasets.drafting import changes_path
+from studio.datasets.models import DatasetVersion, Draft
 from studio.datasets.services import measure, newest_base
 from studio.datasets.tokenviews import BLOCK
+from studio.errors import UserError
 from studio.orders.kinds import OrderKind, register
 from studio.orders.models import Order
-from studio.training.orders import DatasetPayload, TokensPayload, TokenViewPayload
+from studio.training.orders import DatasetPayload, MixPart, MixPayload, RevisionPayload, TokensPayload, TokenViewPayload
 from studio.workspaces.models import Member
 
 NEWEST_VERSIONS = 20
@@ -48,6 +50,70 @@ class DatasetKind(OrderKind):
         member = Member.objects.filter(workspace=order.workspace, user=order.created_by).first()
         if base is not None and member is not None:
             measure(version, base, member=member)
+
+
+class MixKind(DatasetKind):
+    """Rows of versions that are there: mixed, or split anew."""
+
+    kind = "mix"
+
+    def payload(self, order: Order) -> dict[str, Any]:
+        version: DatasetVersion = order.dataset_version
+        origin, named = version.origin, DatasetVersion.objects.filter(dataset__project__client=version.audit_client)
+        parts = [(part, named.get(pk=part["version"])) for part in origin["parts"]]
+        return MixPayload(
+            shape=(parts[0][1].facts or {})["shape"],
+            parts=[
+                MixPart(
+                    version=part["version"],
+                    name=part["name"],
+                    rows=str(found.rows_path),
+                    train=part["train"],
+                    validation=part["validation"],
+                    origin=str(found.dataset_id) if len(parts) > 1 else "",
+                )
+                for part, found in parts
+            ],
+            without=[str(found.rows_path) for found in named.filter(pk__in=origin.get("without", []))],
+            keep=origin["kind"] != "split",
+            validation_percent=version.validation_percent,
+            seed=version.seed,
+            near_duplicates=version.rules.get("near_duplicates", True),
+            strata={int(stratum["hash"]): stratum["name"] for _, found in parts for stratum in (found.facts or {}).get("strata", [])},
+        ).model_dump(mode="json")
+
+
+class RevisionKind(DatasetKind):
+    """A version's rows with what a person changed in them."""
+
+    kind = "revision"
+
+    def payload(self, order: Order) -> dict[str, Any]:
+        version: DatasetVersion = order.dataset_version
+        parent = version.parent
+        if parent is None or not parent.rows_path.is_file():
+            raise UserError("The version that was edited is gone. Edit another one.")
+        changes = changes_path(version)
+        return RevisionPayload(
+            rows=str(parent.rows_path),
+            number=parent.number,
+            shape=(parent.facts or {})["shape"],
+            changes=str(changes) if changes.is_file() else "",
+            validation_percent=version.validation_percent,
+            seed=version.seed,
+            rules=version.rules,
+        ).model_dump()
+
+    def succeeded(self, order: Order, result: dict[str, Any]) -> None:
+        version: DatasetVersion = order.dataset_version
+        others = DatasetVersion.objects.filter(dataset=version.dataset_id, sha256=result["rows_sha256"]).exclude(pk=version.pk)
+        if (same := others.order_by("-number").first()) is not None:
+            told = {"same_as": same.number, "notices": [f"This is the same as v{same.number}.", *result["notices"]]}
+            result = result | told
+        super().succeeded(order, result)
+        for draft in Draft.objects.filter(version=version.parent, created_by=order.created_by):
+            if draft.changes.get("saved_as") == str(version.pk):
+                draft.delete()
 
 
 class TokensKind(OrderKind):
@@ -94,6 +160,8 @@ def measure_newest(base: BaseModel) -> None:
 
 
 register(DatasetKind())
+register(MixKind())
+register(RevisionKind())
 register(TokensKind())
 register(TokenViewKind())
 LISTENERS.append(measure_newest)

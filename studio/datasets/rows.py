@@ -4,14 +4,17 @@ A version's `rows.parquet` names each row, its split and what was found about it
 earlier version's file that is hard-linked beside it, so that rows which did not change are stored once.
 """
 
+import gzip
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from studio.datasets.ahead import ahead
 from studio.datasets.flags import Flag
 from studio.rowfile import HERE, STORES, Split, Texts, count, read, stores
 
@@ -29,6 +33,9 @@ GROUP_SIZE = 8 << 20
 """Characters after which a group ends before it has so many rows: a row may have megabytes."""
 PAGE_SIZE = 16 << 20
 """Bytes of rows after which a page ends before it has as many as were asked for."""
+MOST_REFUSED = 1 << 30
+"""Packed bytes of refused lines that are written down; all are counted."""
+PACKED = ".gz"
 ALONE = -1
 """The group of a row that resembles no other."""
 DRAFT = pa.schema(
@@ -58,17 +65,20 @@ SMALL = [name for name in SCHEMA.names if name != "row"]
 
 
 class RowWriter:
-    """Writes rows one by one in groups of `GROUP`, before their splits are known. Flat memory.
+    """Writes rows in groups of `GROUP`, before their splits are known. Flat memory; packing goes on beside the caller.
 
     `stores` are the files that `keep` refers to by their place in it.
     """
 
     def __init__(self, path: Path, *, stores: Sequence[str] = ()):
-        schema = DRAFT.with_metadata({STORES: json.dumps(list(stores)).encode()})
-        self.writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False, write_statistics=False)
-        self.schema = schema
+        self.schema = DRAFT.with_metadata({STORES: json.dumps(list(stores)).encode()})
+        # Read once more and then removed, so that speed counts for more than size.
+        self.writer = pq.ParquetWriter(path, self.schema, compression="lz4", use_dictionary=["store"], write_statistics=False)
         self.columns: tuple[list[int], list[int], list[int], list[str | None]] = ([], [], [], [])
-        self.size = 0
+        self.tables: list[pa.Table] = []
+        self.rows = self.size = 0
+        self.packing = ThreadPoolExecutor(1)
+        self.packed: Future[None] | None = None
 
     def add(self, *, line: int, row: str) -> None:
         self._add(line, HERE, 0, row)
@@ -77,25 +87,58 @@ class RowWriter:
         """A row whose text stands in a store."""
         self._add(line, store, at, None)
 
+    def add_block(self, *, lines: npt.NDArray[np.int64], texts: pa.StringArray) -> None:
+        """Rows that follow each other."""
+        self._gather()
+        count = len(texts)
+        columns = [lines, np.full(count, HERE, np.int16), np.zeros(count, np.int64), texts.cast(pa.large_string())]
+        self.tables.append(pa.table(columns, schema=self.schema))
+        self.rows += count
+        self.size += texts.get_total_buffer_size()
+        if self.rows >= GROUP or self.size >= GROUP_SIZE:
+            self._flush(whole=self.size < GROUP_SIZE)
+
     def _add(self, line: int, store: int, at: int, row: str | None) -> None:
         for column, value in zip(self.columns, (line, store, at, row), strict=True):
             column.append(value)  # type: ignore[attr-defined]
+        self.rows += 1
         self.size += len(row or "")
-        if len(self.columns[0]) == GROUP or self.size >= GROUP_SIZE:
+        if self.rows == GROUP or self.size >= GROUP_SIZE:
             self._flush()
 
-    def _flush(self) -> None:
+    def _gather(self) -> None:
+        """What was added row by row as a table."""
         if self.columns[0]:
-            self.writer.write_table(pa.table(list(self.columns), schema=self.schema))
-            self.columns, self.size = ([], [], [], []), 0
+            self.tables.append(pa.table(list(self.columns), schema=self.schema))
+            self.columns = ([], [], [], [])
+
+    def _flush(self, *, whole: bool = False) -> None:
+        """Hands on what was gathered; with `whole`, only as many rows as fill groups."""
+        self._gather()
+        if not self.rows:
+            return
+        table = pa.concat_tables(self.tables)
+        rest = len(table) % GROUP if whole else 0
+        self._pack(table.slice(0, len(table) - rest))
+        self.tables, self.rows, self.size = [table.slice(len(table) - rest)] if rest else [], rest, 0
+
+    def _pack(self, table: pa.Table) -> None:
+        if self.packed is not None:
+            self.packed.result()
+        self.packed = self.packing.submit(self.writer.write_table, table, row_group_size=GROUP)
 
     def __enter__(self) -> "RowWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self._flush()
-        self.writer.close()
+        try:
+            if kind is None:
+                self._flush()
+                if self.packed is not None:
+                    self.packed.result()
+        finally:
+            self.packing.shutdown()
+            self.writer.close()
 
 
 def finish(
@@ -118,24 +161,24 @@ def finish(
         "use_dictionary": ["split", "store"],
         "write_statistics": ["index", "split", "flags"],
     }
+    names = pa.array(["train", "validation"])
     with pq.ParquetWriter(target, schema, **options) as writer:
         begin = 0
-        for group in range(source.num_row_groups):
-            table = source.read_row_group(group)
+        for table in ahead(source.read_row_group(group) for group in range(source.num_row_groups)):
             here = slice(begin, begin + len(table))
-            begin = here.stop
+            begin, nothing = here.stop, np.zeros(len(table), np.uint64)
             columns = [
-                pa.array(np.arange(here.start, here.stop)),
-                table["line"].combine_chunks(),
-                pa.array(np.where(validation[here], "validation", "train"), pa.string()),
-                pa.array(flags[here]),
-                pa.array(np.full(len(table), ALONE) if groups is None else groups[here]),
-                pa.array(hashes[here]),
-                pa.array(np.zeros(len(table), np.uint64) if strata is None else strata[here]),
-                pa.array(np.zeros(len(table), np.uint64) if together is None else together[here]),
-                table["store"].combine_chunks(),
-                table["at"].combine_chunks(),
-                table["row"].combine_chunks().cast(pa.string()),
+                np.arange(here.start, here.stop),
+                table["line"],
+                names.take(pa.array(validation[here].view(np.int8))),
+                flags[here],
+                np.full(len(table), ALONE) if groups is None else groups[here],
+                hashes[here],
+                nothing if strata is None else strata[here],
+                nothing if together is None else together[here],
+                table["store"],
+                table["at"],
+                table["row"].cast(pa.string()),
             ]
             writer.write_table(pa.table(columns, schema=schema))
 
@@ -145,7 +188,10 @@ def link_store(rows_path: Path, folder: Path) -> str:
     status = rows_path.stat()
     name = f"rows-{status.st_ino:x}.parquet"
     if not (folder / name).exists():
-        os.link(rows_path, folder / name)
+        try:
+            os.link(rows_path, folder / name)
+        except OSError:  # a file system that knows no links, or allows no more of them
+            shutil.copyfile(rows_path, folder / name)
     return name
 
 
@@ -297,12 +343,12 @@ def _ordered(found: list[dict[str, Any]], backwards: bool) -> list[dict[str, Any
 
 
 def said(row: dict[str, Any]) -> Iterator[str]:
-    """The texts of a canonical row, in order."""
+    """The texts of a canonical row, in order; of tools and their calls nothing."""
     for value in row.values():
         if isinstance(value, str):
             yield value
         else:
-            yield from (message["content"] for message in value)
+            yield from (message.get("content") or "" for message in value)
 
 
 def texts(rows_path: Path, *, split: Split | None = None) -> Iterator[tuple[dict[str, Any], str]]:
@@ -324,16 +370,56 @@ def drafted(draft: Path, folder: Path) -> Iterator[str]:
         yield from source.fill(file.read_row_group(group, columns=["store", "at", "row"]))
 
 
+def drafted_page(draft: Path, *, begin: int, limit: int) -> list[tuple[int, str]]:
+    """(line, canonical JSON) of up to `limit` of a draft's rows from the place `begin` on; its stores lie beside it."""
+    with pq.ParquetFile(draft) as file:
+        source, found, end = Texts(draft.parent, stores(file)), list[tuple[int, str]](), 0
+        for group in range(file.num_row_groups):
+            first, end = end, end + file.metadata.row_group(group).num_rows
+            if end <= begin or len(found) >= limit:
+                continue
+            table = file.read_row_group(group).slice(max(0, begin - first), limit - len(found))
+            found += zip(table["line"].to_pylist(), source.fill(table), strict=True)
+        return found
+
+
 def column(rows_path: Path, name: str) -> npt.NDArray[Any]:
     """One of the small columns, over all rows: `index`, `line`, `split`, `flags`, `group`, `hash`, `store` or `at`."""
     found: npt.NDArray[Any] = pq.read_table(rows_path, columns=[name])[name].to_numpy()
     return found
 
 
+class RefusalWriter:
+    """Writes refused lines as packed JSON lines to `path`.gz, until the file has `MOST_REFUSED` bytes."""
+
+    def __init__(self, path: Path):
+        self.file = path.with_name(path.name + PACKED).open("wb")
+        self.packer = gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=self.file, mtime=0)
+        self.written = 0
+
+    def add(self, refusal: dict[str, Any]) -> None:
+        if self.file.tell() < MOST_REFUSED:
+            self.packer.write(orjson.dumps(refusal) + b"\n")
+            self.written += 1
+
+    def __enter__(self) -> "RefusalWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.packer.close()
+        self.file.close()
+
+
+def open_refusals(path: Path) -> BinaryIO:
+    """The JSON lines of a refusals.jsonl, packed or not, from the first on."""
+    packed = path.with_name(path.name + PACKED)
+    return gzip.open(packed) if packed.exists() else path.open("rb")  # type: ignore[return-value]
+
+
 def refusals(path: Path, limit: int = 100, *, after: int = 0) -> list[dict[str, Any]]:
     """Up to `limit` refusals, {line, column, reason, excerpt}, from a refusals.jsonl; `after` of them are passed over."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in islice(file, after, after + limit)]
+    with open_refusals(path) as file:
+        return [orjson.loads(line) for line in islice(file, after, after + limit)]
 
 
 __all__ = ["HERE", "Split", "Texts", "count", "read"]

@@ -48,6 +48,17 @@ class BaseModelPayload(Wire):
     """Address of the hub; empty takes the library's own."""
 
 
+class SplitRules(Wire):
+    """What the split goes by, beyond share and seed."""
+
+    stratify: str = ""
+    """Column of which every value gives its share to validation; empty: none."""
+    together: str = ""
+    """Column whose equal values stay on one side of the split, such as a conversation's number; empty: none."""
+    near_duplicates: bool = True
+    """Whether near-duplicates stay on one side."""
+
+
 class DatasetPayload(Wire):
     file: str
     filename: str
@@ -61,6 +72,7 @@ class DatasetPayload(Wire):
     """How the person chose to read text; empty stops at text that is not UTF-8, so that they are asked."""
     sheet: str = ""
     """The sheet of a workbook that the person chose; empty takes the first."""
+    rules: SplitRules = SplitRules()
     base: str = ""
     """Folder of a base model whose tokenizer measures the rows; empty where there is none yet."""
 
@@ -77,6 +89,34 @@ class RevisionPayload(Wire):
     seed: int = 42
     rules: dict[str, Any] = {}
     """What the split goes by beyond share and seed, as the version has it."""
+
+
+class MixPart(Wire):
+    version: str
+    """Its id."""
+    name: str
+    rows: str
+    """Its rows.parquet."""
+    train: int = Field(ge=0)
+    """Rows to take of those to train on; more than it has repeats them."""
+    validation: int = Field(ge=0)
+    origin: str = ""
+    """Its dataset, where equal values in the column of what stays together mean the same in that dataset only."""
+
+
+class MixPayload(Wire):
+    shape: Literal["chat", "text", "preference"]
+    parts: list[MixPart] = Field(min_length=1)
+    without: list[str] = []
+    """Each a rows.parquet whose rows are left out."""
+    keep: bool = True
+    """Rows keep their splits; else they are split anew."""
+    validation_percent: float = Field(ge=0, le=50)
+    seed: int
+    near_duplicates: bool = True
+    """They stay on one side of the split."""
+    strata: dict[int, str] = {}
+    """What the hashes of strata stand for, as far as that is known."""
 
 
 class TokensPayload(Wire):
