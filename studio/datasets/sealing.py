@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,3 +95,11 @@ def strata_of(strata: npt.NDArray[np.uint64], held_back: npt.NDArray[np.bool_]) 
     held = np.bincount(numbers[held_back], minlength=len(values))
     largest = np.argsort(-counts, kind="stable")[:STRATA]
     return {int(values[one]): (int(counts[one] - held[one]), int(held[one])) for one in largest.tolist()}
+
+
+def strata_facts(sealed: Sealed, names: dict[int, str]) -> list[dict[str, Any]]:
+    """How each stratum is split, the largest first. The hash finds the name again when the rows are split anew."""
+    return [
+        {"name": names.get(value, "another value") if value else "", "hash": str(value), "train": train, "validation": validation}
+        for value, (train, validation) in sealed.strata.items()
+    ]

@@ -90,7 +90,7 @@ class _Units:
 
     def majority(self, strata: Hashes, *, seed: int) -> Numbers:
         """The stratum that most rows of each unit have; numbered in the order of hash(seed, stratum), which also breaks ties."""
-        _, numbers = np.unique(_seeded(strata, seed), return_inverse=True)
+        _, numbers = np.unique(seeded(strata, seed), return_inverse=True)
         pairs, counts = np.unique(self.of * (int(numbers.max()) + 1) + numbers, return_counts=True)
         unit, stratum = np.divmod(pairs, int(numbers.max()) + 1)
         best = np.lexsort((stratum, -counts, unit))
@@ -99,17 +99,15 @@ class _Units:
 
 
 def _units(hashes: Hashes, *, seed: int, together: Hashes | None, groups: Numbers | None) -> _Units:
-    seeded = _seeded(hashes, seed)
+    keys = seeded(hashes, seed)
     if together is None and groups is None:
-        _, of, sizes = np.unique(seeded, return_inverse=True, return_counts=True)
+        _, of, sizes = np.unique(keys, return_inverse=True, return_counts=True)
         return _Units(of, sizes)
     edges = [_edges(hashes, np.ones(len(hashes), dtype=bool))]
-    keys = seeded
     if together is not None:
         edges.append(_edges(together, together != NOTHING))
-        keys = np.where(
-            together != NOTHING, _seeded(together, f"{seed} together"), seeded
-        )  # a conversation that grows keeps its place in the draw
+        # A conversation that grows keeps its place in the draw.
+        keys = np.where(together != NOTHING, seeded(together, f"{seed} together"), keys)
     if groups is not None:
         edges.append(_edges(groups, groups >= 0))
     _, component = np.unique(connected(len(hashes), *map(np.concatenate, zip(*edges, strict=True))), return_inverse=True)
@@ -189,11 +187,11 @@ def sample(hashes: Hashes, number: int, *, seed: int) -> Numbers:
     """The indices of `number` of the rows, ascending: the same rows for the same seed whatever their order, but for equal ones."""
     if number >= len(hashes):
         return np.arange(len(hashes))
-    order = np.argsort(_seeded(hashes, seed), kind="stable")
+    order = np.argsort(seeded(hashes, seed), kind="stable")
     return np.sort(order[:number])
 
 
-def _seeded(hashes: Hashes, seed: int | str) -> Hashes:
+def seeded(hashes: Hashes, seed: int | str) -> Hashes:
     """Mixes the seed into each hash: the finalizer of SplitMix64 (Steele, Lea and Flood 2014), a bijection on 64 bits."""
     start = np.uint64(int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:8], "little"))
     mixed = hashes ^ start
