@@ -1,7 +1,7 @@
 from django.urls import path
 
 from studio.datasets import views
-from studio.datasets.pages import uploads
+from studio.datasets.pages import tokens, uploads
 
 app_name = "datasets"
 urlpatterns = [
@@ -14,4 +14,5 @@ urlpatterns = [
     path("versions/<uuid:pk>/refusals/", views.refusals, name="refusals"),
     path("versions/<uuid:pk>/map/", views.map_columns, name="map"),
     path("versions/<uuid:pk>/stop/", views.stop, name="stop"),
+    path("versions/<uuid:pk>/tokens/", tokens.tokens, name="tokens"),
 ]

@@ -9,6 +9,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from studio.datasets import rows, services
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.datasets.pages.frame import MEANINGS, about, meant
+from studio.datasets.pages.lengths import lengths
 from studio.errors import UserError
 from studio.orders.pages import render_live
 from studio.workspaces.models import Project
@@ -122,26 +123,6 @@ def shown_rows(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:
     refused = rows.refusals(found.folder / "refusals.jsonl", limit=SHOWN_REFUSALS)
     following = page[-1]["index"] if len(page) == PAGE else None
     return {"rows": page, "split": split, "after": after, "following": following, "refusals": refused}
-
-
-def lengths(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:
-    """Token lengths under the newest base model; asked for where they are not known yet."""
-    base = services.newest_base(request.member.workspace)  # type: ignore[attr-defined]
-    facts = found.token_facts(base)
-    measurement = None
-    if base is not None and facts is None and request.member.may("dataset.create"):  # type: ignore[attr-defined]
-        measurement = services.measure(found, base, member=request.member)  # type: ignore[attr-defined]
-    return {"base": base, "tokens": facts, "measurement": measurement, "bars": bars(facts.histogram) if facts else []}
-
-
-def bars(histogram: list[tuple[int, int]]) -> list[dict[str, float]]:
-    """The histogram as rectangles in a picture that is 100 high and 100 wide per bar."""
-    highest = max((count for _, count in histogram), default=1) or 1
-    heights = [max(100 * count / highest, 2 if count else 0) for _, count in histogram]
-    return [
-        {"x": number * 100 + 4, "y": round(100 - height, 1), "height": round(height, 1), "edge": edge, "rows": count}
-        for number, ((edge, count), height) in enumerate(zip(histogram, heights, strict=True))
-    ]
 
 
 def refusals(request: HttpRequest, pk: str) -> HttpResponse:

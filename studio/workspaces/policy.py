@@ -85,6 +85,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "datasets:refusals": {"GET": "dataset.view"},
     "datasets:map": {"POST": "dataset.create"},
     "datasets:stop": {"POST": "dataset.create"},
+    "datasets:tokens": {"GET": "dataset.view"},
     "datasets:upload": {"GET": "dataset.create", "POST": "dataset.create"},
     "datasets:upload_discard": {"POST": "dataset.create"},
     "uploads:create": {"POST": "dataset.create", "OPTIONS": "dataset.create"},

@@ -170,5 +170,5 @@ def test_a_stop_is_heeded(tiny_model: Path, rows_file: Callable[..., Path], tmp_
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, rows_file: Callable[..., Path], listening_job: ListeningJob) -> None:
-    with pytest.raises(UserError, match="tokenizer.json is missing"):
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
         tokenview.run({"rows": str(rows_file(1)), "base": str(tmp_path), "begin": 0, "count": 50}, listening_job)

@@ -42,6 +42,7 @@ PAGE_OBJECTS = {
     "datasets:refusals": "version",
     "datasets:map": "version",
     "datasets:stop": "version",
+    "datasets:tokens": "version",
     "datasets:upload": "upload",
     "datasets:upload_discard": "upload",
     "uploads:piece": "upload",

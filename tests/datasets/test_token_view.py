@@ -1,0 +1,201 @@
+"""A person looks at what a base model reads of a row, token by token, and at how long the rows are in its tokens."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client as Browser
+from django.urls import reverse
+
+from studio.basemodels.models import BaseModel
+from studio.datasets import tokenviews
+from studio.datasets.models import TokenView
+from studio.datasets.pages.drawing import draw, seen
+from studio.orders.models import Order
+from tests.fixtures import World, make_base_model, make_member, make_version, work_off
+
+pytestmark = pytest.mark.torch
+
+CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+SHOUTING = "{{ messages[-1]['content'] | upper }}<|im_end|>"
+
+
+def give_tokenizer(base: BaseModel, *, template: str = CHATML) -> None:
+    """A small tokenizer in the base model's folder; its weights are nobody's business here."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|im_start|>", "<|im_end|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(["user assistant Question Answer Question 1? Answer 1."] * 4, trainer)
+    base.folder.mkdir(parents=True, exist_ok=True)
+    backend.save(str(base.folder / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "chat_template": template}
+    (base.folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture
+def base(acme: World) -> BaseModel:
+    give_tokenizer(acme.base)
+    return acme.base
+
+
+@pytest.fixture
+def ana(acme: World) -> Browser:
+    return signed_in(acme.owner)
+
+
+def signed_in(member: Any) -> Browser:
+    browser = Browser()
+    browser.force_login(member.user)
+    return browser
+
+
+def page(browser: Browser, version: Any, **asked: Any) -> Any:
+    return browser.get(reverse("datasets:tokens", args=[version.pk]), asked)
+
+
+def work_off_views() -> None:
+    for view in TokenView.objects.filter(order__status=Order.Status.QUEUED):
+        work_off(view.order)
+
+
+def drawn(html: str) -> list[tuple[set[str], str]]:
+    """(classes, text) of each token on the page."""
+    found = re.findall(r'<span class="(tok-[^"]*)" data-id="\d+"[^>]*>(.*?)</span>', html, re.DOTALL)
+    return [(set(names.split()), re.sub(r"<[^>]+>", "", text)) for names, text in found]
+
+
+def test_a_row_is_shown_as_the_model_reads_it_and_only_its_answer_is_learnt(acme: World, base: BaseModel, ana: Browser) -> None:
+    waiting = page(ana, acme.version, row=3).content.decode()
+    assert "Waiting for a free worker" in waiting
+    assert 'hx-trigger="every 700ms"' in waiting
+    work_off_views()
+    shown = page(ana, acme.version, row=3).content.decode()
+    assert "hx-trigger" not in shown
+    tokens = drawn(shown)
+    text = "".join(text for _, text in tokens)
+    assert text.startswith("&lt;|im_start|&gt;user\nQuestion 2?&lt;|im_end|&gt;")
+    assert "".join(text for names, text in tokens if "tok-trained" in names) == "Answer 2.&lt;|im_end|&gt;"
+    assert all("tok-special" in names for names, text in tokens if text.startswith("&lt;|"))
+    assert not any("tok-cut" in names for names, _ in tokens)
+
+
+def test_the_next_rows_are_there_at_once_and_the_next_block_is_read_ahead(acme: World, base: BaseModel, ana: Browser) -> None:
+    version = make_version(acme.owner, acme.project, name="Many", count=120)
+    page(ana, version, row=10)
+    work_off_views()
+    assert len(drawn(page(ana, version, row=11).content.decode())) > 5
+    assert not TokenView.objects.filter(begin=50).exists()
+    page(ana, version, row=30)
+    assert TokenView.objects.get(begin=50).order.status == "queued"
+    work_off_views()
+    assert "Question 50?" in "".join(text for _, text in drawn(page(ana, version, row=51).content.decode()))
+
+
+def test_what_a_max_length_cuts_is_struck_and_counted(acme: World, base: BaseModel, ana: Browser) -> None:
+    page(ana, acme.version)
+    work_off_views()
+    shown = page(ana, acme.version, length=16)
+    tokens = drawn(shown.content.decode())
+    assert len(tokens) > 16
+    assert ["tok-cut" in names for names, _ in tokens] == [False] * 16 + [True] * (len(tokens) - 16)
+    reading = shown.context["readings"][0]["drawn"]
+    assert (reading.cut, reading.total) == (len(tokens) - 16, len(tokens))
+
+
+def test_a_max_length_that_leaves_nothing_to_learn_says_so() -> None:
+    reading = {"name": "", "ids": list(range(9)), "texts": ["a"] * 9, "special": [], "learnt": [[6, 9, 1.0]], "last": [], "total": 9}
+    assert draw(reading, last_answer=False, length=9, begin=0).teaches
+    assert not draw(reading, last_answer=False, length=6, begin=0).teaches
+    assert not draw(reading, last_answer=True, length=9, begin=0).teaches
+
+
+def test_white_space_and_what_nobody_sees_is_shown_and_markup_stays_text() -> None:
+    assert seen(" a\n\tb") == '<i> </i>a<i class="line">\n</i><i class="tab">\t</i>b'
+    assert seen("\u202e\u200b\x1b") == '<i class="hid">\\u202e</i><i class="hid">\\u200b</i><i class="hid">\\u001b</i>'
+    assert seen("<b onclick=x>\n") == '&lt;b<i> </i>onclick=x&gt;<i class="line">\n</i>'
+
+
+def test_a_template_that_hides_the_answer_is_told_with_its_reason(acme: World, ana: Browser) -> None:
+    give_tokenizer(acme.base, template=SHOUTING)
+    page(ana, acme.version)
+    work_off_views()
+    shown = page(ana, acme.version).content.decode()
+    assert "This row cannot be learnt from with this base model." in shown
+    assert "chat template" in shown
+    assert drawn(shown) == []
+
+
+def test_another_base_model_reads_the_row_in_its_own_tokens(acme: World, base: BaseModel, ana: Browser) -> None:
+    other = make_base_model(acme.owner, name="Other")
+    give_tokenizer(other, template="{% for m in messages %}{{ '[' + m['role'] + '] ' + m['content'] + '<|im_end|>' }}{% endfor %}")
+    page(ana, acme.version, base=base.pk)
+    page(ana, acme.version, base=other.pk)
+    work_off_views()
+    assert "[user]" not in "".join(text for _, text in drawn(page(ana, acme.version, base=base.pk).content.decode()))
+    assert "".join(text for _, text in drawn(page(ana, acme.version, base=other.pk).content.decode())).startswith("[user]")
+
+
+def test_without_a_base_model_the_page_says_what_to_do(acme: World, ana: Browser) -> None:
+    BaseModel.objects.update(facts=None)
+    assert "Add a base model" in page(ana, acme.version).content.decode()
+
+
+def test_a_model_without_a_tokenizer_is_told_and_tried_again_later(acme: World, ana: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    page(ana, acme.version)
+    work_off_views()
+    assert "tokenizer.json is missing" in page(ana, acme.version).content.decode()
+    assert TokenView.objects.get().order.status == "failed"
+    monkeypatch.setattr(tokenviews, "AGAIN", tokenviews.AGAIN * 0)
+    give_tokenizer(acme.base)
+    page(ana, acme.version)
+    work_off_views()
+    assert drawn(page(ana, acme.version).content.decode())
+
+
+def test_odd_numbers_in_the_address_show_the_nearest_row(acme: World, base: BaseModel, ana: Browser) -> None:
+    for typed, shown in [("0", 1), ("999", 12), ("-1", 1), ("x", 1), ("٣", 1), ("1,0", 10), ("9" * 40, 1), ("", 1)]:
+        answer = page(ana, acme.version, row=typed, length="99999999", begin="77", answers="?")
+        assert (answer.status_code, answer.context["asked"].row) == (200, shown)
+        assert answer.context["asked"].length == 131_072
+
+
+def test_a_base_model_of_another_workspace_is_one_of_nowhere(acme: World, rival: World, base: BaseModel, ana: Browser) -> None:
+    assert page(ana, acme.version, base=rival.base.pk).status_code == 404
+    assert page(ana, acme.version, base="no-id").status_code == 404
+    assert page(ana, rival.version).status_code == 404
+    assert not TokenView.objects.exists()
+
+
+def test_a_viewer_may_look_too(acme: World, base: BaseModel) -> None:
+    vera = signed_in(make_member(acme.workspace, role="viewer", email="vera@example.com"))
+    page(vera, acme.version)
+    work_off_views()
+    assert drawn(page(vera, acme.version).content.decode())
+
+
+def test_whoever_jumps_about_leaves_no_long_queue_behind(acme: World, base: BaseModel, ana: Browser) -> None:
+    version = make_version(acme.owner, acme.project, name="Many", count=600)
+    for row in range(1, 600, 50):
+        page(ana, version, row=row)
+    assert Order.objects.filter(kind="token_view", status="queued").count() <= tokenviews.MOST_WAITING
+
+
+def test_old_blocks_go_with_their_files(
+    acme: World, base: BaseModel, ana: Browser, data_folder: Path, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    monkeypatch.setattr(tokenviews, "KEPT", 2)
+    version = make_version(acme.owner, acme.project, name="Many", count=300)
+    for row in (25, 125, 225):
+        with django_capture_on_commit_callbacks(execute=True):
+            page(ana, version, row=row)
+        work_off_views()
+    assert TokenView.objects.count() == 2
+    assert len(list((data_folder / "orders").iterdir())) == 2
