@@ -1,11 +1,15 @@
 """Bad files and the exact sentence that each is answered with: (what it tries, file name, content, sentence)."""
 
+import gzip
 import io
+import tarfile
+import zipfile
 from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xlsxwriter
 
 GOOD = b'{"text": "a row that is fine"}\n'
 LIMIT = 4 * 1024 * 1024
@@ -22,7 +26,67 @@ def chat(*messages: dict[str, Any]) -> bytes:
 
 
 ASKED = {"role": "user", "content": "2 + 2?"}
-EXPORT = "Export the rows as JSONL, JSON, CSV, Parquet or plain text."
+EXPORT = "Export the rows as JSONL, JSON, CSV, Parquet, Arrow, XLSX or plain text."
+
+
+def zipped(*members: "tuple[str | zipfile.ZipInfo, bytes]", **how: Any) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", **how) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    """A member of an archive that is a symbolic link."""
+    member = zipfile.ZipInfo(name)
+    member.external_attr = 0o120777 << 16
+    return member
+
+
+def encrypted(archive: bytes) -> bytes:
+    """The same archive with the mark that its first member has a password."""
+    content = bytearray(archive)
+    content[6] |= 1
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    return bytes(content)
+
+
+def zstd(content: bytes) -> bytes:
+    return bytes(pa.compress(content, "zstd", asbytes=True))
+
+
+def tar(name: str, content: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def ipc(**columns: Any) -> bytes:
+    """An Arrow file."""
+    file, whole = io.BytesIO(), pa.table(columns)
+    with pa.ipc.new_file(file, whole.schema) as writer:
+        writer.write_table(whole)
+    return file.getvalue()
+
+
+def workbook(*rows: list[Any], sheets: tuple[str, ...] = ("Rows",)) -> bytes:
+    """The rows in the first sheet; the others are empty."""
+    file = io.BytesIO()
+    with xlsxwriter.Workbook(file, {"in_memory": True}) as book:
+        pages = [book.add_worksheet(name) for name in sheets]
+        for number, row in enumerate(rows):
+            pages[0].write_row(number, 0, row)
+    return file.getvalue()
+
+
+TABLE = workbook(["text", "id"], ["a row that is fine", 1])
+EARLY = "ends too early; was the upload or export interrupted?"
+ONE = "Upload one data file per archive; this one"
+TWICE = "The file is compressed twice. Unpack it once and upload what is inside."
 
 # The whole file is refused.
 FILES: list[tuple[str, str, bytes, str]] = [
@@ -38,13 +102,90 @@ FILES: list[tuple[str, str, bytes, str]] = [
         b"\xff\xfea\x00b",
         "The UTF-16-LE text is damaged before byte 5. Save the file as UTF-8.",
     ),
-    ("a ZIP", "a.jsonl", b"PK\x03\x04\x14\x00", "This is a ZIP file, not JSONL. Unpack it and upload the file inside."),
+    ("the beginning of a ZIP", "a.jsonl", b"PK\x03\x04\x14\x00", f"The ZIP file {EARLY}"),
+    ("an empty ZIP", "a.zip", zipped(), f"This is an empty ZIP file, not a dataset. {EXPORT}"),
+    ("a ZIP of folders", "a.zip", zipped(("rows/", b"")), f"{ONE} is empty."),
+    (
+        "a ZIP with three files",
+        "a.zip",
+        zipped(("a.jsonl", GOOD), ("b.jsonl", GOOD), ("c.csv", GOOD)),
+        f"{ONE} has 3: a.jsonl, b.jsonl, c.csv.",
+    ),
+    ("a ZIP that leads out", "a.zip", zipped(("../../a.jsonl", GOOD)), f"{ONE} has a path that leads out of it: ../../a.jsonl."),
+    (
+        "a ZIP that leads out by backslash",
+        "a.zip",
+        zipped(("x\\..\\a.jsonl", GOOD)),
+        f"{ONE} has a path that leads out of it: x\\..\\a.jsonl.",
+    ),
+    ("a ZIP with a link", "a.zip", zipped((link("a.jsonl"), b"/etc/passwd")), f"{ONE} has a link: a.jsonl."),
+    ("an encrypted ZIP", "a.zip", encrypted(zipped(("a.jsonl", GOOD))), f"{ONE} is encrypted. Pack it without a password."),
+    ("a ZIP in a ZIP", "a.zip", zipped(("b.zip", zipped(("a.jsonl", GOOD)))), f"{ONE} has another archive inside: b.zip."),
+    ("a gzip in a ZIP", "a.zip", zipped(("rows", gzip.compress(GOOD))), TWICE),
+    ("a damaged ZIP", "a.zip", zipped(("a.jsonl", GOOD)).replace(b"fine", b"FINE"), "The ZIP file is damaged. Pack it again."),
+    ("a gzip that ends early", "a.jsonl.gz", gzip.compress(GOOD * 9)[:-9], f"The gzip file {EARLY}"),
+    ("a damaged gzip", "a.jsonl.gz", gzip.compress(GOOD)[:-8] + bytes(8), "The gzip file is damaged. Pack it again."),
+    ("a gzip of gzip", "a.jsonl.gz", gzip.compress(gzip.compress(GOOD)), TWICE),
+    ("a Zstandard that ends early", "a.jsonl.zst", zstd(GOOD * 9)[:-9], f"The Zstandard file {EARLY}"),
+    ("a Zstandard of gzip", "a.jsonl.zst", zstd(gzip.compress(GOOD)), TWICE),
+    ("nothing in a gzip", "a.jsonl.gz", gzip.compress(b""), "The file is empty."),
+    (
+        "a tar in a gzip",
+        "a.tar.gz",
+        gzip.compress(tar("a.jsonl", GOOD)),
+        f"{ONE} is a tar archive. Upload the file inside, packed as .gz, .zst or .zip if it is large.",
+    ),
     ("a PDF", "a.csv", b"%PDF-1.7\n%\xe2", f"This is a PDF file, not CSV. {EXPORT}"),
     ("a PNG", "a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", f"This is a PNG image, not text. {EXPORT}"),
     ("a pickle", "a.jsonl", b"\x80\x04\x95\x10\x00\x00", f"This is a pickle file, not JSONL. {EXPORT}"),
-    ("a gzip", "rows", b"\x1f\x8b\x08\x00", "This is a gzip file, not a dataset. Unpack it and upload the file inside."),
-    ("Excel 97", "a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "This is an Excel 97 file, not CSV. Save it as CSV."),
-    ("an xlsx named .csv", "a.csv", b"PK\x03\x04....[Content_Types].xml", "This is an Excel workbook, not CSV. Save it as CSV."),
+    ("the beginning of a gzip", "rows", b"\x1f\x8b\x08\x00", f"The gzip file {EARLY}"),
+    ("a bzip2", "rows.jsonl.bz2", b"BZh91AY&SY", "This is a bzip2 file, not a dataset. Unpack it and upload the file inside."),
+    ("Excel 97", "a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Excel 97 file: save as .xlsx or CSV."),
+    (
+        "a workbook with a password",
+        "a.xlsx",
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000) + "EncryptedPackage".encode("utf-16-le"),
+        "The Excel workbook is protected by a password. Save it without one.",
+    ),
+    (
+        "a binary workbook",
+        "a.xlsb",
+        zipped(("xl/workbook.bin", b"")),
+        "This is a binary Excel workbook, not a dataset. Save it as .xlsx or CSV.",
+    ),
+    ("a document", "a.docx", zipped(("word/document.xml", b"")), f"This is a Word document, not a dataset. {EXPORT}"),
+    ("a workbook cut short", "a.xlsx", TABLE[:-40], f"The ZIP file {EARLY}"),
+    (
+        "a workbook without its sheets",
+        "a.xlsx",
+        zipped(("xl/workbook.xml", b"<workbook/>")),
+        "The Excel workbook is damaged. Save it again.",
+    ),
+    ("an empty sheet", "a.xlsx", workbook(), "The sheet Rows is empty."),
+    ("a header alone in a sheet", "a.xlsx", workbook(["text"]), "The file has a header, but no rows."),
+    (
+        "two columns of one name in a sheet",
+        "a.xlsx",
+        workbook(["text", "text"], ["a", "b"]),
+        'Column name "text" appears twice. Rename one of them in the first row.',
+    ),
+    (
+        "CSV named .xlsx in name only",
+        "a.xlsx",
+        b"text,id\na,1\n",
+        "The XLSX file is damaged (its first bytes are not a ZIP's). Export it again.",
+    ),
+    (
+        "an Arrow file cut short",
+        "a.arrow",
+        ipc(text=["a"] * 99)[:-900],
+        "The Arrow file ends too early; was the upload or export interrupted?",
+    ),
+    ("an Arrow file of eight bytes", "a.arrow", b"ARROW1\x00\x00", "The Arrow file ends too early; was the upload or export interrupted?"),
+    ("an Arrow file without rows", "a.arrow", ipc(text=pa.array([], pa.string())), "The file is empty."),
+    ("Windows-1252", "a.jsonl", b'{"text": "it\x92s"}\n', "Line 1, byte 13: 0x92 is not UTF-8. Convert from Windows-1252?"),
+    ("Windows-1252 in a table", "a.csv", b"text,id\nit\x92s,1\nb,2\n", "Line 2, byte 3: 0x92 is not UTF-8. Convert from Windows-1252?"),
+    ("Windows-1252 in a text", "a.txt", b"it\x92s\nfine\n", "Line 1, byte 3: 0x92 is not UTF-8. Convert from Windows-1252?"),
     ("noise", "a.jsonl", bytes(range(32)) * 40 + b"\xff" * 99, f"This is a binary file, not JSONL. {EXPORT}"),
     (
         "pretty-printed objects one after the other",
@@ -107,7 +248,6 @@ FILES: list[tuple[str, str, bytes, str]] = [
 
 # Line 1 is refused; the good row after it is taken.
 LINES: list[tuple[str, str, bytes, str]] = [
-    ("Windows-1252", "a.jsonl", b'{"text": "it\x92s"}\n', "Line 1, byte 13: 0x92 is not UTF-8. Convert from Windows-1252?"),
     ("a line of more than 4 MB", "a.jsonl", b'{"text": "' + b"a" * (LIMIT + 10) + b'"}\n', "Line 1 is longer than 4 MB."),
     ("NaN", "a.jsonl", b'{"text": "a", "n": NaN}\n', "Line 1: NaN is not valid JSON."),
     ("minus infinity", "a.jsonl", b'{"text": "a", "n": -Infinity}\n', "Line 1: -Infinity is not valid JSON."),
@@ -155,8 +295,13 @@ LINES: list[tuple[str, str, bytes, str]] = [
         b'text,id\n"a"b,1\nb,2\n',
         "Line 2: text follows a closing quote. Write a quote inside a value twice.",
     ),
-    ("Windows-1252 in a table", "a.csv", b"text,id\nit\x92s,1\nb,2\n", "Line 2, byte 3: 0x92 is not UTF-8. Convert from Windows-1252?"),
-    ("Windows-1252 in a text", "a.txt", b"it\x92s\nfine\n", "Line 1, byte 3: 0x92 is not UTF-8. Convert from Windows-1252?"),
+    ("ragged in a sheet", "a.xlsx", workbook(["text"], ["a", "b"], ["c"]), "Row 2: 2 values, expected 1."),
+    (
+        "a sheet's cell of nothing",
+        "a.xlsx",
+        workbook(["text", "id"], ["", 1], ["a", 2]),
+        "Row 2: text is empty, there is nothing to learn.",
+    ),
     ("an empty cell", "a.csv", b"question,answer\n2 + 2?,\n1 + 1?,2\n", "Line 2: answer is empty, there is nothing to learn."),
     ("an empty value in Parquet", "a.parquet", table(text=[None, "b"]), "Row 1: text is missing, there is nothing to learn."),
     (

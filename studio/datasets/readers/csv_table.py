@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 
+from studio.datasets.readers.formats import DELIMITERS, Dialect, reader
 from studio.datasets.readers.lines import LIMIT, NAME, Line, Reading, Refusal, excerpt
 from studio.datasets.readers.strict_json import not_utf8, width_problem
 from studio.datasets.readers.text_stream import numbered
@@ -14,10 +15,14 @@ NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 def read(reading: Reading) -> Iterator[Line | Refusal]:
     csv.field_size_limit(LIMIT)
     feed = Feed(reading)
-    records = _records(feed, csv.reader(feed, delimiter=reading.delimiter, strict=True))
+    records = _records(feed, reader(feed, Dialect(reading.delimiter, reading.quote, reading.escape)))
     header = _header(reading, records)
     if reading.delimiter != ",":
         reading.note(f"Values are separated by a {NAMES[reading.delimiter]}.")
+    if reading.quote != '"':
+        reading.note("Values stand in single quotes.")
+    if reading.escape:
+        reading.note("A backslash before a quote makes it part of the value.")
     for number, record in records:
         if feed.problem:
             yield feed.problem
@@ -36,6 +41,8 @@ def _header(reading: Reading, records: Iterator[tuple[int, "list[str] | Refusal"
     for _, record in records:
         if isinstance(record, Refusal):
             raise UserError(record.reason)
+        if record and "".join(record).strip(DELIMITERS) == "sep=":
+            continue  # Excel's way of naming the delimiter
         if record:
             break
         reading.blank += 1
@@ -58,7 +65,7 @@ class Feed:
     """The lines that csv.reader asks for, remembered until a record is whole, so that a problem can be placed."""
 
     def __init__(self, reading: Reading):
-        self.numbered = numbered(reading)
+        self.reading, self.numbered = reading, numbered(reading)
         self.number = 0
         """Line last handed out."""
         self.record: list[str] = []
@@ -77,7 +84,7 @@ class Feed:
             line = raw.decode()
         except UnicodeDecodeError as error:
             line = raw.decode(errors="replace")
-            self.problem = not_utf8(self.number, raw, error)
+            self.problem = not_utf8(self.reading, self.number, raw, error)
         self.record.append(line)
         self.size += len(line)
         if self.size > LIMIT and len(self.record) > 1:
@@ -101,7 +108,7 @@ def _records(feed: Feed, reader: Iterator[list[str]]) -> Iterator[tuple[int, "li
         except csv.Error as error:
             text = "\n".join(feed.record)
             if "unexpected end" in str(error) or "field limit" in str(error):
-                opened = first + opening_line(feed.record)
+                opened = first + opening_line(feed.record, feed.reading)
                 raise UserError(f"The quote opened on line {opened} never closes. Write a quote inside a value twice.") from None
             sentence = f"Line {first}: text follows a closing quote. Write a quote inside a value twice."
             yield first, Refusal(first, "", sentence, excerpt(text))
@@ -109,11 +116,12 @@ def _records(feed: Feed, reader: Iterator[list[str]]) -> Iterator[tuple[int, "li
         yield first, record
 
 
-def opening_line(record: list[str]) -> int:
+def opening_line(record: list[str], reading: Reading) -> int:
     """Which of the lines of an unfinished record (from 0) opened the quote that is still open at its end."""
     is_open, opened = False, 0
     for index, line in enumerate(record):
-        for _ in range(line.count('"')):
+        quotes = line.count(reading.quote) - (line.count(reading.escape + reading.quote) if reading.escape else 0)
+        for _ in range(quotes):
             is_open = not is_open
             if is_open:
                 opened = index

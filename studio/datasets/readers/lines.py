@@ -1,10 +1,10 @@
 """The words that all readers share: a line, a refused line, and the file being read."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 LIMIT = 4 * 1024 * 1024
 """Bytes of the longest line, record or JSON element that is read."""
@@ -45,18 +45,41 @@ class Reading:
 
     path: Path
     format: str
-    """JSONL, JSON, CSV, Parquet or text."""
+    """JSONL, JSON, CSV, Parquet, Arrow, XLSX, Markdown or text."""
     encoding: str
     size: int
     unit: str = "Line"
-    """What `Line.number` counts: Line, or Row in Parquet."""
+    """What `Line.number` counts: Line, or Row in Parquet, Arrow and XLSX."""
     delimiter: str = ","
+    quote: str = '"'
+    escape: str = ""
+    """What makes the next character of a value plain text, beside a doubled quote; usually nothing does."""
+    sheet: str = ""
+    """The sheet of a workbook that a person chose; once it is read, the one that is."""
+    sheets: list[str] = field(default_factory=list)
+    """All sheets of the workbook, once it is read."""
+    asks: bool = True
+    """Whether text that is not UTF-8 stops the reading, so that a person can say how to read it; else its lines are refused."""
+    unpacked: Callable[[], BinaryIO] | None = None
+    """Opens what is inside a packed file."""
+    work: Path | None = None
+    """Folder for what has to be unpacked before it can be read."""
     position: int = 0
     """Bytes read so far."""
+    expanded: int = 0
+    """Bytes that the values have taken so far, once unpacked: counted for columnar files."""
     blank: int = 0
     """Blank lines skipped so far."""
     notices: list[str] = field(default_factory=list)
     lines: Iterator[Line | Refusal] = field(default_factory=lambda: iter(()))
+
+    def open(self) -> BinaryIO:
+        """The bytes of the file, or of the one inside it, from the first on; some of these cannot be sought in."""
+        return self.unpacked() if self.unpacked else self.path.open("rb")
+
+    def follow(self, file: BinaryIO) -> None:
+        """Sets `position` to how far an opened file has been read."""
+        self.position = getattr(file, "packed", file).tell()
 
     def note(self, text: str) -> None:
         if text not in self.notices:

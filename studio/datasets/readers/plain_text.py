@@ -86,6 +86,6 @@ def _decoded(reading: Reading) -> Iterator[tuple[int, str | Refusal]]:
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
-            yield number, not_utf8(number, raw, error)
+            yield number, not_utf8(reading, number, raw, error)
             continue
         yield number, text

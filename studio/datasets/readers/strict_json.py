@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import orjson
 
 from studio.datasets.readers.lines import COLUMNS, DEPTH, NAME, Line, Reading, Refusal, excerpt, pointed, refuse
+from studio.datasets.readers.text_stream import windows_1252
+from studio.errors import UserError
 
 KEY = re.compile(rb'"\s*:')
 # A text without end is matched as well: searching on behind its opening quote would take quadratic time.
@@ -74,7 +76,7 @@ def _explained(reading: Reading, number: int, raw: bytes, *, last: bool) -> Line
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        return not_utf8(number, raw, error)
+        return not_utf8(reading, number, raw, error)
     try:
         return _line(reading, number, _slowly(text), raw)
     except json.JSONDecodeError as error:
@@ -90,9 +92,14 @@ def _explained(reading: Reading, number: int, raw: bytes, *, last: bool) -> Line
     return Refusal(number, str(column), f"{place}: {problem}", pointed(text, at))
 
 
-def not_utf8(number: int, raw: bytes, error: UnicodeDecodeError) -> Refusal:
-    """A refusal that shows how the line would read in Windows-1252, the usual culprit."""
+def not_utf8(reading: Reading, number: int, raw: bytes, error: UnicodeDecodeError) -> Refusal:
+    """A refusal that shows how the line would read in Windows-1252, the usual culprit.
+
+    Raises UserError with a preview where nobody has said yet how such a file is to be read.
+    """
     sentence = f"Line {number}, byte {error.start + 1}: 0x{raw[error.start]:02x} is not UTF-8. Convert from Windows-1252?"
+    if reading.asks:
+        raise UserError(sentence, code="not_utf8", facts={"preview": windows_1252(reading)})
     around = raw[max(0, error.start - 60) : error.start + 60]
     return Refusal(number, "", sentence, excerpt(around.decode("cp1252", errors="replace")))
 
