@@ -235,6 +235,15 @@ def full_kept_bytes(config: FullConfig, base: ModelFacts, *, half: bool) -> floa
     return kept_bytes(base, half=half, norms=16 if mixed else 12, inputs=inputs)
 
 
+def unread_bytes(config: LoraConfig, base: ModelFacts, host: HostFacts) -> int:
+    """Of a table of words that learns nothing: a processor maps the file where it holds the very format, and reads the rows that occur."""
+    format_ = "float32" if not half_precision(config, host) else "bfloat16" if uses_bf16(config, host) else "float16"
+    learns = "embed_tokens" in getattr(config, "modules_to_save", ())
+    if host.gpus or base.tied or learns or config.quantization != "none" or base.dtype != format_:
+        return 0
+    return (4 if format_ == "float32" else 2) * base.vocabulary * base.hidden_size
+
+
 def lora_recipe(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: HostFacts) -> Recipe:
     """An adapter in fp32 beside frozen weights, AdamW in fp32."""
     half = half_precision(config, host)
@@ -245,7 +254,7 @@ def lora_recipe(config: LoraConfig, base: ModelFacts, data: DatasetFacts, host: 
     return Recipe(
         trained=trained,
         half=half,
-        weights=base_bytes(base, wide=wide, quantization=config.quantization),
+        weights=base_bytes(base, wide=wide, quantization=config.quantization) - unread_bytes(config, base, host),
         copies=0,
         adapter=trained * (6 if half else 4),  # fp32, and under autocast a copy in half precision
         gradients=trained * 4,
