@@ -67,8 +67,16 @@ class EstimateIn(Input):
     dataset_version: UUID
 
 
+class SuggestionOut(Schema):
+    value: Any
+    reason: str
+    """Goes on after the value."""
+
+
 class EstimateOut(Schema):
     issues: list[Issue]
+    suggestions: dict[str, SuggestionOut]
+    """Settings that depend on the case, as the form fills them in. A run of the API begins with the plugin's own defaults."""
     memory: Memory | None
     """Bytes at the peak; null, as all that follows, while no worker has said what machine it runs on."""
     trainable_parameters: int | None
@@ -89,4 +97,4 @@ def estimate(request: HttpRequest, payload: EstimateIn) -> dict[str, Any]:
     version = named(versions, payload.dataset_version, field="dataset_version")
     _, outlook = services.ask(payload.plugin, payload.config, base=base, version=version)
     facts = outlook.estimate.model_dump() if outlook.estimate else dict.fromkeys(EstimateOut.model_fields) | {"reasons": []}
-    return facts | {"issues": outlook.issues}
+    return facts | {"issues": outlook.issues, "suggestions": services.suggestions(payload.plugin, base=base, version=version)}

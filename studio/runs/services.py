@@ -22,6 +22,7 @@ from studio.runs.queue import When
 from studio.training import Estimate, HostFacts, Issue, TrainingPlugin
 from studio.training.asking import estimate_of, host_issues_of, issues_of
 from studio.training.carrying import Carried, carry
+from studio.training.defaults import Suggestion, suggest
 from studio.training.form import check_config
 from studio.training.registry import Loaded, find, missing_packages
 from studio.workspaces.models import Member, Project, hold
@@ -110,6 +111,11 @@ def ask(plugin_name: str, config: dict[str, Any], *, base: BaseModel, version: D
     plugin = plugin_of(plugin_name)
     parsed = parse_config(plugin, config)
     return parsed, forecast(plugin, parsed, base=base, version=version)
+
+
+def suggestions(plugin_name: str, *, base: BaseModel, version: DatasetVersion) -> dict[str, Suggestion]:
+    """What the form proposes for this base model and these rows on the workers that there are."""
+    return suggest(plugin_of(plugin_name), base=base.model_facts, data=version.dataset_facts(base), host=training_host())
 
 
 def obstacle(loaded: Loaded) -> Issue | None:

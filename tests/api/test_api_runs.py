@@ -34,6 +34,13 @@ def test_an_estimate_says_what_a_run_would_take_and_starts_nothing(acme, slot):
     assert Run.objects.count() == 1
 
 
+def test_an_estimate_suggests_settings_for_the_case(acme, slot):
+    body = {key: value for key, value in order_of(acme).items() if key not in ("project", "name")} | {"plugin": "peft_lora", "config": {}}
+    found = acme.api.post("estimates", body).json()["suggestions"]
+    assert found["learning_rate"]["value"] == 2e-4
+    assert found["epochs"]["reason"].startswith("since")
+
+
 def test_an_estimate_without_a_worker_says_so(acme):
     body = {key: value for key, value in order_of(acme).items() if key not in ("project", "name")}
     facts = acme.api.post("estimates", body).json()
