@@ -143,7 +143,7 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
         draft=draft,
         shape=order.shape,
         hashes=joined(parts, "hash"),
-        flags=intake.flags | (joined(parts, "flags") & np.uint32(~int(COMPARED) & 0xFFFFFFFF)),
+        flags=joined(parts, "flags") & np.uint32(~int(COMPARED) & 0xFFFFFFFF),
         strata=joined(parts, "stratum") if any(part.has("stratum") for part in parts) else None,
         together=joined(parts, "together") if any(part.has("together") for part in parts) else None,
         kept=np.concatenate([part.kept for part in parts]) if order.keep else None,
@@ -169,7 +169,7 @@ class Part:
 
     def __init__(self, part: MixPart, left_out: npt.NDArray[np.uint64], *, seed: int):
         self.part, self.path = part, Path(part.rows)
-        self.own = pq.read_table(self.path, columns=["hash", "split", "flags", "stratum", "together"])
+        self.own = pq.read_table(self.path, columns=["hash", "split", "flags", "store", "stratum", "together"])
         hashes = self.own["hash"].to_numpy()
         held = pc.equal(self.own["split"], "validation").to_numpy()
         free = ~np.isin(hashes, left_out)
@@ -198,14 +198,17 @@ class Part:
         return bool(self.column(name).any())
 
     def linked(self, folder: Path) -> list[str]:
-        """The names of the files that its texts stand in, now linked into `folder`: first its own, then its stores."""
+        """The names of the files that the texts of its rows stand in, now linked into `folder`."""
         with pq.ParquetFile(self.path) as file:
-            self.stores = [rows.link_store(self.path, folder), *(rows.link_store(self.path.parent / name, folder) for name in stores(file))]
-        return self.stores
+            known = stores(file)
+        used = np.unique(self.own["store"].to_numpy()[self.indices]).tolist()
+        originals = {store: self.path if store == HERE else self.path.parent / known[store] for store in used}
+        self.stores = {store: rows.link_store(original, folder) for store, original in originals.items()}
+        return list(self.stores.values())
 
     def places(self, names: list[str]) -> Iterator[Place]:
         """The rows that are taken, one row group in memory at a time. `names` are the new version's stores."""
-        number_of = [names.index(name) for name in self.stores]
+        numbers = {store: names.index(name) for store, name in self.stores.items()}
         with pq.ParquetFile(self.path) as file:
             source = Texts(self.path.parent, stores(file))
             ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
@@ -222,10 +225,7 @@ class Part:
                         here.tolist(),
                     )
                     for line, store, at, text, index in zip(*columns, strict=True):
-                        if store == HERE:
-                            yield Place(text, line, number_of[0], index)
-                        else:
-                            yield Place(text, line, number_of[store + 1], at)
+                        yield Place(text, line, numbers[store], index if store == HERE else at)
 
 
 def _passes(hashes: splitting.Hashes, train: splitting.Numbers, wanted: int, *, seed: int) -> Iterator[splitting.Numbers]:
@@ -246,7 +246,6 @@ class Intake:
     total: int
     count: int = 0
     findings: Findings = field(default_factory=Findings)
-    found: list[int] = field(default_factory=list)
     preview: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -256,14 +255,10 @@ class Intake:
         canonical = text.encode()
         row = orjson.loads(canonical)
         self.content.update(canonical + b"\n")
-        self.found.append(self.findings.add(row, canonical))
+        self.findings.count(row)
         if self.count < PREVIEWED:
             self.preview.append(shortened(row))
         self.count += 1
-
-    @property
-    def flags(self) -> npt.NDArray[np.uint32]:
-        return np.array(self.found, dtype=np.uint32)
 
 
 def facts(
@@ -342,7 +337,7 @@ def warnings(order: MixPayload, parts: Sequence[Part], intake: Intake, sealed: s
         told.append(f"{_counted(moved)} to train on resemble rows held back in another part. They are held back too.")
     if not sealed.validation and order.validation_percent > 0:
         told.append("No rows are held back for validation: the run will show no validation loss.")
-    return told + intake.findings.warnings()
+    return told
 
 
 def _counted(number: int) -> str:

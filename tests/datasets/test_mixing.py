@@ -1,0 +1,209 @@
+"""A version made of others: what each part gives is told before, held-back rows stay held back, and no text is stored twice."""
+
+import json
+
+import pytest
+
+from studio.audit.models import AuditRecord
+from studio.datasets import mixing, rows, services, shaping
+from studio.datasets.flags import Flag
+from studio.datasets.mixing import Taken, Wish
+from studio.errors import UserError
+from tests.fixtures import work_off
+from tests.workspaces.conftest import world_of_another_client
+
+
+def questions(count, word="client", **columns):
+    return [{"question": f"{word} question {n}?", "answer": f"{word} answer {n}.", **columns} for n in range(count)]
+
+
+def imported(world, name, records, *, percent=10, project=None):
+    content = "".join(json.dumps(record) + "\n" for record in records).encode()
+    upload = services.Upload(filename=f"{name}.jsonl", chunks=[content], size=len(content), validation_percent=percent)
+    version = services.create_with_version(world.owner, project=project or world.project, name=name, upload=upload)
+    return finished(version)
+
+
+def finished(version):
+    order = work_off(version.order)
+    assert order.status == "succeeded", order.error
+    version.refresh_from_db()
+    return version
+
+
+def parts_of(*chosen):
+    return [shaping.Part(version=version, **wish) for version, wish in chosen]
+
+
+def contents(version, split=None):
+    return [row["row"]["messages"][0]["content"] for row in rows.page(version.rows_path, split=split, limit=5000)]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "taken"),
+    [
+        ([Wish(train=90, validation=10, times=1)], [Taken(90, 10)]),
+        ([Wish(train=90, validation=10, times=0.5)], [Taken(45, 5)]),
+        ([Wish(train=90, validation=10, times=3)], [Taken(270, 10)]),
+        ([Wish(train=90, validation=10, times=1, most=50)], [Taken(45, 5)]),
+        ([Wish(train=80, validation=0, times=1), Wish(train=1000, validation=100, share=20)], [Taken(80, 0), Taken(20, 2)]),
+        ([Wish(train=80, validation=0, share=80), Wish(train=1000, validation=0, share=20)], [Taken(80, 0), Taken(20, 0)]),
+        ([Wish(train=100, validation=0, times=1), Wish(train=10, validation=5, share=50)], [Taken(100, 0), Taken(100, 5)]),
+    ],
+)
+def test_what_each_part_gives_is_told_before(wishes, taken):
+    assert mixing.check(wishes) == taken
+
+
+@pytest.mark.parametrize(
+    ("wishes", "sentence"),
+    [
+        ([], "Choose at least one part."),
+        (
+            [Wish(train=10, validation=1, share=60), Wish(train=10, validation=1, share=60)],
+            "The shares come to 120 %. They must come to 100 %, or give one part a number of times instead.",
+        ),
+        (
+            [Wish(train=10, validation=1, times=1), Wish(train=10, validation=1, share=100)],
+            "The shares come to 100 %, so nothing is left for the other parts. They must come to less than 100 %.",
+        ),
+        ([Wish(train=10, validation=1, times=0)], "Times must be above 0 and at most 100."),
+        ([Wish(train=10, validation=1, times=float("nan"))], "Times must be above 0 and at most 100."),
+        ([Wish(train=10, validation=1)], "Give each part a number of times or a share, not both."),
+        ([Wish(train=10, validation=1, times=1, most=0)], "At most must be from 1 to 20,000,000 rows."),
+        (
+            [Wish(train=10, validation=1, times=1), Wish(train=1, validation=1, share=99)],
+            "A part would have to be repeated more than 100 times. Give it a smaller share.",
+        ),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused_with_a_sentence(wishes, sentence):
+    with pytest.raises(UserError) as refused:
+        mixing.check(wishes)
+    assert refused.value.fields["parts"] == sentence
+
+
+def test_a_mix_has_of_each_part_what_was_planned_and_keeps_every_split(acme):
+    client, general = imported(acme, "Client", questions(100)), imported(acme, "General", questions(200, "general"))
+    parts = parts_of((client, {"times": 1}), (general, {"share": 25}))
+    plan = shaping.planned(parts)
+    made = finished(shaping.mix(acme.owner, project=acme.project, name="Mixed", parts=parts))
+    assert [(one.taken.train, one.taken.validation) for one in plan] == [(90, 10), (30, 3)]
+    assert [(part["name"], part["train"], part["validation"]) for part in made.facts["parts"]] == [
+        ("Client v1", 90, 10),
+        ("General v1", 30, 3),
+    ]
+    assert made.facts["split"] == {"train": 120, "validation": 13}
+    before = set(contents(client, "validation")) | set(contents(general, "validation"))
+    assert set(contents(made, "validation")) <= before
+    assert not set(contents(made, "train")) & before
+    assert made.origin["kind"] == "mix"
+    assert str(made) == "Mixed v1"
+    assert AuditRecord.objects.filter(verb="dataset.add_version", object_id=str(made.pk)).count() == 1
+
+
+def test_the_same_mix_asked_for_again_is_the_same_version_and_another_seed_takes_other_rows(acme):
+    general = imported(acme, "General", questions(200, "general"))
+    made = finished(shaping.mix(acme.owner, project=acme.project, name="Half", parts=parts_of((general, {"times": 0.5}))))
+    again = shaping.mix(acme.owner, project=acme.project, dataset=made.dataset, parts=parts_of((general, {"times": 0.5})))
+    other = finished(shaping.mix(acme.owner, project=acme.project, dataset=made.dataset, parts=parts_of((general, {"times": 0.5})), seed=7))
+    assert again == made
+    assert (other.number, other.facts["rows"]) == (2, 100)
+    assert set(contents(made)) != set(contents(other))
+
+
+def test_rows_beyond_what_a_part_has_are_repeated_but_never_those_held_back(acme):
+    client = imported(acme, "Client", questions(40))
+    made = finished(shaping.mix(acme.owner, project=acme.project, name="Thrice", parts=parts_of((client, {"times": 2.5}))))
+    assert made.facts["split"] == {"train": 90, "validation": 4}
+    assert sorted(contents(made, "validation")) == sorted(contents(client, "validation"))
+    train = contents(made, "train")
+    assert {train.count(question) for question in train} == {2, 3}
+    assert made.facts["notices"] == ["Client v1 gives more rows than it has: 54 rows to train on repeat earlier ones of it."]
+
+
+def test_texts_are_stored_once_and_never_in_a_chain(acme):
+    one, two = imported(acme, "One", questions(30)), imported(acme, "Two", questions(30, "other"))
+    made = finished(shaping.mix(acme.owner, project=acme.project, name="Both", parts=parts_of((one, {"times": 1}), (two, {"times": 1}))))
+    again = finished(shaping.mix(acme.owner, project=acme.project, name="Again", parts=parts_of((made, {"times": 1}))))
+    stores = {path.stat().st_ino for path in again.folder.glob("rows-*.parquet")}
+    assert {one.rows_path.stat().st_ino, two.rows_path.stat().st_ino} <= stores
+    assert set(rows.column(again.rows_path, "store").tolist()) <= {1, 2}
+    assert contents(again) == contents(one) + contents(two)
+    assert again.sha256 == made.sha256
+
+
+def test_a_row_of_one_part_that_another_held_back_is_held_back_too(acme):
+    one = imported(acme, "One", questions(40))
+    held = set(contents(one, "validation"))
+    two = imported(acme, "Two", questions(40)[::-1] + questions(5, "more"), percent=0)
+    made = finished(shaping.mix(acme.owner, project=acme.project, name="Both", parts=parts_of((one, {"times": 1}), (two, {"times": 1}))))
+    assert not held & set(contents(made, "train"))
+    assert made.facts["parts"][1]["moved"] == len(held) == 4
+    assert "4 rows to train on resemble rows held back in another part. They are held back too." in made.facts["warnings"]
+
+
+def test_findings_of_the_rows_come_along(acme):
+    noted = imported(acme, "Noted", [*questions(20), {"question": "Dear {{name}}?", "answer": "Yes."}], percent=0)
+    made = finished(shaping.mix(acme.owner, project=acme.project, name="Mixed", parts=parts_of((noted, {"times": 1}))))
+    found = rows.page(made.rows_path, flags=Flag.PLACEHOLDER)
+    assert [row["row"]["messages"][0]["content"] for row in found] == ["Dear {{name}}?"]
+    assert made.facts["findings"]["placeholder"] == 1
+
+
+def test_only_versions_of_one_client_and_one_shape_are_mixed(acme):
+    chats = imported(acme, "Chats", questions(20))
+    texts = imported(acme, "Texts", [{"text": f"Text {n}"} for n in range(20)])
+    with pytest.raises(UserError) as differ:
+        shaping.mix(acme.owner, project=acme.project, name="Both", parts=parts_of((chats, {"times": 1}), (texts, {"times": 1})))
+    assert differ.value.fields["parts"] == "They have chat and text rows. Mix versions of one kind."
+    other = world_of_another_client(acme)
+    with pytest.raises(UserError) as foreign:
+        shaping.mix(acme.owner, project=acme.project, name="Both", parts=parts_of((chats, {"times": 1}), (other.version, {"times": 1})))
+    assert foreign.value.fields["parts"] == "Choose versions of this client."
+
+
+def test_a_version_is_split_again_with_another_share_and_seed(acme):
+    version = imported(acme, "Client", questions(100))
+    made = finished(shaping.split_again(acme.owner, version, percent=20, seed=7))
+    assert (made.number, made.dataset, made.parent, made.origin["kind"]) == (2, version.dataset, version, "split")
+    assert made.facts["split"] == {"train": 80, "validation": 20}
+    assert contents(made) == contents(version)
+    assert made.sha256 == version.sha256
+    back = finished(shaping.split_again(acme.owner, made, percent=10, seed=42))
+    assert set(contents(back, "validation")) == set(contents(version, "validation"))
+
+
+@pytest.mark.parametrize(("percent", "seed"), [(51, 1), (-1, 1), (float("nan"), 1), (5, -1), (5, 2**32)])
+def test_a_split_that_cannot_be_is_refused(acme, percent, seed):
+    with pytest.raises(UserError):
+        shaping.split_again(acme.owner, acme.version, percent=percent, seed=seed)
+
+
+def test_a_held_out_dataset_is_no_part_and_its_rows_are_noticed_and_left_out(acme):
+    gate = imported(acme, "Gate", questions(10), percent=0)
+    version = imported(acme, "Client", questions(50), percent=10)
+    assert shaping.overlaps(version) == []
+    shaping.set_held_out(acme.owner, gate.dataset, True)
+    shared = len(set(contents(gate)) & set(contents(version, "train")))
+    assert [overlap.sentence for overlap in shaping.overlaps(version)] == [
+        f"{shared} rows to train on are also in Gate, which is held out: what is measured with it would look better than it is."
+    ]
+    gate.refresh_from_db()
+    with pytest.raises(UserError) as refused:
+        shaping.mix(acme.owner, project=acme.project, name="Both", parts=parts_of((gate, {"times": 1})))
+    assert refused.value.fields["parts"] == "Gate is held out, so it cannot be mixed in."
+    made = finished(shaping.leave_out_held_out(acme.owner, version))
+    assert made.facts["rows"] == 40
+    assert not set(contents(made)) & set(contents(gate))
+    assert set(contents(made, "validation")) <= set(contents(version, "validation"))
+    assert made.facts["notices"] == ["10 rows of Client v1 left out, since a held-out set has them too."]
+    assert shaping.overlaps(made) == []
+
+
+def test_all_rows_left_out_is_a_sentence(acme):
+    gate, version = imported(acme, "Gate", questions(30)), imported(acme, "Client", questions(30))
+    shaping.set_held_out(acme.owner, gate.dataset, True)
+    made = shaping.leave_out_held_out(acme.owner, version)
+    order = work_off(made.order)
+    assert (order.status, order.error) == ("failed", "No row is left. Take more of a part, or leave less out.")
