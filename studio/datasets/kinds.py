@@ -122,7 +122,8 @@ class TokensKind(OrderKind):
 
     def payload(self, order: Order) -> dict[str, Any]:
         measurement = order.measurement
-        return TokensPayload(rows=str(measurement.version.rows_path), base=str(measurement.base.folder)).model_dump()
+        rows, base = str(measurement.version.rows_path), measurement.base
+        return TokensPayload(rows=rows, base=str(base.folder), limit=base.model_facts.context_length).model_dump()
 
     def target(self, order: Order) -> Path:
         return order.folder / "result"

@@ -47,6 +47,20 @@ class ModelFacts(Fact):
     """Tokens that it was given here and has never seen."""
 
 
+class Cut(Fact):
+    """What a max length would take of the rows."""
+
+    max_length: int
+    rows: int
+    """Rows that are longer; of a preference row the longer answer counts."""
+    tokens: int
+    """Tokens behind the cut."""
+    supervised: int
+    """Those of them that carry a loss."""
+    empty: int
+    """Rows that have something to learn, and nothing within the cut: a run leaves them out."""
+
+
 class TokenFacts(Fact):
     """Lengths of the rows of one dataset version under one base model's tokenizer and template."""
 
@@ -59,6 +73,10 @@ class TokenFacts(Fact):
     longest: int
     histogram: list[tuple[int, int]] = []
     """(upper edge in tokens, rows) pairs."""
+    cuts: list[Cut] = []
+    """By rising max length, up to the first that cuts nothing; empty in facts of earlier studios."""
+    sample: int = 0
+    """Rows that were read where those stand for all, drawn by chance; 0 where every row was read. All counts are of all rows."""
 
 
 class DatasetFacts(Fact):

@@ -122,6 +122,8 @@ class MixPayload(Wire):
 class TokensPayload(Wire):
     rows: str
     base: str
+    limit: int = 0
+    """Tokens that the base model reads at most; 0 where nobody said."""
 
 
 class TokenViewPayload(Wire):

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from studio.errors import UserError
 from studio.ml import tokenstats
 from studio.ml.tokens import PLAIN_TEMPLATE, both_answers, encode_row, encode_rows, has_own_template, holds_control_tokens, load_tokenizer
+from studio.training import TokenFacts
 
 ANSWERED = {"messages": [{"role": "user", "content": "Hello 12"}, {"role": "assistant", "content": "How can I help you?"}]}
 TWICE = {
@@ -207,6 +209,44 @@ def test_a_dataset_is_measured_with_a_models_tokenizer(tiny_model: Path, tmp_pat
     assert sum(count for _, count in facts["histogram"]) == 41
     assert facts["histogram"][-1][0] >= lengths[-1]
     assert listening_job.steps[-1] == (41, 41)
+
+
+def test_what_each_max_length_would_cut_is_told(tiny_model: Path, tmp_path: Path, listening_job: Any) -> None:
+    late = {"messages": [{"role": "user", "content": "Paris " * 300}, {"role": "assistant", "content": "Hello"}]}
+    rows = [ANSWERED] * 30 + [{"text": "Paris " * 200}, late]
+    payload = {"rows": str(rows_file(tmp_path, rows)), "base": str(tiny_model), "limit": 300}
+    facts = tokenstats.run(payload, listening_job)["tokens"]
+    tokenizer = load_tokenizer(tiny_model)
+    whole = [encode_row(tokenizer, row, max_length=None) for row in rows]
+    lengths = [len(row.ids) for row in whole]
+    assert [cut["max_length"] for cut in facts["cuts"]][:3] == [256, 300, 512]
+    for cut in facts["cuts"]:
+        limit = cut["max_length"]
+        kept = list(encode_rows(tokenizer, rows, max_length=limit))
+        assert cut["rows"] == sum(length > limit for length in lengths)
+        assert cut["tokens"] == sum(lengths) - sum(len(row.ids) for row in kept)
+        assert cut["supervised"] == facts["supervised"] - sum(sum(row.supervised) for row in kept)
+        assert cut["empty"] == sum(not row.teaches for row in kept)
+    assert (facts["cuts"][-1]["rows"], facts["cuts"][-2]["rows"] > 0, facts["sample"]) == (0, True, 0)
+    assert np.load(listening_job.out / tokenstats.LENGTHS).tolist() == lengths
+
+
+def test_very_many_rows_are_told_by_a_sample_of_them(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenstats, "SAMPLE", 100)
+    path = rows_file(tmp_path, [ANSWERED, TWICE, TWICE, {"text": "Paris " * 200}] * 100)
+    sampled = TokenFacts.model_validate(tokenstats.measure(path, tiny_model))
+    monkeypatch.setattr(tokenstats, "SAMPLE", 400)
+    exact = TokenFacts.model_validate(tokenstats.measure(path, tiny_model))
+    assert (sampled.sample, exact.sample) == (100, 0)
+    assert sampled.total == pytest.approx(exact.total, rel=0.25)
+    assert sampled.cuts[0].rows == pytest.approx(exact.cuts[0].rows, rel=0.4)
+    assert sum(count for _, count in sampled.histogram) == pytest.approx(400, abs=4)
+    assert sampled.longest == exact.longest
+
+
+def test_facts_of_an_earlier_studio_are_read() -> None:
+    old = {"total": 9, "supervised": 3, "p50": 1, "p95": 2, "p99": 3, "longest": 4, "histogram": [[4, 9]]}
+    assert TokenFacts.model_validate(old).cuts == []
 
 
 def test_both_answers_of_a_preference_are_counted(tiny_model: Path, tmp_path: Path) -> None:
