@@ -3,7 +3,7 @@
 import os
 import secrets
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import django
 from csp.constants import NONE, SELF
@@ -61,12 +61,13 @@ def database(url: str, folder: Path) -> dict[str, object]:
     parts = urlsplit(url)
     if parts.scheme not in {"postgres", "postgresql"}:
         raise ImproperlyConfigured("STUDIO_DATABASE_URL must start with postgres://.")
+    socket = parse_qs(parts.query).get("host", [""])[0]  # a folder, which cannot stand before the path
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": parts.path.lstrip("/"),
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
-        "HOST": parts.hostname or "",
+        "HOST": parts.hostname or socket,
         "PORT": str(parts.port or ""),
         "OPTIONS": {"pool": {"min_size": 1, "max_size": 8}},
     }
@@ -110,6 +111,8 @@ HUB_URL = env("HUB_URL")
 """Address of the model hub; empty takes the public one."""
 MODEL_FOLDERS = [Path(part).resolve() for part in env("MODEL_FOLDERS").split(os.pathsep) if part]
 """Folders of this machine from which members may register base models; none means any that the server can read, for its owner."""
+PRIVATE_HOSTS = env("PRIVATE_HOSTS").replace(",", " ").split()
+"""Hosts, as name or name:port, that members may have the server ask though their addresses are not public; see `studio.outside`."""
 MAX_UPLOAD = int(env("MAX_UPLOAD", str(5 << 30)))
 PRICE_PER_HOUR, PRICE_CURRENCY = price(env("PRICE_PER_HOUR"))
 """What an hour of a worker costs; the page of an ended run tells its cost where this is set."""

@@ -36,6 +36,10 @@ class OrderKind(ABC):
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         """Records the result, in the transaction that ends the order. Also after a stop that kept something."""
 
+    def secrets(self, order: Order) -> dict[str, str]:
+        """Variables that its process alone is given, such as a key; they stand in no file."""
+        return {}
+
     def title(self, order: Order) -> str:
         """What people call it."""
         return str(order)

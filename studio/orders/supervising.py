@@ -153,7 +153,9 @@ class Supervisor:
         child = subprocess.Popen(
             [sys.executable, "-m", "studio.worker", str(path)],
             cwd=self.order.folder,
-            env=child_environment(self.kind) | {strays.MARK: strays.mark(self.order.pk, self.order.attempt)},
+            env=child_environment(self.kind)
+            | self.kind.secrets(self.order)
+            | {strays.MARK: strays.mark(self.order.pk, self.order.attempt)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """The JSON file that a worker process is started with, and the lines that it answers."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -133,6 +134,32 @@ class TokenViewPayload(Wire):
     begin: int = Field(ge=0)
     """Index of the first row."""
     count: int = Field(ge=1, le=1000)
+
+
+class SynthesisPayload(Wire):
+    shape: Literal["chat", "text"]
+    seeds: list[dict[str, Any]]
+    """Canonical rows that show what is wanted; may be none where the instruction says it all."""
+    instruction: str = ""
+    target: int = Field(ge=1, le=2000)
+    temperature: float = Field(0.9, ge=0, le=2)
+    seed: int = 42
+    seconds: float = 3600
+    """After so long it ends with what it has."""
+    rows: Path | None = None
+    """The version's rows.parquet: what stands there is not written again."""
+    writer_name: str
+    base: Path = Path()
+    """Folder of a base model of the studio's, which writes where there is no `url`."""
+    adapter: Path | None = None
+    cache: Path = Path()
+    """Where files for llama.cpp are kept."""
+    context: int = 4096
+    url: str = ""
+    """Of an OpenAI-compatible endpoint, up to /v1."""
+    model: str = ""
+    private: list[str] = []
+    """Hosts of private addresses that the operator allows."""
 
 
 class BuildPayload(Wire):

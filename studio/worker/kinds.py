@@ -18,6 +18,7 @@ KINDS: dict[Kind, str] = {
     "revision": "studio.datasets.revising:run",
     "tokens": "studio.ml.tokenstats:run",
     "token_view": "studio.ml.tokenview:run",
+    "synthesis": "studio.datasets.synthesizing:run",
     "build": "studio.ml.gguf.building:run",
 }
 
@@ -29,6 +30,7 @@ WORDS: dict[Kind, str] = {
     "revision": "Saving the changes",
     "tokens": "Counting the tokens",
     "token_view": "Reading the rows as tokens",
+    "synthesis": "Writing rows",
     "build": "Building the file",
 }
 """What failed, in a sentence that goes on with "failed: ...\""""

@@ -1,8 +1,4 @@
-"""llama.cpp in this very process: one server per base model, its adapters chosen per request.
-
-Three rules keep adapters apart: every adapter id is sent with an explicit scale, the host's prompt cache is off
-(it is not keyed by adapter), and threads never exceed half the cores (spinning threads starve a training).
-"""
+"""llama.cpp in this very process: one server per base model, its adapters chosen per request (see `studio.ml.chatting`)."""
 
 import itertools
 import json
@@ -16,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import xllamacpp
-
 from studio.errors import UserError
+from studio.ml.chatting import refusal, start_server
 from studio.ml.gguf.serving import prepare
 from studio.serving.engines.contract import Ask
 
@@ -30,14 +25,6 @@ CONTEXT = 4096
 """Tokens of one conversation."""
 AT_ONCE = 2
 """Conversations that a base model answers side by side."""
-
-
-def sentence(problem: dict[str, Any]) -> str:
-    """What llama.cpp refuses, in the studio's words."""
-    if problem.get("type") == "exceed_context_size_error":
-        tokens, context = problem.get("n_prompt_tokens"), problem.get("n_ctx")
-        return f"The conversation has {tokens} tokens, and {context} fit. Shorten it, or start a new one."
-    return f"The model could not answer: {str(problem.get('message', ''))[:300]}"
 
 
 @dataclass
@@ -69,7 +56,7 @@ class LlamaCpp:
             told = chunk if isinstance(chunk, dict) else json.loads(chunk)
             timings.update(told.get("timings") or {})
             if problem := told.get("error"):
-                refused.append(sentence(problem))
+                refused.append(refusal(problem))
             for choice in told.get("choices", []):
                 piece = choice.get("delta", {}).get("content")
                 if piece:
@@ -116,15 +103,5 @@ class LlamaCpp:
         return fresh, adapters.index(adapter) if adapter else None
 
     def start(self, base: str, adapters: list[str]) -> Any:
-        params = xllamacpp.CommonParams()
-        params.model.path = base
-        params.n_ctx = CONTEXT * AT_ONCE  # llama.cpp shares it out among them
-        params.n_parallel = AT_ONCE
-        params.cache_ram_mib = 0
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 2)
-        params.verbosity = 0
-        params.ui = False
-        # Its own HTTP server listens on a private socket instead of a port.
-        params.hostnames = [os.path.join(self.sockets.name, f"{next(self.numbers)}.sock")]
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in adapters]
-        return xllamacpp.Server(params)
+        socket = os.path.join(self.sockets.name, f"{next(self.numbers)}.sock")
+        return start_server(base, adapters, context=CONTEXT, at_once=AT_ONCE, socket=socket)
