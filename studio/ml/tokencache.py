@@ -22,7 +22,7 @@ from studio.ml.preference import PairRow
 
 Read = tuple[Any, bool]
 """A row to learn from (a TokenRow or a PairRow), None where nothing in it is to be learnt; and whether it was cut."""
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same rows become other tokens than before."""
 MOST_FILES = 8
 """Of one folder; the one that was used longest ago goes first."""

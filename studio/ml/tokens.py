@@ -119,20 +119,49 @@ def encode_rows(tokenizer: Any, rows: Iterable[dict[str, Any]], *, max_length: i
             yield Encoded(ids=ids[:max_length], supervised=[owner != NOBODY for owner in owners], cut=cut, weights=weights)
 
 
+ENDS = ("chosen", "rejected")
+
+
 def both_answers(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A preference row as two chats, with the better and with the worse end. Only the ends are learnt, and weights do not count."""
+    """A preference row as chats, with the better and with the worse end; one where somebody only liked or disliked an answer.
+
+    Only the ends are learnt, and weights do not count.
+    """
     prompt = [{**_said(message), "weight": 0} if message["role"] == "assistant" else message for message in row["prompt"]]
-    return [{"messages": prompt + [_said(message) for message in row[end]]} for end in ("chosen", "rejected")]
+    tools = {"tools": row["tools"]} if "tools" in row else {}
+    return [{"messages": prompt + [_said(message) for message in row[end]]} | tools for end in ENDS if end in row]
 
 
 def _said(message: dict[str, Any]) -> dict[str, Any]:
-    return {"role": message["role"], "content": message["content"]}
+    return {key: value for key, value in message.items() if key != "weight"}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text inside, names of keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield key
+            yield from _texts(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _texts(child)
+
+
+def _written_by_people(row: dict[str, Any]) -> Iterator[str]:
+    """What somebody could have put a control token into."""
+    for message in row["messages"]:
+        yield message["content"]
+        if len(message) > 2:
+            yield from _texts([message.get("tool_calls"), message.get("name"), message.get("tool_call_id")])
+    yield from _texts(row.get("tools"))
 
 
 def holds_control_tokens(tokenizer: Any, row: dict[str, Any]) -> bool:
     """True where a control token stands in what people wrote. It is read as plain text; worth a warning, not a refusal."""
     pattern = _pattern(_control(tokenizer))
-    texts = [row["text"]] if "text" in row else [message["content"] for message in row["messages"]]
+    texts = [row["text"]] if "text" in row else _written_by_people(row)
     return any(pattern.search(text) for text in texts)
 
 
@@ -162,13 +191,13 @@ class _Speaker:
             return _Written(text=row["text"], spans=[(0, len(row["text"]))], chat=False, marked=False)
         if not row["messages"]:
             raise UserError("A row has no messages. Give every row at least a question and an answer.")
-        marked = any(self.pattern.search(message["content"]) for message in row["messages"])
-        messages = [
-            {"role": message["role"], "content": self._mark(message["content"]) if marked else message["content"]}
-            for message in row["messages"]
-        ]
-        text, spans = self.template.answers(messages)
-        spans, weights = _weighed(spans, row["messages"], last_answer=last_answer)
+        marked = any(self.pattern.search(text) for text in _written_by_people(row))
+        messages, tools = [_said(message) for message in row["messages"]], row.get("tools")
+        if marked:
+            messages, tools = [self._marked(message) for message in messages], self._marked(tools)
+        counted = _weights(row["messages"], last_answer=last_answer)
+        text, found = self.template.answers(messages, tools=tools, wanted=[weight > 0 for weight in counted])
+        spans, weights = _weighed(found, counted)
         return _Written(text=text, spans=spans, chat=True, marked=marked, weights=weights)
 
     def encode(self, rows: list[_Written]) -> Iterator[tuple[list[int], list[int]]]:
@@ -185,6 +214,14 @@ class _Speaker:
             else:
                 encoding = next(chats)
                 yield encoding.ids, _owners(encoding.offsets, row.spans)
+
+    def _marked(self, value: Any) -> Any:
+        """The same with a mark in every control token that stands in one of its texts."""
+        if isinstance(value, str):
+            return self._mark(value)
+        if isinstance(value, dict):
+            return {self._mark(key): self._marked(child) for key, child in value.items()}
+        return [self._marked(child) for child in value] if isinstance(value, list) else value
 
     def _mark(self, content: str) -> str:
         return self.pattern.sub(lambda found: found[0][0] + MARK + found[0][1:], content.replace(MARK, ""))
@@ -244,13 +281,16 @@ def _places_without(text: str, mark: str) -> list[int]:
     return [place for place, letter in enumerate(text) if letter != mark] + [len(text)]
 
 
-def _weighed(spans: list[Span], messages: list[dict[str, Any]], *, last_answer: bool) -> tuple[list[Span], list[float] | None]:
-    """Those answers that are learnt, and how much each counts where that is not one for all."""
+def _weights(messages: list[dict[str, Any]], *, last_answer: bool) -> list[float]:
+    """How much each answer counts; 0 where it is not learnt."""
     weights = [float(message.get("weight", 1.0)) for message in messages if message["role"] == "assistant"]
-    if last_answer:
-        weights = [0.0] * (len(weights) - 1) + weights[-1:]
+    return [0.0] * (len(weights) - 1) + weights[-1:] if last_answer else weights
+
+
+def _weighed(spans: list[Span | None], weights: list[float]) -> tuple[list[Span], list[float] | None]:
+    """Those answers that are learnt, and how much each counts where that is not one for all."""
     if all(weight == 1.0 for weight in weights):
-        return spans, None
+        return [span for span in spans if span], None
     if len(weights) == 1:
         weights *= len(spans)
     if len(spans) != len(weights):
@@ -258,7 +298,7 @@ def _weighed(spans: list[Span], messages: list[dict[str, Any]], *, last_answer: 
             "The model's chat template does not mark each answer by itself, so they cannot count differently. "
             "Choose another model, learn from all answers, or use rows without weights."
         )
-    kept = [(span, weight) for span, weight in zip(spans, weights, strict=True) if weight > 0]
+    kept = [(span, weight) for span, weight in zip(spans, weights, strict=True) if span and weight > 0]
     counted = [weight for _, weight in kept]
     return [span for span, _ in kept], None if all(weight == 1.0 for weight in counted) else counted
 
