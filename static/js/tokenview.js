@@ -14,6 +14,7 @@ function start() {
     cutAt(Number(slider.value));
   });
   slider?.addEventListener("change", keep);
+  slider?.addEventListener("change", () => { if (view.querySelector("#id_only")?.value) typed.form.requestSubmit(); }); // other rows are cut now
   typed.addEventListener("input", () => {
     const length = Number(typed.value);
     if (!Number.isInteger(length) || length < Number(typed.dataset.lowest) || length > Number(typed.dataset.highest)) return;

@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from django.test import Client as Browser
 from django.urls import reverse
 
+from studio import rowfile
 from studio.basemodels.models import BaseModel
 from studio.datasets import tokenviews
 from studio.datasets.models import TokenView
@@ -186,6 +188,50 @@ def test_whoever_jumps_about_leaves_no_long_queue_behind(acme: World, base: Base
     for row in range(1, 600, 50):
         page(ana, version, row=row)
     assert Order.objects.filter(kind="token_view", status="queued").count() <= tokenviews.MOST_WAITING
+
+
+def test_the_lengths_are_told_under_the_base_model_that_is_chosen(acme: World, base: BaseModel, ana: Browser) -> None:
+    other = make_base_model(acme.owner, name="Chatty")
+    give_tokenizer(other, template="{{ 'Be a helpful assistant. ' * 20 }}" + CHATML)
+    longest = {}
+    for each in (base, other):
+        address = reverse("datasets:version", args=[acme.version.pk])
+        assert "Waiting for a free worker" in ana.get(address, {"base": each.pk}).content.decode()
+        measure_rows()
+        shown = ana.get(address, {"base": each.pk})
+        longest[each.pk] = shown.context["tokens"].longest
+        assert f"base={other.pk}#lengths" in shown.content.decode()
+    assert longest[other.pk] > longest[base.pk] + 20
+
+
+def test_rows_longer_than_the_model_reads_are_asked_about_and_leafed_through(acme: World, base: BaseModel, ana: Browser) -> None:
+    from studio.ml.tokens import encode_rows, load_tokenizer
+
+    version = make_version(acme.owner, acme.project, name="Many", count=120)
+    encoded = encode_rows(load_tokenizer(base.folder), rowfile.read(version.rows_path), max_length=None)
+    lengths = np.array([len(row.ids) for row in encoded])
+    limit = int(lengths.max()) - 1
+    longer = np.flatnonzero(lengths > limit).tolist()
+    assert 1 < len(longer) < 120
+    base.facts = base.facts | {"context_length": limit}
+    base.save()
+    address = reverse("datasets:version", args=[version.pk])
+    ana.get(address)
+    measure_rows()
+    shown = ana.get(address)
+    assert f"{len(longer)} rows exceed {limit} tokens: drop, truncate or raise the limit?" in shown.content.decode()
+    assert [(cut["max_length"], cut["rows"], cut["is_limit"]) for cut in shown.context["cuts"]] == [(limit, len(longer), True)]
+    first = page(ana, version, length=limit, only="cut")
+    assert (first.context["asked"].index, first.context["previous"], first.context["place"]) == (longer[0], "", 1)
+    assert f"row={longer[1] + 1}&" in first.context["following"]
+    last = page(ana, version, length=limit, only="cut", row=120)
+    assert (last.context["following"], last.context["place"]) == ("", len(longer))
+    assert f"row={longer[-2] + 1}&" in last.context["previous"]
+
+
+def measure_rows() -> None:
+    for order in Order.objects.filter(kind="tokens", status=Order.Status.QUEUED):
+        assert work_off(order).status == "succeeded", order.error
 
 
 def test_old_blocks_go_with_their_files(

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
+import numpy.typing as npt
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
@@ -12,7 +14,7 @@ from studio.datasets import rows, tokenviews
 from studio.datasets.models import DatasetVersion, TokenView
 from studio.datasets.pages.drawing import Drawn, draw
 from studio.datasets.pages.frame import about, version_for
-from studio.datasets.pages.lengths import chosen_base, ready_bases
+from studio.datasets.pages.lengths import RUN_LENGTH, chosen_base, longer_rows, ready_bases
 from studio.orders.pages import render_live
 from studio.training import TrainConfig
 
@@ -30,6 +32,8 @@ class Asked:
     """Its number as people count: the first is 1."""
     length: int
     answers: str
+    only: str = ""
+    """`cut`: leaf through those rows that the max length cuts."""
     begin: int = 0
     """The first token to draw, in a row of very many."""
 
@@ -40,7 +44,8 @@ class Asked:
     @property
     def link(self) -> str:
         fields = {"base": self.base.pk if self.base else "", "row": self.row, "length": self.length, "answers": self.answers}
-        return "?" + urlencode(fields | ({"begin": self.begin} if self.begin else {}))
+        extra = {"only": self.only, "begin": self.begin}
+        return "?" + urlencode(fields | {name: value for name, value in extra.items() if value})
 
 
 def asked(request: HttpRequest, found: DatasetVersion) -> Asked:
@@ -48,8 +53,9 @@ def asked(request: HttpRequest, found: DatasetVersion) -> Asked:
     answers = request.GET.get("answers", "")
     return Asked(
         base=chosen_base(request),
+        only="cut" if request.GET.get("only") == "cut" else "",
         row=whole(request.GET.get("row"), default=1, low=1, high=(found.facts or {})["rows"]),
-        length=whole(request.GET.get("length"), default=MAX_LENGTH.default, low=SHORTEST, high=LONGEST),
+        length=whole(request.GET.get("length"), default=RUN_LENGTH, low=SHORTEST, high=LONGEST),
         answers=answers if answers in LEARN_FROM else TrainConfig.model_fields["learn_from"].default,
         begin=whole(request.GET.get("begin"), default=0, low=0, high=1 << 30),
     )
@@ -69,9 +75,13 @@ def tokens(request: HttpRequest, pk: str) -> HttpResponse:
     seen = asked(request, found)
     context = about(found) | {"tab": "tokens", "asked": seen, "bases": ready_bases(request)} | choices(found)
     view = None
-    if seen.base is not None:
-        view = tokenviews.ask(request.member, found, seen.base, index=seen.index)  # type: ignore[attr-defined]
-        context |= row_shown(found, view, seen) | neighbours(found, seen)
+    base = seen.base
+    if base is not None:
+        longer = longer_rows(found, base, seen.length)
+        if longer is not None and seen.only and len(longer) and not request.GET.get("row"):
+            seen = replace(seen, row=int(longer[0]) + 1)
+        view = tokenviews.ask(request.member, found, base, index=seen.index)  # type: ignore[attr-defined]
+        context |= row_shown(found, view, seen) | neighbours(found, seen, longer) | {"asked": seen}
         if view.order.status == view.order.Status.SUCCEEDED:
             tokenviews.ask_ahead(request.member, view, index=seen.index)  # type: ignore[attr-defined]
     return render_live(request, "datasets/tokens.html", context | {"view": view}, live=view is not None and view.order.is_live)
@@ -80,7 +90,7 @@ def tokens(request: HttpRequest, pk: str) -> HttpResponse:
 def choices(found: DatasetVersion) -> dict[str, Any]:
     """What can be set, and within which bounds."""
     learn_from = LEARN_FROM.items() if (found.facts or {})["shape"] == "chat" else ()
-    return {"learn_from": learn_from, "shortest": SHORTEST, "longest": LONGEST, "run_length": MAX_LENGTH.default}
+    return {"learn_from": learn_from, "shortest": SHORTEST, "longest": LONGEST, "run_length": RUN_LENGTH}
 
 
 def row_shown(found: DatasetVersion, view: TokenView, seen: Asked) -> dict[str, Any]:
@@ -104,7 +114,20 @@ def parts(drawn: Drawn, seen: Asked) -> dict[str, str]:
     return {name: replace(seen, begin=begin).link for name, begin in begins.items() if begin is not None}
 
 
-def neighbours(found: DatasetVersion, seen: Asked) -> dict[str, Any]:
+def neighbours(found: DatasetVersion, seen: Asked, longer: npt.NDArray[np.int64] | None) -> dict[str, Any]:
+    """The rows before and after; of those that are cut alone, where they are known and asked for."""
     last = (found.facts or {})["rows"]
-    before, after = replace(seen, row=seen.row - 1, begin=0), replace(seen, row=seen.row + 1, begin=0)
-    return {"previous": before.link if seen.row > 1 else "", "following": after.link if seen.row < last else "", "last": last}
+    before, after = seen.index - 1, seen.index + 1
+    place = None
+    if longer is not None and seen.only:
+        at, behind = int(np.searchsorted(longer, seen.index)), int(np.searchsorted(longer, seen.index, side="right"))
+        before = int(longer[at - 1]) if at else -1
+        after = int(longer[behind]) if behind < len(longer) else last
+        place = behind if behind > at else None
+    return {
+        "previous": replace(seen, row=before + 1, begin=0).link if before >= 0 else "",
+        "following": replace(seen, row=after + 1, begin=0).link if after < last else "",
+        "last": last,
+        "longer": None if longer is None else len(longer),
+        "place": place,
+    }
