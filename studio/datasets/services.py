@@ -26,7 +26,7 @@ SPARE = 1 << 30
 
 
 READING: dict[str, tuple[type, tuple[Any, ...]]] = {
-    "encoding": (str, ("cp1252",)),
+    "encoding": (str, ("utf-8", "cp1252")),
     "sheet": (str, ()),
     "refused": (str, ("skip", "stop")),
 }
@@ -88,19 +88,6 @@ def create_dataset(member: Member, *, project: Project, name: str) -> Dataset:
         dataset: Dataset = Dataset.objects.create(project=project, name=name)
         record(member, "dataset.create", dataset)
     return dataset
-
-
-def rename_dataset(member: Member, dataset: Dataset, *, name: str) -> None:
-    name = plain_name(name)
-    if name == dataset.name:
-        return
-    with transaction.atomic():
-        hold(dataset.project)
-        refuse_taken_name(dataset.project, name)
-        change = {"name": [dataset.name, name]}
-        dataset.name = name
-        dataset.save(update_fields=["name"])
-        record(member, "dataset.update", dataset, change=change)
 
 
 def plain_name(name: str) -> str:

@@ -86,6 +86,7 @@ def workbook(*rows: list[Any], sheets: tuple[str, ...] = ("Rows",)) -> bytes:
 TABLE = workbook(["text", "id"], ["a row that is fine", 1])
 EARLY = "ends too early; was the upload or export interrupted?"
 ONE = "Upload one data file per archive; this one"
+DECIMAL = "Column x has type decimal, not supported. It is left out."
 TWICE = "The file is compressed twice. Unpack it once and upload what is inside."
 
 # The whole file is refused.
@@ -317,3 +318,60 @@ LINES: list[tuple[str, str, bytes, str]] = [
         "Line 1 ends with a question. Every chat must end with an answer.",
     ),
 ]
+
+ROW = GOOD.rstrip()
+# Taken as it is or as it is meant, and the notice (if any) that tells so: (what it tries, file name, content, rows, notice).
+ODD: list[tuple[str, str, bytes, int, str]] = [
+    ("a byte order mark", "a.jsonl", b"\xef\xbb\xbf" + GOOD, 1, ""),
+    ("UTF-16 with mark", "a.jsonl", GOOD.decode().encode("utf-16"), 1, "UTF-16 was read as UTF-8."),
+    ("UTF-32 with mark", "a.jsonl", GOOD.decode().encode("utf-32"), 1, "UTF-32 was read as UTF-8."),
+    ("all line ends at once", "a.jsonl", ROW + b"\r\n" + ROW + b"\r" + ROW + b"\n" + ROW, 4, ""),
+    ("line ends that are text", "a.jsonl", '{"text": "a\u2028b\u0085c"}\n'.encode(), 1, ""),
+    ("blank lines", "a.jsonl", GOOD + b"\n \n\n" + GOOD, 2, "3 blank lines skipped."),
+    ("a JSON array", "a.jsonl", b"[" + ROW + b"," + ROW + b"]", 2, ""),
+    ("one JSON object", "a.json", b'{\n  "text": "a"\n}', 1, ""),
+    ("keys that come and go", "a.jsonl", GOOD + b'{"text": "b", "x": 1}\n', 2, "Column x is missing in 1 row."),
+    ("semicolons", "a.csv", b"text;id\na;1,5\nb;2,5\n", 2, "Values are separated by a semicolon."),
+    ("tabs", "a.tsv", b"text\tid\na\t1\nb\t2\n", 2, "Values are separated by a tab."),
+    ("Excel's first line", "a.csv", b"sep=;\ntext;id\na;1\nb;2\n", 2, "Values are separated by a semicolon."),
+    ("single quotes", "a.csv", b"'text','id'\n'a, b','1'\n'c','2'\n", 2, "Values stand in single quotes."),
+    (
+        "backslashes before quotes",
+        "a.csv",
+        b'text,id\n"say \\"a, b\\" to them",1\n"c",2\n',
+        2,
+        "A backslash before a quote makes it part of the value.",
+    ),
+    ("quoted line ends and quotes", "a.csv", b'text,id\n"a\nb ""c""",1\nd,2\n', 2, ""),
+    ("a cell of 200 kB", "a.csv", b"text,id\n" + b"a" * 200_000 + b",1\nb,2\n", 2, ""),
+    ("formulas in a table", "a.csv", b'text,id\n"=HYPERLINK(""x"")",+1\n@SUM(A1),-1\n', 2, ""),
+    ("no name for a column", "a.csv", b"text,\na,1\nb,2\n", 2, "Column 2 has no name."),
+    ("columns named like code", "a.csv", b"text,__class__,constructor,pk__in,id\na,1,2,3,4\n", 1, ""),
+    ("a Parquet column of decimals", "a.parquet", table(text=["a"], x=pa.array([1], pa.decimal128(5))), 1, DECIMAL),
+    ("a gzip of two members", "a.jsonl.gz", gzip.compress(GOOD) + gzip.compress(GOOD), 2, ""),
+    ("a Zstandard of two frames", "a.jsonl.zst", zstd(GOOD) + zstd(GOOD), 2, ""),
+    ("a ZIP as macOS makes it", "a.zip", zipped(("a.jsonl", GOOD), ("__MACOSX/._a.jsonl", b"\0"), (".DS_Store", b"\0")), 1, ""),
+    ("a gzip named otherwise", "a.jsonl", gzip.compress(GOOD), 1, "The file is packed with gzip. It was unpacked."),
+    ("no gzip named so", "a.jsonl.gz", GOOD, 1, "The file is named as gzip, but is not packed. It was read as it is."),
+    ("a workbook named .csv", "a.csv", TABLE, 1, "The file is named as CSV, but holds XLSX. It was read as XLSX."),
+    ("a table named .jsonl", "a.jsonl", b"text,id\na,1\nb,2\n", 2, "The file is named as JSONL, but holds CSV. It was read as CSV."),
+    (
+        "a workbook of three sheets",
+        "a.xlsx",
+        workbook(["text"], ["a"], sheets=("Rows", "Notes", "2024")),
+        1,
+        "The sheet Rows was read. Others are: Notes, 2024.",
+    ),
+]
+NAMES = [
+    "../../x.jsonl",
+    "..\\..\\x.jsonl",
+    "a" * 300 + ".jsonl",
+    "CON.jsonl",
+    "\u202egnp.jsonl",
+    "😀.jsonl",
+    "<b>&.jsonl",
+    ".jsonl",
+    "%2e%2e%2fx",
+]
+"""Names that people and attackers give to files."""
