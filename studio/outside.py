@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from studio.errors import UserError
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 def checked_address(url: str, *, private: Sequence[str]) -> str:
     """The address without its trailing slash. Raises UserError where it is none, or leads to a machine that is not public.
@@ -20,20 +22,25 @@ def checked_address(url: str, *, private: Sequence[str]) -> str:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         raise UserError("The port of the address is no number from 1 to 65535.") from None
-    if parts.hostname in private or f"{parts.hostname}:{port}" in private:
+    if is_allowed(parts.hostname, port, private=private):
         return url.strip().rstrip("/")
-    for found in resolved(parts.hostname, port):
-        if not found.is_global or found.is_multicast:
-            raise UserError(
-                f"{parts.hostname} is not a public address. The server's operator can allow it in STUDIO_PRIVATE_HOSTS.",
-                code="private_address",
-            )
+    if not all(is_public(found) for found in resolved(parts.hostname, port)):
+        text = f"{parts.hostname} is not a public address. The server's operator can allow it in STUDIO_PRIVATE_HOSTS."
+        raise UserError(text, code="private_address")
     if parts.scheme == "http":
         raise UserError("Write https://: over http:// the key would travel in clear.")
     return url.strip().rstrip("/")
 
 
-def resolved(host: str, port: int) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+def is_allowed(host: str, port: int, *, private: Sequence[str]) -> bool:
+    return host in private or f"{host}:{port}" in private
+
+
+def is_public(address: Address) -> bool:
+    return address.is_global and not address.is_multicast
+
+
+def resolved(host: str, port: int) -> list[Address]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
