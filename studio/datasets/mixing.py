@@ -282,7 +282,7 @@ def facts(
         "split": {"train": intake.count - sealed.validation, "validation": sealed.validation},
         "strata": sealing.strata_facts(sealed, order.strata),
         "statistics": intake.findings.statistics(),
-        "findings": sealed.findings,
+        **sealed.told,
         "notices": notices(order, parts),
         "warnings": warnings(order, parts, intake, sealed),
         "preview": intake.preview,
@@ -337,7 +337,7 @@ def warnings(order: MixPayload, parts: Sequence[Part], intake: Intake, sealed: s
         told.append(f"{_counted(moved)} to train on resemble rows held back in another part. They are held back too.")
     if not sealed.validation and order.validation_percent > 0:
         told.append("No rows are held back for validation: the run will show no validation loss.")
-    return told
+    return told + sealed.warnings
 
 
 def _counted(number: int) -> str:

@@ -153,7 +153,7 @@ class Revision:
             "notices": self._notices(),
             "warnings": self._warnings(sealed),
             "preview": self.preview,
-            "findings": sealed.findings,
+            **sealed.told,
             "changes": {
                 "added": len(self.changes.added),
                 "changed": self.fates["changed"],
@@ -183,7 +183,7 @@ class Revision:
             told.append(f"{max(1, round(100 * sealed.duplicates / count))} % duplicates: {sealed.duplicates} {repeated} exactly.")
         if self.order.validation_percent > 0 and not sealed.validation:
             told.append("Too few different rows to hold any back for validation: the run will show no validation loss.")
-        return told + self.findings.warnings()
+        return told + sealed.warnings
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from studio.datasets import rows, splitting
-from studio.datasets.flags import FINDINGS, Flag
+from studio.datasets import comparing, examples, fixing, looking, rows, splitting
+from studio.datasets.flags import CHANGES, FINDINGS, Flag
 from studio.errors import UserError
 from studio.training.job import Job
 
 STRATA = 100
 """Strata whose shares are told."""
+NAMED, MOST_NAMES = 50, 20
+"""Rows that are searched for the names of their placeholders, and how many names are told."""
 NONE_LEFT = (
     "No row is left to train on: all that remain were held back for validation, or belong to rows that were. "
     "Keep some rows to train on, or split the rows again."
@@ -29,7 +31,7 @@ class Drafted:
     shape: str
     hashes: npt.NDArray[np.uint64]
     flags: npt.NDArray[np.uint32]
-    """What was found in each row by itself."""
+    """What became of each row in comparison with another version (ADDED, CHANGED); everything else is found anew."""
     strata: npt.NDArray[np.uint64] | None = None
     """For each row the hash of its value in the column that the split is stratified by; None: no such column."""
     together: npt.NDArray[np.uint64] | None = None
@@ -44,6 +46,10 @@ class Sealed:
     validation: int
     findings: dict[str, int] = field(default_factory=dict)
     """Rows by the name of each finding that occurs."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """Facts of the version: `findings` as above, `examples` ({name: [{index, text}]}, masked), `placeholders` (names), `languages`."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences about what was found."""
     strata: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Rows to train on and rows held back, by the hash of each stratum: the largest `STRATA` of them."""
 
@@ -54,39 +60,65 @@ def seal(job: Job, drafted: Drafted, target: Path, *, percent: float, seed: int,
     Raises UserError where no row would be left to train on.
     """
     job.phase("checking", "Comparing the rows with each other")
-    flags = drafted.flags.copy()
-    repeated = splitting.duplicates(drafted.hashes)
-    flags[repeated] |= np.uint32(Flag.DUPLICATE)
-    groups = None
+    looked = looking.look(job, drafted.draft, target.parent, drafted.hashes)
+    flags = looked.flags | drafted.flags & np.uint32(sum(CHANGES.values()))
     held_back = splitting.validation(
         drafted.hashes,
         percent=percent,
         seed=seed,
         strata=drafted.strata,
         together=drafted.together,
-        groups=groups if near_duplicates else None,
+        groups=looked.groups if near_duplicates else None,
         kept=drafted.kept,
     )
     if held_back.all():
         raise UserError(NONE_LEFT)
+    leaked = comparing.leaked(held_back, hashes=drafted.hashes, questions=looked.questions, groups=looked.groups)
+    flags[leaked] |= np.uint32(Flag.LEAKAGE)
     rows.finish(
         drafted.draft,
         target,
         validation=held_back,
         flags=flags,
         hashes=drafted.hashes,
-        groups=groups,
+        groups=looked.groups,
         strata=drafted.strata,
         together=drafted.together,
     )
     drafted.draft.unlink()
     counts = {finding.name: int(np.count_nonzero(flags & np.uint32(finding.flag))) for finding in FINDINGS}
+    counts = {name: number for name, number in counts.items() if number}
     return Sealed(
-        int(repeated.sum()),
-        int(held_back.sum()),
-        {name: number for name, number in counts.items() if number},
-        {} if drafted.strata is None else strata_of(drafted.strata, held_back),
+        duplicates=counts.get("duplicate", 0),
+        validation=int(held_back.sum()),
+        findings=counts,
+        told={"findings": counts, "languages": looked.languages, **shown(target, flags)},
+        warnings=[*_leakage(counts.get("leakage", 0)), *looked.warnings],
+        strata={} if drafted.strata is None else strata_of(drafted.strata, held_back),
     )
+
+
+def shown(rows_path: Path, flags: npt.NDArray[np.uint32]) -> dict[str, Any]:
+    """The first rows of each finding, in a masked line each, and the names of the placeholders in some of those that have any."""
+    firsts = {finding: np.flatnonzero(flags & np.uint32(finding.flag))[: examples.SHOWN] for finding in FINDINGS}
+    unfilled = np.flatnonzero(flags & np.uint32(Flag.PLACEHOLDER))[:NAMED]
+    wanted = np.unique(np.concatenate([unfilled, *firsts.values()]))
+    found = examples.rows_at(rows_path, wanted)
+    named = [name for index in unfilled.tolist() for name in fixing.names(found[index])]
+    return {
+        "examples": {
+            finding.name: [{"index": index, "text": examples.example(found[index], finding.flag)} for index in indices.tolist()]
+            for finding, indices in firsts.items()
+            if len(indices)
+        },
+        "placeholders": list(dict.fromkeys(named))[:MOST_NAMES],
+    }
+
+
+def _leakage(number: int) -> list[str]:
+    if not number:
+        return []
+    return [f"{number} eval {'row is' if number == 1 else 'rows are'} also in training: the validation loss looks better than it is."]
 
 
 def strata_of(strata: npt.NDArray[np.uint64], held_back: npt.NDArray[np.bool_]) -> dict[int, tuple[int, int]]:
