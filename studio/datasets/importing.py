@@ -6,29 +6,33 @@ What a format or a shape is stands in `readers` and `shapes`.
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
+import pyarrow as pa
 
-from studio.datasets import rows, sealing, splitting
+from studio.datasets import fast_lane, rows, sealing, splitting
+from studio.datasets.ahead import ahead
 from studio.datasets.findings import FEW, Findings
 from studio.datasets.messages import Unusable
-from studio.datasets.readers import Line, Reading, Refusal, open_file
+from studio.datasets.readers import Line, Reading, Refusal, jsonl, open_file
+from studio.datasets.readers.blocks import LINE_END, Block, blocks
 from studio.datasets.readers.lines import COLUMNS, excerpt
 from studio.datasets.shapes import Converter, Detection, detect
 from studio.errors import UserError
 from studio.training.job import Job
-from studio.training.orders import DatasetPayload
+from studio.training.orders import DatasetPayload, SplitRules
 
 LOOKED_AT = 100
 """Records that the shape is detected from."""
 REPORT_EVERY = 500
-KEPT_REFUSALS = 100_000
-"""Refused lines that are written down; all are counted. A file of nothing else would make a list a hundred times its size."""
+NAMED_STRATA = 1000
+"""Values of the column that a split is stratified by whose names are remembered."""
 PREVIEWED = 5
 PREVIEWED_CHARACTERS = 2000
 PREVIEWED_MESSAGES = 20
@@ -38,42 +42,71 @@ MAPPABLE = 50
 
 
 def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Reads `payload["file"]` into job.out/rows.parquet and job.out/refusals.jsonl; returns what was found.
+    """Reads `payload["file"]` into job.out/rows.parquet and job.out/refusals.jsonl.gz; returns what was found.
 
     Raises UserError where nothing can be used, or where rows are refused and the person chose to stop at that.
     """
     order = DatasetPayload.model_validate(payload)
     job.phase("reading", f"Reading {excerpt(order.filename)[:80]}")
-    reading = open_file(Path(order.file), filename=order.filename)
-    lines, detection = look_ahead(reading, mapping=order.mapping)
+    reading = opened(order, job)
+    first, detection = begin(reading, mapping=order.mapping)
     if detection.shape is None:
-        facts = {"columns": columns_of(islice(lines, LOOKED_AT))}
+        facts = {"columns": columns_of(islice(chain(first, reading.lines), LOOKED_AT))}
         raise UserError(detection.reason, fields={"mapping": "Choose which column is which."}, code="unknown_shape", facts=facts)
+    check_rules(order.rules, detection.columns)
     draft, target = job.work / "draft.parquet", job.out / "rows.parquet"
-    taken = Intake(reading, detection)
-    with rows.RowWriter(draft) as writer, (job.out / "refusals.jsonl").open("wb") as refusals:
-        for outcome in watched(lines, reading, job):
-            if isinstance(refusal := taken.take(outcome, writer), Refusal) and taken.refused <= KEPT_REFUSALS:
-                refusals.write(orjson.dumps(refusal.as_dict()) + b"\n")
+    lane = fast_lane.lane_for(detection, [line.columns for line in first if isinstance(line, Line)])
+    if reading.format != "JSONL" or order.rules.stratify or order.rules.together:
+        lane = None  # whose rows stand in no columns that a pattern would know
+    if lane is not None:
+        reading = opened(order, job)  # from the first line on, and by blocks
+    taken = Intake(reading, detection, order.rules)
+    with rows.RowWriter(draft) as writer, rows.RefusalWriter(job.out / "refusals.jsonl") as refusals:
+        if lane is not None:
+            for proven in watched_blocks(ahead(fast_lane.prove(lane, block) for block in blocks(reading)), reading, job):
+                taken.take_block(proven, writer, refused=lambda refusal: refusals.add(refusal.as_dict()))
+        else:
+            for outcome in watched(chain(first, reading.lines), reading, job):
+                if isinstance(refusal := taken.take(outcome, writer), Refusal):
+                    refusals.add(refusal.as_dict())
+    taken.listed = refusals.written
     job.progress(reading.size, reading.size, "bytes")
     if order.refused == "stop" and taken.refused:
         raise UserError(f"{_counted(taken.refused, 'row was', 'rows were')} refused, and you chose to stop at that. {_first(taken)}")
     if not taken.hashes:
         facts = {"columns": dict.fromkeys(detection.columns[:MAPPABLE], "")}
         raise UserError(f"{nothing_usable(taken)} {_first(taken)}" if taken.refused else "The file is empty.", facts=facts)
-    drafted = sealing.Drafted(
-        draft=draft,
-        shape=detection.shape,
-        hashes=np.frombuffer(taken.hashes, dtype=np.uint64),
-        flags=np.frombuffer(taken.flags, dtype=np.uint32),
+    drafted = taken.drafted(draft)
+    sealed = sealing.seal(
+        job, drafted, target, percent=order.validation_percent, seed=order.seed, near_duplicates=order.rules.near_duplicates
     )
-    sealed = sealing.seal(job, drafted, target, percent=order.validation_percent, seed=order.seed)
     result = taken.result(duplicates=sealed.duplicates, validation=sealed.validation, percent=order.validation_percent)
-    return result | {"findings": sealed.findings, "tokens": _tokens(job, target, order.base)}
+    split = {"findings": sealed.findings, "strata": sealing.strata_facts(sealed, taken.strata_names)}
+    return result | split | {"tokens": _tokens(job, target, order.base)}
+
+
+def opened(order: DatasetPayload, job: Job) -> Reading:
+    return open_file(Path(order.file), filename=order.filename, encoding=order.encoding, sheet=order.sheet, work=job.work)
+
+
+def check_rules(rules: SplitRules, columns: list[str]) -> None:
+    """Raises UserError for a column that the file does not have."""
+    for rule, name in (("stratify", rules.stratify), ("together", rules.together)):
+        if name and name not in columns:
+            more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
+            available = ", ".join(excerpt(column)[:40] for column in columns[:20])
+            sentence = f'The split cannot go by column "{excerpt(name)[:100]}", it is not in the file. Available: {available}{more}.'
+            raise UserError(sentence, fields={f"rules.{rule}": sentence}, code="unknown_column")
 
 
 def look_ahead(reading: Reading, *, mapping: dict[str, str]) -> tuple[Iterator[Line | Refusal], Detection]:
     """All lines from the first on, and what the first records were taken for."""
+    first, detection = begin(reading, mapping=mapping)
+    return chain(first, reading.lines), detection
+
+
+def begin(reading: Reading, *, mapping: dict[str, str]) -> tuple[list[Line | Refusal], Detection]:
+    """The first lines, and what their records were taken for."""
     first: list[Line | Refusal] = []
     records: list[dict[str, Any]] = []
     for outcome in reading.lines:
@@ -93,7 +126,7 @@ def look_ahead(reading: Reading, *, mapping: dict[str, str]) -> tuple[Iterator[L
     except UserError as error:
         error.facts = {"columns": columns_of(first)}
         raise
-    return chain(first, reading.lines), detection
+    return first, detection
 
 
 def columns_of(outcomes: Iterable[Line | Refusal]) -> dict[str, str]:
@@ -120,45 +153,143 @@ def watched(lines: Iterator[Line | Refusal], reading: Reading, job: Job) -> Iter
         yield outcome
 
 
-class Intake:
-    """Takes records in one by one and remembers what the result has to tell; memory grows by 20 bytes a row."""
+def watched_blocks(proven: Iterator[fast_lane.Proven], reading: Reading, job: Job) -> Iterator[fast_lane.Proven]:
+    for one in proven:
+        job.raise_if_stopped()
+        job.progress(reading.position, reading.size, "bytes")
+        yield one
 
-    def __init__(self, reading: Reading, detection: Detection):
+
+class Intake:
+    """Takes records in, one by one or by blocks, and remembers what the result has to tell; memory grows by 20 bytes a row."""
+
+    def __init__(self, reading: Reading, detection: Detection, rules: SplitRules | None = None):
         self.reading, self.detection = reading, detection
+        self.rules = rules or SplitRules()
         self.converter = Converter(detection)
         self.findings = Findings()
         self.hashes = array("Q")
         self.flags = array("I")
         self.content = hashlib.sha256()
-        self.records = self.refused = self.identical = 0
+        self.strata, self.together = array("Q"), array("Q")
+        self.strata_names: dict[int, str] = {}
+        self.records = self.refused = self.identical = self.listed = 0
         self.seen: Counter[str] = Counter()
         self.first_refusals: list[Refusal] = []
         self.preview: list[dict[str, Any]] = []
 
     def take(self, outcome: Line | Refusal, writer: rows.RowWriter | None = None) -> dict[str, Any] | Refusal:
         """The canonical row, written and counted; or why there is none."""
-        taken = outcome if isinstance(outcome, Refusal) else self._converted(outcome)
+        taken = self._taken(outcome)
         if isinstance(taken, Refusal):
-            self.refused += 1
-            if len(self.first_refusals) < PREVIEWED:
-                self.first_refusals.append(taken)
             return taken
         row, canonical = taken
         digest = hashlib.sha256(canonical).digest()
         self.hashes.append(splitting.row_hash(digest))
         self.content.update(canonical + b"\n")
         self.flags.append(self.findings.add(row, canonical))
+        if isinstance(outcome, Line):
+            self._sort(outcome.columns)
         if len(self.preview) < PREVIEWED:
             self.preview.append(shortened(row))
         if writer is not None:
             writer.add(line=outcome.line if isinstance(outcome, Refusal) else outcome.number, row=canonical.decode())
         return row
 
-    def _converted(self, line: Line) -> tuple[dict[str, Any], bytes] | Refusal:
-        self.records += 1
-        for name in line.columns:
+    def take_block(self, proven: fast_lane.Proven, writer: rows.RowWriter, *, refused: Callable[[Refusal], None]) -> None:
+        """All lines of a block, as `take` takes them one by one."""
+        block, chat = proven.block, proven.lane.chat
+        text, places, odd = self._block_rows(proven, refused)
+        if not len(places):
+            return
+        self.content.update(text)
+        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == LINE_END)
+        bounds = np.concatenate((np.zeros(1, np.int64), ends + 1))
+        each = text.split(b"\n")
+        each.pop()
+        self.hashes.frombytes(b"".join([hashlib.sha256(row).digest()[:8] for row in each]))
+        offsets = (bounds - np.arange(len(bounds))).astype(np.int32)
+        texts = pa.StringArray.from_buffers(len(places), pa.py_buffer(offsets), pa.py_buffer(text.replace(b"\n", b"")))
+        self.flags.frombytes(bytes(self.flags.itemsize * len(places)))
+        self._count(*fast_lane.measures(text, bounds, chat=chat), odd)
+        for row in each[: max(0, PREVIEWED - len(self.preview))]:
+            self.preview.append(shortened(orjson.loads(row)))
+        writer.add_block(lines=block.number + places, texts=texts)
+
+    def _block_rows(
+        self, proven: fast_lane.Proven, refused: Callable[[Refusal], None]
+    ) -> tuple[bytes, npt.NDArray[np.int64], dict[int, dict[str, Any]]]:
+        """The canonical rows, each with a line end; the line in the block of each; and those that were not proven, by their place."""
+        block, columns = proven.block, proven.lane.columns
+        text, found = fast_lane.rows_of(proven)
+        if found is None:
+            self._saw(columns, len(block))
+            return text, np.arange(len(block)), {}
+        proven_lines = len(block) - found.count(None)
+        odd: dict[int, dict[str, Any]] = {}
+        for place, row in enumerate(found):
+            if row is None:
+                taken = self._unproven(block, place, refused)
+                if taken is not None:
+                    odd[place], found[place] = taken
+            elif proven_lines:
+                self._saw(columns, proven_lines)
+                proven_lines = 0
+        places = np.array([place for place, row in enumerate(found) if row is not None], dtype=np.int64)
+        text = b"".join([row + b"\n" for row in found if row is not None])
+        return text, places, {int(np.searchsorted(places, place)): row for place, row in odd.items()}
+
+    def _unproven(self, block: Block, place: int, refused: Callable[[Refusal], None]) -> tuple[dict[str, Any], bytes] | None:
+        last = place == len(block) - 1 and not block.ended
+        outcome = jsonl.judged(self.reading, block.number + place, block.line(place), last=last)
+        taken = self._taken(outcome) if outcome is not None else None
+        if isinstance(taken, Refusal):
+            refused(taken)
+            return None
+        return taken
+
+    def _taken(self, outcome: Line | Refusal) -> tuple[dict[str, Any], bytes] | Refusal:
+        taken = outcome if isinstance(outcome, Refusal) else self._converted(outcome)
+        if isinstance(taken, Refusal):
+            self.refused += 1
+            if len(self.first_refusals) < PREVIEWED:
+                self.first_refusals.append(taken)
+        return taken
+
+    def _count(self, messages: npt.NDArray[np.int64], characters: npt.NDArray[np.int64], odd: dict[int, dict[str, Any]]) -> None:
+        """Lengths and roles of a block's rows; the odd ones, which may hold more than roles and texts, are counted by themselves."""
+        few = Findings()
+        for row in odd.values():
+            few.count(row)
+        pairs = np.delete(messages, list(odd))
+        if pairs.any():
+            turns = int((pairs // 2).sum())
+            self.findings.roles.update(
+                {"user": turns, "assistant": turns} | ({"system": first} if (first := int((pairs % 2).sum())) else {})
+            )
+        self.findings.roles.update(few.roles)
+        self.findings.forms.update(few.forms)
+        messages[list(odd)], characters[list(odd)] = few.turns, few.characters
+        self.findings.turns.frombytes(messages.astype(np.uint32).tobytes())
+        self.findings.characters.frombytes(characters.astype(np.uint32).tobytes())
+
+    def _sort(self, columns: dict[str, Any]) -> None:
+        """Remembers what the split goes by."""
+        for values, name in ((self.strata, self.rules.stratify), (self.together, self.rules.together)):
+            if name:
+                values.append(splitting.value_hash(columns.get(name)))
+        if self.rules.stratify and len(self.strata_names) < NAMED_STRATA and (value := self.strata[-1]) != splitting.NOTHING:
+            self.strata_names.setdefault(value, excerpt(str(columns[self.rules.stratify]))[:80])
+
+    def _saw(self, names: Iterable[str], times: int = 1) -> None:
+        """Counts records with these columns."""
+        self.records += times
+        for name in names:
             if name in self.seen or len(self.seen) < TRACKED_COLUMNS:
-                self.seen[name] += 1
+                self.seen[name] += times
+
+    def _converted(self, line: Line) -> tuple[dict[str, Any], bytes] | Refusal:
+        self._saw(line.columns)
         try:
             row = self.converter.row(line.columns)
             canonical = _canonical(row)
@@ -167,6 +298,17 @@ class Intake:
             column = problem.column or (f"message {problem.message}" if problem.message else "")
             return Refusal(line.number, column, problem.sentence(f"{self.reading.unit} {line.number}"), _shown(line.columns))
         return row, canonical
+
+    def drafted(self, draft: Path) -> sealing.Drafted:
+        strata, together = (np.frombuffer(values, dtype=np.uint64) if values else None for values in (self.strata, self.together))
+        return sealing.Drafted(
+            draft=draft,
+            shape=str(self.detection.shape),
+            hashes=np.frombuffer(self.hashes, dtype=np.uint64),
+            flags=np.frombuffer(self.flags, dtype=np.uint32),
+            strata=strata,
+            together=together,
+        )
 
     def result(self, *, duplicates: int, validation: int, percent: float) -> dict[str, Any]:
         count = len(self.hashes)
@@ -212,7 +354,7 @@ class Intake:
         if count < FEW:
             told.append(f"Only {_counted(count, 'row', 'rows')} can be used. Training needs at least {FEW} to learn anything that lasts.")
         if self.refused:
-            listed = f" The first {KEPT_REFUSALS:,} are listed." if self.refused > KEPT_REFUSALS else ""
+            listed = f" The first {self.listed:,} are listed." if self.listed < self.refused else ""
             told.append(f"{_counted(self.refused, 'row was', 'rows were')} refused and left out.{listed}")
         if self.identical:
             told.append(f"{_counted(self.identical, 'pair is', 'pairs are')} identical, they teach nothing.")

@@ -3,12 +3,13 @@
 import json
 import re
 import time
+from unittest.mock import ANY
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from studio.datasets import importing, rows, splitting
+from studio.datasets import rows, splitting
 from studio.datasets.peeking import peek
 from studio.errors import UserError
 from studio.training.job import Stopped
@@ -48,7 +49,7 @@ def test_a_file_becomes_rows_that_can_be_paged(write, import_file, job) -> None:
 def test_progress_is_told_in_bytes_and_a_stop_is_heeded(write, import_file, job) -> None:
     path = write("sums.jsonl", pairs(3000))
     import_file(path)
-    assert job.reported[-1] == (path.stat().st_size, path.stat().st_size, "bytes")
+    assert (path.stat().st_size, path.stat().st_size, "bytes") in job.reported
     assert len(job.reported) > 3
     job.stop_asked = True
     with pytest.raises(Stopped):
@@ -238,8 +239,38 @@ def test_rows_of_megabytes_are_grouped_and_shown_a_few_at_a_time(write, import_f
     assert seen == list(range(20))
 
 
-def test_a_file_of_refused_lines_alone_makes_no_endless_list(write, import_file, refusals, monkeypatch) -> None:
-    monkeypatch.setattr(importing, "KEPT_REFUSALS", 5)
-    result = import_file(write("bad.jsonl", b'{"text": "one that is fine"}\n' + b"x\n" * 50))
-    assert (result["refused"], len(refusals())) == (50, 5)
-    assert any("The first 5 are listed." in warning for warning in result["warnings"])
+def test_a_file_of_refused_lines_alone_makes_no_endless_list(write, import_file, refusals, job, monkeypatch) -> None:
+    assert import_file(write("bad.jsonl", b'{"text": "one that is fine"}\n' + b"x\n" * 120_000))["refused"] == 120_000
+    packed = (job.out / "refusals.jsonl.gz").stat().st_size
+    with rows.open_refusals(job.out / "refusals.jsonl") as file:
+        assert sum(1 for _ in file) == 120_000
+    assert rows.refusals(job.out / "refusals.jsonl", 2, after=119_999) == [refusals()[0] | {"line": 120_001, "reason": ANY}]
+    monkeypatch.setattr(rows, "MOST_REFUSED", packed // 2)
+    result = import_file(write("bad.jsonl", b'{"text": "one that is fine"}\n' + b"x\n" * 120_000))
+    assert result["refused"] == 120_000
+    (listed,) = re.findall(r"The first ([0-9,]+) are listed\.", " ".join(result["warnings"]))
+    with rows.open_refusals(job.out / "refusals.jsonl") as file:
+        assert sum(1 for _ in file) == int(listed.replace(",", ""))
+    assert packed // 2 <= (job.out / "refusals.jsonl.gz").stat().st_size < packed
+
+
+def test_a_split_goes_by_columns_of_the_file(write, import_file, job) -> None:
+    lines = [{"text": f"row {n}", "topic": "rare" if n % 10 == 0 else "common", "thread": n // 4} for n in range(200)]
+    rules = {"stratify": "topic", "together": "thread"}
+    result = import_file(write("a.jsonl", lines), validation_percent=20, rules=rules)
+    assert sorted((stratum["name"], stratum["train"] + stratum["validation"]) for stratum in result["strata"]) == [
+        ("common", 180),
+        ("rare", 20),
+    ]
+    held_back = {row["index"] // 4 for row in rows.page(job.out / "rows.parquet", split="validation", limit=200)}
+    trained = {row["index"] // 4 for row in rows.page(job.out / "rows.parquet", split="train", limit=200)}
+    assert held_back
+    assert not held_back & trained
+
+
+def test_a_split_by_a_column_that_is_not_there_is_refused_with_those_that_are(write, import_file) -> None:
+    for rule in ("stratify", "together"):
+        with pytest.raises(UserError) as refused:
+            import_file(write("a.jsonl", pairs(30)), rules={rule: "topic"})
+        sentence = 'The split cannot go by column "topic", it is not in the file. Available: question, answer.'
+        assert (refused.value.message, refused.value.fields) == (sentence, {f"rules.{rule}": sentence})
