@@ -81,7 +81,7 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
         job, drafted, target, percent=order.validation_percent, seed=order.seed, near_duplicates=order.rules.near_duplicates
     )
     result = taken.result(duplicates=sealed.duplicates, validation=sealed.validation, percent=order.validation_percent)
-    split = {"findings": sealed.findings, "strata": sealing.strata_facts(sealed, taken.strata_names)}
+    split = {**sealed.told, "strata": sealing.strata_facts(sealed, taken.strata_names), "warnings": result["warnings"] + sealed.warnings}
     return result | split | {"tokens": _tokens(job, target, order.base)}
 
 
