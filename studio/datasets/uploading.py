@@ -1,4 +1,4 @@
-"""Takes a file in, piece by piece, and keeps it until a version takes it over. How pieces travel is told in `tus`; no rows are read here."""
+"""Takes a file in, piece by piece, and keeps it until a version takes it over. How pieces travel is told in `tus`; rows are not read."""
 
 import fcntl
 import hashlib
@@ -167,7 +167,7 @@ def discard(member: Member, upload: Upload) -> None:
     with transaction.atomic():
         record(member, "upload.delete", upload)
         upload.delete()
-        transaction.on_commit(lambda: upload.path.unlink(missing_ok=True))
+    upload.path.unlink(missing_ok=True)
 
 
 def expire() -> list[str]:

@@ -8,6 +8,7 @@ urlpatterns = [
     path("new/", views.new, name="new"),
     path("uploads/<uuid:pk>/", uploads.look, name="upload"),
     path("uploads/<uuid:pk>/preview/", uploads.preview, name="upload_preview"),
+    path("uploads/<uuid:pk>/preview/", uploads.preview, name="upload_preview"),
     path("uploads/<uuid:pk>/discard/", uploads.discard, name="upload_discard"),
     path("<uuid:pk>/", views.dataset, name="detail"),
     path("<uuid:pk>/versions/new/", views.version_new, name="version_new"),

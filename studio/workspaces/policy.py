@@ -88,6 +88,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "datasets:tokens": {"GET": "dataset.view"},
     "datasets:upload": {"GET": "dataset.create", "POST": "dataset.create"},
     "datasets:upload_preview": {"POST": "dataset.create"},
+    "datasets:upload_preview": {"POST": "dataset.create"},
     "datasets:upload_discard": {"POST": "dataset.create"},
     "uploads:create": {"POST": "dataset.create", "OPTIONS": "dataset.create"},
     "uploads:piece": {"GET": "dataset.create", "PATCH": "dataset.create", "DELETE": "dataset.create"},

@@ -45,6 +45,7 @@ PAGE_OBJECTS = {
     "datasets:tokens": "version",
     "datasets:upload": "upload",
     "datasets:upload_preview": "upload",
+    "datasets:upload_preview": "upload",
     "datasets:upload_discard": "upload",
     "uploads:piece": "upload",
     "runs:detail": "run",

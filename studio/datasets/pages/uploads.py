@@ -1,12 +1,21 @@
 """Uploads for the browser: where a file's pieces go, and the page that shows what is in it before a version is made."""
 
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 
-from studio.datasets import tus, uploading
-from studio.datasets.models import Upload
+from studio.datasets import previews, tus, uploading
+from studio.datasets.models import Dataset, DatasetVersion, Upload
+from studio.datasets.pages.choosing import Choices, chosen
+from studio.datasets.pages.frame import MEANINGS
+from studio.errors import UserError
+from studio.orders.pages import render_live
 from studio.workspaces.models import Project
+
+SHOWN_ROWS = 5
+ENCODINGS = {"cp1252": "Windows-1252", "utf-8": "UTF-8, and refuse the lines that are not"}
 
 
 def create(request: HttpRequest) -> HttpResponse:
@@ -32,22 +41,9 @@ def create(request: HttpRequest) -> HttpResponse:
     return tus.answering(do, refusal=tus.as_text)
 
 
-def look(request: HttpRequest, pk: str) -> HttpResponse:
-    """The page about a file that has arrived."""
-    upload = get_object_or_404(Upload.objects.for_action(request, "dataset.create"), pk=pk)
-    return redirect(f"{reverse('datasets:new')}?project={upload.project_id}")
-
-
-def discard(request: HttpRequest, pk: str) -> HttpResponse:
-    """Throws a file away that no version was made of."""
-    upload = get_object_or_404(Upload.objects.for_action(request, "dataset.create").select_related("project__client", "order"), pk=pk)
-    uploading.discard(request.member, upload)  # type: ignore[attr-defined]
-    return redirect(f"{reverse('datasets:new')}?project={upload.project_id}")
-
-
 def piece(request: HttpRequest, pk: str) -> HttpResponse:
     """HEAD asks how much is here, PATCH sends more, DELETE ends it; GET leads to the page about it."""
-    upload = get_object_or_404(Upload.objects.for_action(request, "dataset.create").select_related("project__client", "order"), pk=pk)
+    upload = found(request, pk)
 
     def do() -> HttpResponse:
         if request.method == "HEAD":
@@ -60,3 +56,116 @@ def piece(request: HttpRequest, pk: str) -> HttpResponse:
         return redirect("datasets:upload", pk=upload.pk)
 
     return tus.answering(do, refusal=tus.as_text)
+
+
+def found(request: HttpRequest, pk: str) -> Upload:
+    uploads = Upload.objects.for_action(request, "dataset.create").select_related("project__client", "order")
+    upload: Upload = get_object_or_404(uploads, pk=pk)
+    return upload
+
+
+def discard(request: HttpRequest, pk: str) -> HttpResponse:
+    """Throws a file away that no version was made of."""
+    upload = found(request, pk)
+    uploading.discard(request.member, upload)  # type: ignore[attr-defined]
+    return redirect(f"{reverse('datasets:new')}?project={upload.project_id}")
+
+
+def dataset_of(request: HttpRequest, upload: Upload) -> Dataset | None:
+    """The dataset that gets the version, where it is not to be a new one."""
+    typed = request.POST.get("dataset") or request.GET.get("dataset")
+    if not typed:
+        return None
+    datasets = Dataset.objects.for_action(request, "dataset.create").filter(project=upload.project_id)
+    dataset: Dataset = datasets.select_related("project__client").named(typed)
+    return dataset
+
+
+def look(request: HttpRequest, pk: str) -> HttpResponse:
+    """What is in a file that has arrived; POST makes a version of it."""
+    try:
+        upload = found(request, pk)
+    except Http404:
+        # The version has taken the file over: a second click, or the browser's way back, leads to it.
+        versions = DatasetVersion.objects.for_action(request, "dataset.create")
+        made: DatasetVersion = get_object_or_404(versions, upload=str(pk).replace("-", ""))
+        return redirect("datasets:version", pk=made.pk)
+    dataset = dataset_of(request, upload)
+    if not uploading.complete(upload):
+        live = upload.order is not None and upload.order.is_live
+        return render_live(
+            request, "datasets/arriving.html", about(request, upload, dataset) | {"share": upload.offset / upload.length}, live=live
+        )
+    if request.method == "POST":
+        return make_version(request, upload, dataset)
+    return render(request, "datasets/preview.html", about(request, upload, dataset) | shown(upload, chosen(request.GET)))
+
+
+def preview(request: HttpRequest, pk: str) -> HttpResponse:
+    """The page's part that changes with what is chosen. Changes nothing itself."""
+    upload = found(request, pk)
+    context = about(request, upload, dataset_of(request, upload))
+    if not uploading.complete(upload):
+        raise UserError("The file has not arrived completely yet. Wait until it has.")
+    part = "#form" if request.POST.get("whole") else "#look"
+    try:
+        context |= shown(upload, chosen(request.POST))
+    except UserError as error:
+        context |= {"error": error}
+    return render(request, f"datasets/preview.html{part}", context)
+
+
+def make_version(request: HttpRequest, upload: Upload, dataset: Dataset | None) -> HttpResponse:
+    choices = Choices()
+    try:
+        choices = chosen(request.POST)
+        version = uploading.import_upload(
+            request.member,  # type: ignore[attr-defined]
+            upload,
+            dataset=dataset,
+            name=choices.typed["name"] or uploading.stem(upload),
+            wanted=choices.wanted(filename=upload.filename, size=upload.length),
+        )
+    except UserError as error:
+        context = about(request, upload, dataset) | {"refused": error, "typed": request.POST}
+        return render(request, "datasets/preview.html", context | shown(upload, choices), status=422)
+    return redirect("datasets:version", pk=version.pk)
+
+
+def about(request: HttpRequest, upload: Upload, dataset: Dataset | None) -> dict[str, Any]:
+    return {
+        "section": "projects",
+        "upload": upload,
+        "project": upload.project,
+        "dataset": dataset,
+        "order": upload.order,
+        "name": uploading.stem(upload),
+        "same": uploading.same_bytes(request.member, upload) if upload.is_complete else None,  # type: ignore[attr-defined]
+        "meanings": MEANINGS,
+        "encodings": ENCODINGS,
+        "typed": request.POST,
+    }
+
+
+def shown(upload: Upload, choices: Choices) -> dict[str, Any]:
+    """What a look found, or why nothing can be shown, and what was chosen."""
+    context: dict[str, Any] = {"choices": choices}
+    try:
+        seen = previews.preview(upload, mapping=choices.mapping, reading=choices.reading)
+    except UserError as error:
+        columns = error.facts.get("columns", {})
+        return context | {"error": error, "asks_encoding": error.code == "not_utf8", "columns": meant(columns, choices.mapping)}
+    mapping = choices.mapping or seen["mapping"]
+    return context | {
+        "seen": seen,
+        "rows": seen["rows"][:SHOWN_ROWS],
+        "refusals": seen["refusals"],
+        "columns": meant(seen["columns"], mapping),
+        "unsure": not choices.by_hand and not seen["sure"],
+    }
+
+
+def meant(columns: dict[str, str], mapping: dict[str, str]) -> list[dict[str, str]]:
+    """The columns, each with its first value and what it means."""
+    fields = {column: meaning for meaning, column in mapping.items()}
+    return [{"name": name, "example": value, "meaning": fields.get(name, "")} for name, value in columns.items()]
