@@ -14,7 +14,7 @@ from pydantic import Field, Json
 from studio.api.fields import Input, Line, named
 from studio.api.paging import Page, Paging, cut, next_url, page
 from studio.basemodels.models import BaseModel
-from studio.datasets import rows, services
+from studio.datasets import rows, services, shaping
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.workspaces.models import Project
 
@@ -25,6 +25,8 @@ class DatasetOut(Schema):
     id: UUID
     project: UUID = Field(validation_alias="project_id")
     name: str
+    held_out: bool
+    """Kept for gates and comparisons: runs may not train on it."""
     created_at: datetime
 
 
@@ -34,7 +36,8 @@ class DatasetIn(Input):
 
 
 class DatasetChanges(Input):
-    name: Line
+    name: Line | None = None
+    held_out: bool | None = None
 
 
 class DatasetFilters(Paging):
@@ -64,7 +67,7 @@ def get_dataset(request: HttpRequest, pk: UUID) -> Dataset:
 @router.patch("/datasets/{uuid:pk}", response=DatasetOut, url_name="dataset")
 def update_dataset(request: HttpRequest, pk: UUID, payload: DatasetChanges) -> Dataset:
     dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
-    services.rename_dataset(request.member, dataset, name=payload.name)  # type: ignore[attr-defined]
+    shaping.update_dataset(request.member, dataset, name=payload.name, held_out=payload.held_out)  # type: ignore[attr-defined]
     return dataset
 
 

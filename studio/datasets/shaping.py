@@ -14,7 +14,7 @@ from django.urls import reverse
 from studio.audit.services import record
 from studio.datasets import mixing, rows
 from studio.datasets.models import Dataset, DatasetVersion
-from studio.datasets.services import create_dataset
+from studio.datasets.services import create_dataset, plain_name, refuse_taken_name
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.orders.services import place
@@ -22,7 +22,8 @@ from studio.workspaces.models import Member, Project, hold
 
 COMPARED_SETS = 20
 """Versions of held-out sets, the newest first, that others are compared with."""
-HELD_OUT = "This dataset is held out, so no run may train on it."
+HELD_OUT = "This dataset is held out, for gates and comparisons: no run may train on it. Choose another dataset."
+IN_USE = "A run is training on this dataset. Wait for its end, or stop it first."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,22 +207,29 @@ def check_seed(seed: int) -> None:
         raise UserError("The seed is off.", fields={"seed": "Seed must be 0 to 4 294 967 295."})
 
 
-def set_held_out(member: Member, dataset: Dataset, held_out: bool) -> None:
-    """Marks a dataset as one that runs may not train on, or lets them again."""
-    if dataset.held_out == held_out:
+def update_dataset(member: Member, dataset: Dataset, *, name: str | None = None, held_out: bool | None = None) -> None:
+    """Renames a dataset; marks it as one that runs may not train on, or lets them again."""
+    change: dict[str, Any] = {}
+    if name is not None and (name := plain_name(name)) != dataset.name:
+        change["name"] = [dataset.name, name]
+    if held_out is not None and held_out != dataset.held_out:
+        change["held_out"] = [dataset.held_out, held_out]
+    if not change:
         return
     with transaction.atomic():
-        hold(dataset)
-        if held_out and Order.objects.filter(run__dataset_version__dataset=dataset, status__in=Order.LIVE).exists():
-            raise UserError("A run is training on this dataset. Wait for its end, or stop it first.")
-        dataset.held_out = held_out
-        dataset.save(update_fields=["held_out"])
-        record(member, "dataset.update", dataset, change={"held_out": [not held_out, held_out]})
-
-
-def refuse_held_out(version: DatasetVersion) -> None:
-    if version.dataset.held_out:
-        raise UserError(HELD_OUT, fields={"dataset_version": "Choose another dataset: this one is held out, for gates and comparisons."})
+        hold(dataset.project)
+        if "name" in change:
+            refuse_taken_name(dataset.project, change["name"][1])
+        if (
+            held_out
+            and "held_out" in change
+            and Order.objects.filter(run__dataset_version__dataset=dataset, status__in=Order.LIVE).exists()
+        ):
+            raise UserError(IN_USE, fields={"held_out": IN_USE})
+        for field, (_, value) in change.items():
+            setattr(dataset, field, value)
+        dataset.save(update_fields=list(change))
+        record(member, "dataset.update", dataset, change=change)
 
 
 def held_out_sets(project: Project, *, but: DatasetVersion | None = None) -> list[DatasetVersion]:

@@ -104,7 +104,11 @@ class RunForm:
         address = request.GET.dict()
         sent = request.POST.dict() if request.method == "POST" else (filled_like(like) if like else {}) | address
         seen = DatasetVersion.objects.for_action(request, "dataset.view").filter(dataset__project=project, facts__isnull=False)
-        versions = list(seen.select_related("dataset").order_by("-created_at"))
+        versions = [
+            version
+            for version in seen.select_related("dataset__project").order_by("-created_at")
+            if not version.dataset.held_out or str(version.pk) == sent.get("dataset_version")
+        ]
         models = list(BaseModel.objects.for_action(request, "base_model.view").filter(facts__isnull=False).order_by("-created_at"))
         plugins = load_plugins()
         wanted = sent.get("plugin", "")

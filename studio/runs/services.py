@@ -11,6 +11,7 @@ from django.utils import timezone
 from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
+from studio.datasets.shaping import HELD_OUT, overlaps
 from studio.errors import UserError
 from studio.orders.kinds import KINDS
 from studio.orders.models import Order, Slot
@@ -75,15 +76,13 @@ def parse_config(plugin: TrainingPlugin, config: dict[str, Any]) -> Any:
 def forecast(plugin: TrainingPlugin, config: Any, *, base: BaseModel, version: DatasetVersion) -> Forecast:
     host = training_host()
     if host is None:
-        return Forecast(
-            [Issue(level="warning", message="No worker is running, so memory and time cannot be estimated. The run would wait for one.")],
-            None,
-        )
+        waits = "No worker is running, so memory and time cannot be estimated. The run would wait for one."
+        return Forecast([*row_issues(version), Issue(level="warning", message=waits)], None)
     facts, data = base.model_facts, version.dataset_facts(base)
     case = (config, facts, data, host)
     estimate, doubts = estimate_of(plugin, case)
     accuracy = accuracy_on(host.name, plugin=plugin.name, workspace=base.workspace)
-    issues = [*shape_issues(plugin, version), *issues_of(plugin, case), *doubts]
+    issues = [*shape_issues(plugin, version), *issues_of(plugin, case), *doubts, *row_issues(version)]
     return Forecast(issues, corrected(estimate, accuracy.correction) if estimate else None, accuracy)
 
 
@@ -98,6 +97,13 @@ def shape_issues(plugin: TrainingPlugin, version: DatasetVersion) -> list[Issue]
             message=f"{plugin.title} learns from {' or '.join(plugin.reads)} rows; this dataset has {shape} rows.",
         )
     ]
+
+
+def row_issues(version: DatasetVersion) -> list[Issue]:
+    """What is held out is not trained on. Single rows of it are no error: whoever starts the run may mean them."""
+    if version.dataset.held_out:
+        return [Issue(level="error", field="dataset_version", message=HELD_OUT)]
+    return [Issue(level="warning", field="dataset_version", message=overlap.sentence) for overlap in overlaps(version)]
 
 
 def ask(plugin_name: str, config: dict[str, Any], *, base: BaseModel, version: DatasetVersion) -> tuple[Any, Forecast]:
@@ -238,6 +244,8 @@ def pause_run(member: Member, run: Run) -> None:
 
 def resume_run(member: Member, run: Run) -> None:
     """Goes on from the last state of a run that was paused or has failed."""
+    if run.dataset_version.dataset.held_out:
+        raise UserError(HELD_OUT)
     with transaction.atomic():
         resume(run.order)
         record(member, "run.resume", run)

@@ -24,6 +24,8 @@ PATHS = [
     ("get", "dataset-versions/{version}"),
     ("get", "dataset-versions/{version}/rows"),
     ("get", "dataset-versions/{version}/refusals"),
+    ("get", "dataset-versions/{version}/export"),
+    ("post", "dataset-versions/{version}/splits"),
     ("get", "uploads/{upload}"),
     ("head", "uploads/{upload}"),
     ("patch", "uploads/{upload}"),

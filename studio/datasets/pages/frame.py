@@ -1,10 +1,12 @@
 """What stands around every page of a dataset version: its heading, its versions and its tabs (templates/datasets/frame.html)."""
 
+from functools import partial
 from typing import Any
 
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 
+from studio.datasets import shaping
 from studio.datasets.models import DatasetVersion
 
 MEANINGS = {
@@ -35,6 +37,7 @@ def about(found: DatasetVersion) -> dict[str, Any]:
         "dataset": found.dataset,
         "project": found.dataset.project,
         "order": found.order,
+        "overlaps": partial(shaping.overlaps, found),
         "versions": found.dataset.versions.select_related("order"),
         "meanings": MEANINGS,
         "columns": meant(found, {column: field for field, column in found.mapping.items()}),
