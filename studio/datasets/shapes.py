@@ -7,8 +7,11 @@ A canonical row is one of
 """
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import orjson
 
 from studio.datasets.messages import Message, Unusable, conversation, merged, plain, shared_beginning, without_blank_system
 from studio.errors import UserError
@@ -241,6 +244,9 @@ class Converter:
         name = self.detection.mapping.get("history", "")
         messages: list[Message] = []
         pairs = columns.get(name) or []
+        if is_json_text(pairs):  # a cell of a table
+            with suppress(orjson.JSONDecodeError):
+                pairs = orjson.loads(pairs)
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise Unusable(f"{name} must be a list of [question, answer] pairs.", column=name)
         for question, answer in pairs:
