@@ -36,6 +36,8 @@ PAGE_SIZE = 16 << 20
 MOST_REFUSED = 1 << 30
 """Packed bytes of refused lines that are written down; all are counted."""
 PACKED = ".gz"
+PIECE = 256 << 10
+"""Bytes that are unpacked at a time."""
 ALONE = -1
 """The group of a row that resembles no other."""
 DRAFT = pa.schema(
@@ -202,6 +204,10 @@ class Found:
     rows: list[dict[str, Any]]
     reached: int | None = None
     """Index of the row that was looked at last, where a search was cut short; None where there was no need to."""
+    total: int | None = None
+    """How many rows fit in all; None where a query would have to look at each."""
+    full: bool = False
+    """The page ended before the rows did."""
 
 
 def page(
@@ -241,16 +247,17 @@ def search(
         numbers = matching(file, split=split, flags=flags, wanted=wanted)
         source = Texts(rows_path.parent, stores(file))
         found: list[dict[str, Any]] = []
-        looked, room, backwards = 0, PAGE_SIZE, before is not None
+        looked, room, full, backwards = 0, PAGE_SIZE, False, before is not None
+        total = None if query else file.metadata.num_rows if numbers is None else len(numbers)
         for group, begin, places in _places(file, numbers, after=after, before=before):
             if most is not None and query and looked >= most:
                 reached = begin + int(places[-1]) + 1 if backwards else begin + int(places[0]) - 1
-                return Found(_ordered(found, backwards), reached)
+                return Found(_ordered(found, backwards), reached, full=True)
             looked += len(places)
             room, full = _gather(_entries(file, source, group, places, query, backwards, limit - len(found)), found, limit, room)
             if full:
                 break
-        return Found(_ordered(found, backwards))
+        return Found(_ordered(found, backwards), total=total, full=full)
 
 
 def matching(
@@ -259,8 +266,7 @@ def matching(
     """The indices of all rows that fit, in order; None where nothing is asked of them."""
     fitting: npt.NDArray[np.bool_] | None = None
     if split:
-        column = file.read(columns=["split"])["split"]
-        fitting = pc.equal(column, split).to_numpy()
+        fitting = pc.equal(file.read(columns=["split"])["split"], split).to_numpy()
     if flags:
         flagged = (file.read(columns=["flags"])["flags"].to_numpy() & np.uint32(flags)) != 0
         fitting = flagged if fitting is None else fitting & flagged
@@ -269,13 +275,6 @@ def matching(
         chosen[wanted[(wanted >= 0) & (wanted < len(chosen))]] = True
         fitting = chosen if fitting is None else fitting & chosen
     return None if fitting is None else np.flatnonzero(fitting)
-
-
-def count_matching(rows_path: Path, *, split: Split | None = None, flags: int = 0, wanted: npt.NDArray[np.int64] | None = None) -> int:
-    """How many rows fit."""
-    with pq.ParquetFile(rows_path) as file:
-        numbers = matching(file, split=split, flags=flags, wanted=wanted)
-        return int(file.metadata.num_rows) if numbers is None else len(numbers)
 
 
 def _places(
@@ -414,6 +413,13 @@ def open_refusals(path: Path) -> BinaryIO:
     """The JSON lines of a refusals.jsonl, packed or not, from the first on."""
     packed = path.with_name(path.name + PACKED)
     return gzip.open(packed) if packed.exists() else path.open("rb")  # type: ignore[return-value]
+
+
+def refusal_pieces(path: Path) -> Iterator[bytes]:
+    """The JSON lines, unpacked a piece at a time."""
+    with open_refusals(path) as file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 def refusals(path: Path, limit: int = 100, *, after: int = 0) -> list[dict[str, Any]]:

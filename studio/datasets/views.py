@@ -1,12 +1,14 @@
 """Datasets: dropping a file, and seeing what is in it before anything is trained on it."""
 
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any
 
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 
 from studio.datasets import rows, services
+from studio.datasets.downloads import sent
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.datasets.pages.frame import MEANINGS, about, meant
 from studio.datasets.pages.lengths import lengths
@@ -14,7 +16,6 @@ from studio.errors import UserError
 from studio.orders.pages import render_live
 from studio.workspaces.models import Project
 
-PAGE = 10
 SHOWN_REFUSALS = 100
 
 
@@ -85,12 +86,12 @@ def dataset(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def version(request: HttpRequest, pk: str) -> HttpResponse:
-    """One version: what was found, the rows, the refused lines, the lengths under a base model."""
+    """One version: what was found, the refused lines, the lengths under a base model."""
     visible = DatasetVersion.objects.for_action(request, "dataset.view")
     found = get_object_or_404(visible.select_related("order", "dataset__project__client"), pk=pk)
     context = about(found) | {"tab": "overview"}
     if found.is_ready:
-        context |= shown_rows(request, found) | lengths(request, found)
+        context |= {"refusals": rows.refusals(found.folder / "refusals.jsonl", limit=SHOWN_REFUSALS)} | lengths(request, found)
     measuring = context.get("measurement")
     live = found.order.is_live or (measuring is not None and measuring.order.is_live)
     return render_live(request, "datasets/version.html", context, live=live)
@@ -114,24 +115,14 @@ def map_columns(request: HttpRequest, pk: str) -> HttpResponse:
     return redirect("datasets:version", pk=made.pk)
 
 
-def shown_rows(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:
-    splits: dict[str, Literal["train", "validation"]] = {"train": "train", "validation": "validation"}
-    split = splits.get(request.GET.get("split", ""))
-    typed = request.GET.get("after", "-1")
-    after = int(typed) if typed.isdecimal() and len(typed) < 12 else -1
-    page = rows.page(found.rows_path, split=split, after=after, limit=PAGE)
-    refused = rows.refusals(found.folder / "refusals.jsonl", limit=SHOWN_REFUSALS)
-    following = page[-1]["index"] if len(page) == PAGE else None
-    return {"rows": page, "split": split, "after": after, "following": following, "refusals": refused}
-
-
-def refusals(request: HttpRequest, pk: str) -> HttpResponse:
+def refusals(request: HttpRequest, pk: str) -> HttpResponseBase:
     """Every refused line of a version, as JSON lines."""
     found = get_object_or_404(DatasetVersion.objects.for_action(request, "dataset.view"), pk=pk)
     if not found.is_ready:
         raise Http404
-    text = (found.folder / "refusals.jsonl").read_bytes()
-    return HttpResponse(text, content_type="application/jsonl", headers={"Content-Disposition": "attachment; filename=refusals.jsonl"})
+    headers = {"Content-Disposition": "attachment; filename=refusals.jsonl", "X-Content-Type-Options": "nosniff"}
+    pieces = rows.refusal_pieces(found.folder / "refusals.jsonl")
+    return StreamingHttpResponse(sent(pieces), content_type="application/jsonl", headers=headers)
 
 
 def stop(request: HttpRequest, pk: str) -> HttpResponse:
