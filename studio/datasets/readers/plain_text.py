@@ -1,5 +1,6 @@
 """Plain text and Markdown: one row per line, or per group of paragraphs where blank lines set paragraphs apart."""
 
+import re
 from collections.abc import Iterator
 
 from studio.datasets.readers.lines import LIMIT, Line, Reading, Refusal
@@ -10,6 +11,10 @@ JOINED = 2000
 """Characters up to which neighbouring paragraphs are joined to one row."""
 LOOK = 2000
 """Lines that are looked at to find out whether blank lines set paragraphs apart."""
+
+FENCE = re.compile(r" {0,3}(```|~~~)")
+"""What code stands between in Markdown; blank lines inside do not end a paragraph."""
+TITLE = re.compile("#{1,6} .*")
 
 
 def read(reading: Reading) -> Iterator[Line | Refusal]:
@@ -46,7 +51,7 @@ def _lines(reading: Reading) -> Iterator[Line | Refusal]:
 
 def _joined(reading: Reading) -> Iterator[Line | Refusal]:
     started, held = 0, ""
-    for number, paragraph in _paragraphs(reading):
+    for number, paragraph in _with_titles(_paragraphs(reading)) if reading.format == "Markdown" else _paragraphs(reading):
         if isinstance(paragraph, Refusal):
             yield paragraph
         elif held and len(held) + len(paragraph) + 2 > JOINED:
@@ -60,13 +65,32 @@ def _joined(reading: Reading) -> Iterator[Line | Refusal]:
         yield Line(started, {"text": held})
 
 
+def _with_titles(paragraphs: Iterator[tuple[int, str | Refusal]]) -> Iterator[tuple[int, str | Refusal]]:
+    """A title and what follows it are one paragraph: neither says much alone."""
+    started, title = 0, ""
+    for number, paragraph in paragraphs:
+        if isinstance(paragraph, Refusal):
+            yield number, paragraph
+        elif TITLE.fullmatch(paragraph) and len(title) < JOINED:
+            started, title = started if title else number, f"{title}\n\n{paragraph}" if title else paragraph
+        elif title:
+            yield started, f"{title}\n\n{paragraph}"
+            title = ""
+        else:
+            yield number, paragraph
+    if title:
+        yield started, title
+
+
 def _paragraphs(reading: Reading) -> Iterator[tuple[int, str | Refusal]]:
-    started, lines, size = 0, list[str](), 0
+    started, lines, size, fence = 0, list[str](), 0, ""
     for number, text in _decoded(reading):
         if isinstance(text, Refusal):
             yield number, text
             continue
-        ends = not text.strip()
+        if reading.format == "Markdown" and (found := FENCE.match(text)) and found[1] == (fence or found[1]):
+            fence = "" if fence else found[1]
+        ends = not text.strip() and not (fence and lines)
         if lines and (ends or size + len(text) > LIMIT // 4):
             yield started, "\n".join(lines)
             lines, size = [], 0
