@@ -106,6 +106,10 @@ class VersionOut(Schema):
     mapping: dict[str, str]
     validation_percent: float
     seed: int
+    rules: dict[str, Any]
+    """What the split goes by, beyond share and seed."""
+    origin: dict[str, Any]
+    """Where the rows come from when it is no upload."""
     created_at: datetime
 
 
@@ -131,6 +135,8 @@ def version_out(version: DatasetVersion, base: BaseModel | None) -> dict[str, An
         "mapping": version.mapping,
         "validation_percent": version.validation_percent,
         "seed": version.seed,
+        "rules": version.rules,
+        "origin": version.origin,
         "created_at": version.created_at,
     }
 
@@ -168,6 +174,8 @@ class VersionIn(Input):
     """Canonical field -> column, as JSON, where the columns are not to be recognised: `{"prompt": "question"}`."""
     validation_percent: float | None = None
     seed: int | None = None
+    rules: Json[dict[str, Any]] | None = None
+    """What the split goes by, as JSON: `stratify` and `together` name columns, `near_duplicates` (true) keeps those on one side."""
 
 
 @router.post("/datasets/{uuid:pk}/versions", response={202: VersionOut}, url_name="dataset_versions")
