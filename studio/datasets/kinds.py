@@ -14,7 +14,7 @@ from studio.datasets.tokenviews import BLOCK
 from studio.errors import UserError
 from studio.orders.kinds import OrderKind, register
 from studio.orders.models import Order
-from studio.training.orders import DatasetPayload, MixPart, MixPayload, RevisionPayload, TokensPayload, TokenViewPayload
+from studio.training.orders import DatasetPayload, MixPart, MixPayload, RevisionPayload, SplitRules, TokensPayload, TokenViewPayload
 from studio.workspaces.models import Member
 
 NEWEST_VERSIONS = 20
@@ -36,6 +36,7 @@ class DatasetKind(OrderKind):
             seed=version.seed,
             rules=version.rules,
             **{name: version.reading[name] for name in ("encoding", "refused", "sheet") if version.reading.get(name)},
+            rules=SplitRules(**version.rules),
         ).model_dump()
 
     def target(self, order: Order) -> Path:
