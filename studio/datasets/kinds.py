@@ -34,7 +34,6 @@ class DatasetKind(OrderKind):
             mapping=version.mapping,
             validation_percent=version.validation_percent,
             seed=version.seed,
-            rules=version.rules,
             **{name: version.reading[name] for name in ("encoding", "refused", "sheet") if version.reading.get(name)},
             rules=SplitRules(**version.rules),
         ).model_dump()
