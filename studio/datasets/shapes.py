@@ -244,7 +244,7 @@ class Converter:
         name = self.detection.mapping.get("history", "")
         messages: list[Message] = []
         pairs = columns.get(name) or []
-        if is_json_text(pairs):  # a cell of a table
+        if isinstance(pairs, str):  # a cell of a table
             with suppress(orjson.JSONDecodeError):
                 pairs = orjson.loads(pairs)
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
