@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import UserError
+from studio.ml.toolmessages import takes_tools
 from studio.training import ModelFacts
 from studio.training.facts import Linear
 
@@ -76,6 +77,7 @@ def read_model_facts(folder: Path, name: str = "", *, license: str = "") -> Mode
         size=sum(tensor.size for tensor in tensors.values()),
         linears=_linears(tensors, outputs_last=family in OUTPUT_LAST),
         chat_template=_has_template(folder),
+        takes_tools=_takes_tools(folder),
         license=license,
         new_tokens=len(new_tokens(folder)),
     )
@@ -232,6 +234,12 @@ def _has_template(folder: Path) -> bool:
         return True
     settings = folder / "tokenizer_config.json"
     return settings.is_file() and bool(read_json(settings, largest=LARGEST_HEADER).get("chat_template"))
+
+
+def _takes_tools(folder: Path) -> bool:
+    from studio.ml.tokens import own_template  # which knows templates, and with them much of transformers
+
+    return takes_tools(own_template(folder) or "")
 
 
 def read_json(file: Path, *, largest: int = LARGEST_CONFIG) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Learning from pairs of a better and a worse answer to the same question: DPO, ORPO, KTO, SimPO.
+"""Learning from pairs of a better and a worse answer to the same question: DPO, ORPO, KTO, SimPO; KTO also from one with a thumb.
 
 With log p(answer) the sum of the log-probabilities of an answer's tokens, c the chosen and r the rejected answer, and a
 reference (the model before it learnt anything) read once beforehand:
@@ -6,7 +6,8 @@ reference (the model before it learnt anything) read once beforehand:
     DPO    -log σ(β·[(log p(c) - log ref(c)) - (log p(r) - log ref(r))])                    Rafailov et al. 2023, eq. 7
     ORPO   nll(c) - β·log σ(log odds(c) - log odds(r)), odds = p/(1-p), per token           Hong et al. 2024, eq. 6 and 7
     KTO    [1 - σ(β·(h(c) - z))] + [1 - σ(β·(z - h(r)))], h = log p - log ref,              Ethayarajh et al. 2024, eq. 8
-           z = max(0, mean of h over questions with another row's answer), without gradient
+           z = max(0, mean of h over questions with another row's answer), without gradient;
+           of an answer that was liked only the first half, of one that was disliked only the second
     SimPO  -log σ(β·(log p(c)/|c| - log p(r)/|r|) - γ)                                      Meng et al. 2024, eq. 6
 """
 
@@ -32,32 +33,36 @@ from studio.training.preferences import REFERENCED, usual_beta
 
 @dataclass
 class PairRow:
-    """A question with a better and a worse answer."""
+    """A question with a better and a worse answer; one of them is None where somebody only liked or disliked the other."""
 
-    chosen: TokenRow
-    rejected: TokenRow
+    chosen: TokenRow | None
+    rejected: TokenRow | None
     other: TokenRow | None = None
     """The question with another row's answer, for KTO's measure of how far the model has come from the reference."""
     reference: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """log ref of chosen, rejected and other."""
+    """log ref of chosen, rejected and other; 0 for what is not there."""
 
     @property
-    def length(self) -> int:
-        return self.chosen.length + self.rejected.length + (self.other.length if self.other else 0)
-
-    def content(self) -> bytes:
-        return self.chosen.content() + self.rejected.content()
+    def answers(self) -> list[TokenRow]:
+        return [answer for answer in (self.chosen, self.rejected) if answer is not None]
 
     @property
     def readings(self) -> list[TokenRow]:
-        return [self.chosen, self.rejected, *([self.other] if self.other else [])]
+        return self.answers + ([self.other] if self.other else [])
+
+    @property
+    def length(self) -> int:
+        return sum(reading.length for reading in self.readings)
+
+    def content(self) -> bytes:
+        mark = b"" if self.chosen and self.rejected else b"liked" if self.chosen else b"disliked"
+        return mark + b"".join(answer.content() for answer in self.answers)
 
 
 def mismatched(rows: Sequence[PairRow]) -> None:
-    """Gives each row `other`: its own question with the next row's chosen answer, around the end. Needs at least two rows."""
+    """Gives each row `other`: its own question with the next row's (better) answer, around the end. Needs at least two rows."""
     for place, row in enumerate(rows):
-        answer = rows[(place + 1) % len(rows)].chosen
-        row.other = joined(row.chosen, answer)
+        row.other = joined(row.answers[0], rows[(place + 1) % len(rows)].answers[0])
 
 
 def joined(question: TokenRow, answer: TokenRow) -> TokenRow:
@@ -71,7 +76,7 @@ def joined(question: TokenRow, answer: TokenRow) -> TokenRow:
 
 
 class Preference(Objective):
-    """Each pair counts as one, whatever its length."""
+    """Each pair counts as one, whatever its length, and a single answer as half a pair."""
 
     unit = "pair"
 
@@ -96,7 +101,7 @@ class Preference(Objective):
                 if self.world.agree(job.stopping()):
                     job.raise_if_stopped()
                 piece = [rows[number] for number in mine[start : start + self.batch_size]]
-                found = self._log_probabilities(piece or rows[:1])
+                found, _, _, _ = self._read(piece or rows[:1])
                 for place, values in enumerate(found):
                     read[place] += values.tolist()[: len(piece)]
                 job.progress(min(start + self.batch_size, longest) * self.world.size, longest * self.world.size, "rows")
@@ -107,7 +112,7 @@ class Preference(Objective):
             rows[number].reference = (chosen, rejected, other[0] if other else 0.0)
 
     def weight(self, row: PairRow) -> float:
-        return 1.0
+        return len(row.answers) / 2
 
     def part(self, rows: Sequence[PairRow]) -> Part:
         losses, metrics, tokens, slots = self._losses(rows)
@@ -117,45 +122,57 @@ class Preference(Objective):
     def judge(self, rows: Sequence[PairRow]) -> list[Judged]:
         losses, metrics, _, _ = self._losses(rows)
         return [
-            Judged(loss=float(loss), weight=1.0, metrics={name: float(values[place]) for name, values in metrics.items()})
-            for place, loss in enumerate(losses)
+            Judged(loss=float(loss), weight=self.weight(row), metrics={name: float(values[place]) for name, values in metrics.items()})
+            for place, (loss, row) in enumerate(zip(losses, rows, strict=True))
         ]
 
     def pieces(self, row: PairRow, tokenizer: Any) -> list[tuple[str, bool]]:
+        if row.chosen is None or row.rejected is None:
+            return [("Liked\n" if row.chosen else "Disliked\n", False), *token_pieces(row.answers[0], tokenizer)]
         chosen, rejected = token_pieces(row.chosen, tokenizer), token_pieces(row.rejected, tokenizer)
         return [("Better\n", False), *chosen, ("\n\nWorse\n", False), *rejected]
 
-    def _log_probabilities(self, rows: Sequence[PairRow]) -> list[torch.Tensor]:
-        """log p of the chosen, the rejected and (for KTO) the other answers: fp32 [rows] each."""
-        sums, _, _, _ = self._read(rows)
-        return list(torch.split(sums, len(rows)))
-
-    def _read(self, rows: Sequence[PairRow]) -> tuple[torch.Tensor, torch.Tensor, int, int]:
-        """(log p, number of answer tokens) of all chosen rows, then all rejected, then all others; tokens and slots read."""
-        readings = [list(each) for each in zip(*(row.readings for row in rows), strict=True)]
-        flat = [reading for each in readings for reading in each]
+    def _read(self, rows: Sequence[PairRow]) -> tuple[list[torch.Tensor], list[torch.Tensor], int, int]:
+        """log p, and the number of answer tokens, of the chosen, the rejected and (for KTO) the other answers: fp32 [rows] each, 0 where
+        there is no such answer; tokens and slots read."""
+        columns = [[row.chosen for row in rows], [row.rejected for row in rows]]
+        if rows[0].other is not None:
+            columns.append([row.other for row in rows])
+        flat = [reading for column in columns for reading in column if reading is not None]
         batch = self.reader.batch(flat)
         each = -token_losses(self.reader.head, self.reader.hidden(batch), batch.targets)
         counts = [reading.targets for reading in flat]
         owner = torch.repeat_interleave(torch.arange(len(flat), device=each.device), torch.tensor(counts, device=each.device))
         sums = torch.zeros(len(flat), device=each.device, dtype=torch.float32).index_add(0, owner, each)
-        return sums, torch.tensor(counts, device=each.device, dtype=torch.float32), batch.tokens, batch.slots
+        places = torch.tensor(
+            [place for place, reading in enumerate(reading for column in columns for reading in column) if reading is not None],
+            device=each.device,
+        )
+        found = torch.zeros(2, len(columns) * len(rows), device=each.device, dtype=torch.float32)
+        counted = torch.tensor(counts, device=each.device, dtype=torch.float32)
+        found = found.index_add(1, places, torch.stack([sums, counted]))
+        return list(torch.split(found[0], len(rows))), list(torch.split(found[1], len(rows))), batch.tokens, batch.slots
 
     def _losses(self, rows: Sequence[PairRow]) -> tuple[torch.Tensor, dict[str, torch.Tensor], int, int]:
-        """The loss of each pair, [rows]; further figures of each; tokens and slots read."""
+        """The loss of each row, [rows]; further figures of each; tokens and slots read.
+
+        What KTO says of a single answer is held against the distance that stands between likely and unlikely ones.
+        """
         sums, counts, tokens, slots = self._read(rows)
-        chosen, rejected, *other = torch.split(sums, len(rows))
-        chosen_count, rejected_count, *_ = torch.split(counts, len(rows))
-        with torch.autocast(sums.device.type, enabled=False):
+        chosen, rejected, *other = sums
+        chosen_count, rejected_count, *_ = counts
+        with torch.autocast(chosen.device.type, enabled=False):
             if self.kind in REFERENCED:
-                reference = torch.tensor([row.reference for row in rows], device=sums.device, dtype=torch.float32)
+                reference = torch.tensor([row.reference for row in rows], device=chosen.device, dtype=torch.float32)
                 better, worse = chosen - reference[:, 0], rejected - reference[:, 1]
                 if self.kind == "dpo":
                     losses = -logsigmoid(self.beta * (better - worse))
                 else:
                     distance = (other[0] - reference[:, 2]).mean().clamp(min=0).detach()
-                    gain = torch.sigmoid(self.beta * (better - distance)) + torch.sigmoid(self.beta * (distance - worse))
-                    losses = 2.0 - gain
+                    liked, disliked = chosen_count > 0, rejected_count > 0
+                    losses = torch.sigmoid(self.beta * (distance - better)) * liked
+                    losses = losses + torch.sigmoid(self.beta * (worse - distance)) * disliked
+                    better, worse = torch.where(liked, better, distance), torch.where(disliked, worse, distance)
                 better, worse = self.beta * better, self.beta * worse
             else:
                 better, worse = chosen / chosen_count, rejected / rejected_count

@@ -1,7 +1,8 @@
 """A job's rows as what the objective learns from, and the objective that its shape of rows asks for."""
 
+from collections import deque
 from collections.abc import Iterator
-from itertools import chain
+from itertools import islice
 from typing import Any, Literal
 
 from studio.errors import UserError
@@ -11,10 +12,11 @@ from studio.ml.loading import Reader
 from studio.ml.objectives import NextToken, Objective
 from studio.ml.preference import PairRow, Preference
 from studio.ml.tokencache import Read
-from studio.ml.tokens import Encoded, both_answers, encode_rows
+from studio.ml.tokens import ENDS, Encoded, both_answers, encode_rows
 from studio.ml.world import World
 from studio.training import Job, TrainConfig
 from studio.training.config import PreferenceConfig
+from studio.training.preferences import needs_pairs
 
 SPLITS: tuple[Literal["train", "validation"], ...] = ("train", "validation")
 
@@ -67,12 +69,25 @@ def _tokens(tokenizer: Any, rows: Iterator[dict[str, Any]], config: TrainConfig)
 
 
 def _pairs(tokenizer: Any, rows: Iterator[dict[str, Any]], config: TrainConfig) -> Iterator[Read]:
-    readings = chain.from_iterable(map(both_answers, rows))
-    both = encode_rows(tokenizer, readings, max_length=config.max_length)
-    for chosen, rejected in zip(both, both, strict=True):
+    ends: deque[list[str]] = deque()
+    """Of rows that are read but not encoded yet: which answers each has."""
+
+    def readings() -> Iterator[dict[str, Any]]:
+        for row in rows:
+            ends.append([end for end in ENDS if end in row])
+            if len(ends[-1]) == 1 and isinstance(config, PreferenceConfig) and (why_not := needs_pairs(config, unpaired=1, rows=2)):
+                raise UserError(why_not, fields={"preference": why_not})
+            yield from both_answers(row)
+
+    found = encode_rows(tokenizer, readings(), max_length=config.max_length)
+    for first in found:
+        named = ends.popleft()
+        answers = [first, *islice(found, len(named) - 1)]
         # Where the cut took what the two answers differ in, there is nothing to choose between.
-        differ = chosen.ids != rejected.ids and chosen.teaches and rejected.teaches
-        yield (PairRow(_row(chosen), _row(rejected)) if differ else None), chosen.cut or rejected.cut
+        differ = all(answer.teaches for answer in answers) and not (len(answers) == 2 and answers[0].ids == answers[1].ids)
+        by_end = {end: _row(answer) for end, answer in zip(named, answers, strict=True)}
+        row = PairRow(chosen=by_end.get("chosen"), rejected=by_end.get("rejected")) if differ else None
+        yield row, any(answer.cut for answer in answers)
 
 
 def _row(encoded: Encoded) -> TokenRow:

@@ -73,7 +73,7 @@ def _arrays(reads: Sequence[Read], split: str) -> dict[str, np.ndarray]:
     rows = [row for read, _ in reads for row in _token_rows(read)]
     weighed = [row.weights for row in rows if row.weights is not None]
     found = {
-        "rows": np.array([len(_token_rows(read)) for read, _ in reads], dtype=np.uint8),
+        "rows": np.array([_form(read) for read, _ in reads], dtype=np.uint8),
         "cut": np.array([cut for _, cut in reads], dtype=bool),
         "lengths": np.array([row.length for row in rows], dtype=np.int64),
         "weighed": np.array([row.weights is not None for row in rows], dtype=bool),
@@ -91,13 +91,27 @@ def _joined(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
 def _token_rows(read: Any) -> list[TokenRow]:
     if read is None:
         return []
-    return [read.chosen, read.rejected] if isinstance(read, PairRow) else [read]
+    return read.answers if isinstance(read, PairRow) else [read]
+
+
+NOTHING, ROW, PAIR, LIKED, DISLIKED = range(5)
+ANSWERS = np.array([0, 1, 2, 1, 1])
+"""Token rows that each form takes."""
+
+
+def _form(read: Any) -> int:
+    if read is None:
+        return NOTHING
+    if not isinstance(read, PairRow):
+        return ROW
+    return PAIR if read.chosen and read.rejected else LIKED if read.chosen else DISLIKED
 
 
 def _reads(arrays: dict[str, np.ndarray], split: str) -> list[Read]:
-    counts, cut, lengths, weighed, ids, supervised, weights = (
+    forms, cut, lengths, weighed, ids, supervised, weights = (
         arrays[f"{split}.{name}"] for name in ("rows", "cut", "lengths", "weighed", "ids", "supervised", "weights")
     )
+    counts = ANSWERS[forms]
     if len(cut) != len(counts) or counts.sum() != len(lengths) or not lengths.sum() == len(ids) == len(supervised):
         raise ValueError("the arrays do not belong together")
     ends = np.cumsum(lengths)
@@ -112,10 +126,10 @@ def _reads(arrays: dict[str, np.ndarray], split: str) -> list[Read]:
             for length, end, own, weight_end in zip(lengths, ends, weighed, weight_ends, strict=True)
         ]
     )
-    return [(_row([next(rows) for _ in range(count)]), bool(was_cut)) for count, was_cut in zip(counts, cut, strict=True)]
+    return [(_row(form, [next(rows) for _ in range(count)]), bool(cut)) for form, count, cut in zip(forms, counts, cut, strict=True)]
 
 
-def _row(parts: list[TokenRow]) -> TokenRow | PairRow | None:
-    if len(parts) == 2:
-        return PairRow(chosen=parts[0], rejected=parts[1])
-    return parts[0] if parts else None
+def _row(form: int, parts: list[TokenRow]) -> TokenRow | PairRow | None:
+    if form in (NOTHING, ROW):
+        return parts[0] if parts else None
+    return PairRow(chosen=parts[0] if form != DISLIKED else None, rejected=parts[-1] if form != LIKED else None)

@@ -173,4 +173,4 @@ def _batches(path: Path, drawn: npt.NDArray[np.bool_]) -> Iterator[tuple[list[tu
 
 
 def _readings(row: dict[str, Any]) -> list[dict[str, Any]]:
-    return both_answers(row) if "chosen" in row else [row]
+    return both_answers(row) if "prompt" in row else [row]

@@ -23,6 +23,9 @@ def row_issues(config: TrainConfig, base: ModelFacts, data: DatasetFacts) -> lis
         longest, limit = spaced(data.tokens.longest), spaced(config.max_length)
         text = f"More than one row in twenty is longer than {limit} tokens and will be cut. The longest has {longest}."
         issues.append(warning("max_length", text))
+    if data.tools and base.takes_tools is False:
+        rows = "a row has" if data.tools == 1 else f"{spaced(data.tools)} rows have"
+        issues.append(error("base_model", f"This model's template has no tool calls. Choose another base model: {rows} some."))
     if data.validation == 0:
         text = "There are no validation rows, so nothing will show when it starts to learn by heart."
         issues.append(Issue(level="note", message=text))

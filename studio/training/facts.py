@@ -42,6 +42,8 @@ class ModelFacts(Fact):
     """Bytes of its weights on disk."""
     linears: list[Linear]
     chat_template: bool
+    takes_tools: bool | None = None
+    """Whether its chat template writes tool calls; None where that was not looked for when it was added."""
     license: str = ""
     new_tokens: int = 0
     """Tokens that it was given here and has never seen."""
@@ -86,6 +88,12 @@ class DatasetFacts(Fact):
     train: int
     validation: int
     tokens: TokenFacts | None = None
+    unpaired: int = 0
+    """Of a preference: rows with one answer alone, which somebody liked or disliked."""
+    liked: int = 0
+    """Those of them whose answer was liked."""
+    tools: int = 0
+    """Rows with tools or calls of them."""
 
 
 class Gpu(Fact):

@@ -80,7 +80,8 @@ def row_lengths(data: DatasetFacts, *, max_length: int) -> Lengths:
     if tokens is None:
         return Lengths(mean=max_length * 0.5, deviation=max_length * 0.25, longest=max_length, supervised=0.7, measured=False)
     supervised = tokens.supervised / max(1, tokens.total)
-    counted_rows = max(1, data.rows) * (2 if data.shape == "preference" else 1)  # both answers of a pair are counted, each as a row
+    answers = 2 * data.rows - data.unpaired if data.shape == "preference" else data.rows  # both of a pair are counted, each as a row
+    counted_rows = max(1, answers)
     longest = min(tokens.longest, max_length)
     counted = sum(rows for _, rows in tokens.histogram)
     if counted:

@@ -1,9 +1,10 @@
-"""What pairs of a better and a worse answer need, and what each way to learn from them asks for."""
+"""What pairs of a better and a worse answer need, and single answers with a thumb; what each way to learn from them asks for."""
 
 from studio.training.config import PreferenceConfig
 from studio.training.facts import DatasetFacts, Issue
 
 USUAL_BETA = {"dpo": 0.1, "orpo": 0.1, "kto": 0.1, "simpo": 2.0}
+NAMES = {"dpo": "DPO", "orpo": "ORPO", "kto": "KTO", "simpo": "SimPO"}
 REFERENCED = ("dpo", "kto")
 """These hold the model against the base, which reads every row once before the first step."""
 NEEDS = {
@@ -26,7 +27,7 @@ def preference_issues(config: PreferenceConfig, data: DatasetFacts, *, method: s
     """What a person should know who learns from pairs; nothing for other rows."""
     if data.shape != "preference":
         return []
-    issues = [Issue(level="warning", field="preference", message=NEEDS[config.preference])]
+    issues = [Issue(level="warning", field="preference", message=NEEDS[config.preference]), *_thumb_issues(config, data)]
     if config.preference != "orpo" and config.learning_rate > STEEP[method]:
         issues.append(
             Issue(
@@ -38,3 +39,25 @@ def preference_issues(config: PreferenceConfig, data: DatasetFacts, *, method: s
     if config.preference == "kto" and config.batch_size < 2:
         issues.append(Issue(level="error", field="batch_size", message="KTO compares rows of a batch: it needs at least 2."))
     return issues
+
+
+def needs_pairs(config: PreferenceConfig, *, unpaired: int, rows: int) -> str:
+    """Why these rows cannot be learnt from in this way; empty where they can."""
+    if not unpaired or config.preference == "kto":
+        return ""
+    which = "Every row has" if unpaired == rows else "One row has" if unpaired == 1 else f"{unpaired:,} of {rows:,} rows have"
+    return (
+        f"{which} one answer with a thumb up or down. {NAMES[config.preference]} needs a better and a worse answer to each question: "
+        "choose KTO, which learns from thumbs, or rows with both."
+    )
+
+
+def _thumb_issues(config: PreferenceConfig, data: DatasetFacts) -> list[Issue]:
+    """What rows with one answer need; nothing where all are pairs."""
+    if text := needs_pairs(config, unpaired=data.unpaired, rows=data.rows):
+        return [Issue(level="error", field="preference", message=text)]
+    if data.unpaired == data.rows and data.liked in (0, data.unpaired):
+        side, other = ("up", "down") if data.liked else ("down", "up")
+        text = f"Every answer has a thumb {side}. KTO learns from the difference: add answers with a thumb {other}."
+        return [Issue(level="warning", field="preference", message=text)]
+    return []

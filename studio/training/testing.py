@@ -86,8 +86,10 @@ class Case:
     @property
     def data(self) -> DatasetFacts:
         validation = len(self.rows[::10])
-        shape: Any = next((shape for key, shape in {"text": "text", "chosen": "preference"}.items() if key in self.rows[0]), "chat")
-        return DatasetFacts(name="tiny", shape=shape, rows=len(self.rows), train=len(self.rows) - validation, validation=validation)
+        shape: Any = next((shape for key, shape in {"text": "text", "prompt": "preference"}.items() if key in self.rows[0]), "chat")
+        unpaired = sum(("chosen" in row) != ("rejected" in row) for row in self.rows)
+        train = len(self.rows) - validation
+        return DatasetFacts(name="tiny", shape=shape, rows=len(self.rows), train=train, validation=validation, unpaired=unpaired)
 
     @property
     def host(self) -> HostFacts:

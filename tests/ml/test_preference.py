@@ -12,6 +12,7 @@ from safetensors.torch import load_file  # noqa: E402
 from torch.nn.functional import log_softmax, logsigmoid, sigmoid  # noqa: E402
 
 from studio.checkpoints import newest  # noqa: E402
+from studio.errors import UserError  # noqa: E402
 from studio.ml.batches import token_row  # noqa: E402
 from studio.ml.loading import Arithmetic, choose_reader, load_base  # noqa: E402
 from studio.ml.loss import head_of, token_losses  # noqa: E402
@@ -158,16 +159,89 @@ def by_the_paper(model: Any, base: Path, rows: list[PairRow], kind: str) -> Any:
     if kind == "dpo":
         return sum(-logsigmoid(0.1 * (ratio(row.chosen) - ratio(row.rejected))) for row in rows)
     if kind == "kto":
-        others = [joined(row.chosen, rows[(place + 1) % len(rows)].chosen) for place, row in enumerate(rows)]
+        others = [joined(row.answers[0], rows[(place + 1) % len(rows)].answers[0]) for place, row in enumerate(rows)]
         distance = torch.stack([ratio(other) for other in others]).mean().clamp(min=0).detach()
-        better = sum(1 - sigmoid(0.1 * (ratio(row.chosen) - distance)) for row in rows)
-        return better + sum(1 - sigmoid(0.1 * (distance - ratio(row.rejected))) for row in rows)
+        better = sum(1 - sigmoid(0.1 * (ratio(row.chosen) - distance)) for row in rows if row.chosen)
+        return better + sum(1 - sigmoid(0.1 * (distance - ratio(row.rejected))) for row in rows if row.rejected)
     means = [(read(row.chosen, model).mean(), read(row.rejected, model).mean()) for row in rows]
     if kind == "simpo":
         return sum(-logsigmoid(2.0 * (better - worse) - 1.0) for better, worse in means)
     odds = [torch.log(torch.exp(mean) / (1 - torch.exp(mean))) for pair in means for mean in pair]
     ratios = [better - worse for better, worse in zip(odds[::2], odds[1::2], strict=True)]
     return sum(-better - 0.1 * logsigmoid(difference) for (better, _), difference in zip(means, ratios, strict=True))
+
+
+def thumbs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each pair as two rows: an answer that was liked, and one that was disliked."""
+    return [{"prompt": row["prompt"], end: row[end]} for row in rows for end in ("chosen", "rejected")]
+
+
+def test_kto_of_single_answers_is_its_formula_too(tiny_model: Path, batch: list[PairRow]) -> None:
+    """A batch with a pair, a liked and a disliked answer: loss and gradients, and what each is worth in a step."""
+    mixed = [batch[0], PairRow(batch[1].chosen, None), PairRow(None, batch[2].rejected), PairRow(batch[3].chosen, None)]
+    model = load_base(tiny_model, arithmetic=FP32)
+    model.requires_grad_(True)
+    objective = Preference(choose_reader(model, arithmetic=FP32), PeftLora.Config(preference="kto", batch_size=2), World())
+    objective.prepare(model, mixed, [], job=Rows())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    part = objective.part(mixed)
+    part.loss.backward()
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    expected = by_the_paper(model, tiny_model, mixed, "kto")
+    expected.backward()
+    assert part.loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=2e-3, atol=2e-5)
+    assert [objective.weight(row) for row in mixed] == [1.0, 0.5, 0.5, 0.5]
+    assert part.metrics["accuracy"][1] == 4
+    heads = [objective.pieces(row, load_tokenizer(tiny_model))[0][0] for row in mixed]
+    assert heads == ["Better\n", "Liked\n", "Disliked\n", "Liked\n"]
+
+
+def test_a_run_learns_from_thumbs_up_and_down(attempt: Attempt) -> None:
+    job = attempt(rows=thumbs(PAIRS), preference="kto", max_steps=12, learning_rate=0.003)
+    losses = job.values("loss")
+    assert losses[0] == pytest.approx(1.0, abs=1e-4)  # as of pairs: each answer counts as half of one
+    assert losses[-1] < losses[0]
+    assert job.values("validation_accuracy")[-1] == 1.0
+
+
+def test_a_paused_run_on_thumbs_goes_on_with_the_same_losses(attempt: Attempt) -> None:
+    settings: dict[str, Any] = {"rows": thumbs(PAIRS), "preference": "kto", "batch_size": 3, "evaluate_every": 2}
+    whole = attempt(**settings)
+    paused = attempt(stop_when=lambda job: len(job.values("loss")) >= 3, **settings)
+    assert paused.values("loss") + attempt(resume=True, **settings).values("loss") == whole.values("loss")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("dpo", "DPO"), ("orpo", "ORPO"), ("simpo", "SimPO")])
+def test_a_loss_that_needs_both_answers_says_so_before_and_while_rows_are_read(attempt: Attempt, kind: str, name: str) -> None:
+    data = DatasetFacts(name="thumbs", shape="preference", rows=40, train=36, validation=4, unpaired=40, liked=20)
+    errors = [issue for issue in preference_issues(PeftLora.Config(preference=kind), data, method="lora") if issue.level == "error"]
+    assert [(issue.field, issue.message) for issue in errors] == [
+        (
+            "preference",
+            f"Every row has one answer with a thumb up or down. {name} needs a better and a worse answer to each question: "
+            "choose KTO, which learns from thumbs, or rows with both.",
+        )
+    ]
+    some = data.model_copy(update={"unpaired": 3, "liked": 3})
+    (error,) = [issue for issue in preference_issues(PeftLora.Config(preference=kind), some, method="lora") if issue.level == "error"]
+    assert error.message.startswith("3 of 40 rows have one answer with a thumb up or down.")
+    with pytest.raises(UserError, match=f"{name} needs a better and a worse answer"):
+        attempt(rows=thumbs(PAIRS), preference=kind)
+
+
+def test_kto_takes_thumbs_and_warns_where_they_all_point_one_way() -> None:
+    data = DatasetFacts(name="thumbs", shape="preference", rows=40, train=36, validation=4, unpaired=40, liked=20)
+    config = PeftLora.Config(preference="kto", learning_rate=1e-5)
+    assert [issue.level for issue in preference_issues(config, data, method="lora")] == ["warning"]
+    up = data.model_copy(update={"liked": 40})
+    assert any("Every answer has a thumb up." in issue.message for issue in preference_issues(config, up, method="lora"))
+    down = data.model_copy(update={"liked": 0})
+    assert any("Every answer has a thumb down." in issue.message for issue in preference_issues(config, down, method="lora"))
 
 
 def test_kto_compares_each_question_with_the_next_rows_answer() -> None:
