@@ -1,37 +1,30 @@
 """A conversation in any of its spellings as [{"role", "content"}, ...]. The order of the roles is judged in `studio.datasets.shapes`."""
 
+import re
 from collections import Counter
 from typing import Any
 
 import orjson
 
+from studio.datasets import toolcalls
+from studio.datasets.unusable import Unusable as Unusable
+from studio.datasets.unusable import kind_of
+
 ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
-    "chatgpt": "assistant", "model": "assistant", "tool": "tool", "function": "tool", "observation": "tool",
+    "chatgpt": "assistant", "model": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "function_response": "tool", "ipython": "tool",
 }  # fmt: skip
-KINDS = {str: "text", list: "a list", dict: "an object", bool: "true or false", int: "number", float: "number", type(None): "nothing"}
 MEDIA = {
     "image_url": "Images are", "image": "Images are", "input_image": "Images are",
     "input_audio": "Audio is", "audio": "Audio is", "video": "Video is", "video_url": "Video is", "file": "Attached files are",
 }  # fmt: skip
 
 
-class Unusable(Exception):
-    """Why one record cannot become a row. `message` is a place inside it, from 1; `whole` needs no colon after the line."""
-
-    def __init__(self, text: str, *, message: int = 0, column: str = "", whole: bool = False, kind: str = ""):
-        super().__init__(text)
-        self.text, self.message, self.column, self.whole, self.kind = text, message, column, whole, kind
-
-    def sentence(self, place: str) -> str:
-        """The sentence with its place, such as "Line 9, message 2: role "bot" is unknown. ..."."""
-        if self.whole:
-            return f"{place} {self.text}"
-        return f"{place}, message {self.message}: {self.text}" if self.message else f"{place}: {self.text}"
-
-
 Message = dict[str, Any]
-"""role, content and, where an answer counts more or less than one, weight."""
+"""role, content and, where an answer counts more or less than one, weight; see `studio.datasets.toolcalls` for what tools add."""
+CHATML = re.compile(r"<\|im_start\|>[ \t]*([^\n<]{1,40}?)[ \t]*\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
+CHATML_BEGINS = "<|im_start|>"
 LARGEST_WEIGHT = 100
 KEPT_SENTENCES = 50
 """Different sentences about what was passed over; a hostile file could hold any number of keys."""
@@ -40,10 +33,6 @@ KEPT_SENTENCES = 50
 def count(passed_over: Counter[str], sentence: str) -> None:
     if sentence in passed_over or len(passed_over) < KEPT_SENTENCES:
         passed_over[sentence] += 1
-
-
-def kind_of(value: Any) -> str:
-    return KINDS.get(type(value), type(value).__name__)
 
 
 def plain(value: Any, name: str) -> str:
@@ -55,8 +44,10 @@ def plain(value: Any, name: str) -> str:
 
 
 def conversation(value: Any, name: str, passed_over: Counter[str]) -> list[Message]:
-    """Messages from a list of them, a single one, an object that holds `messages`, or JSON text of these."""
-    if isinstance(value, str):
+    """Messages from a list of them, a single one, an object that holds `messages`, JSON text of these, or ChatML."""
+    if is_chatml(value):
+        value = _turns(value, name)
+    elif isinstance(value, str):
         value = _parsed(value, name)
         count(passed_over, f"{name} is text containing JSON and was parsed")
     if isinstance(value, dict):
@@ -66,6 +57,28 @@ def conversation(value: Any, name: str, passed_over: Counter[str]) -> list[Messa
     if not isinstance(value, list):
         raise Unusable(f"{name} must be a list of messages, found {kind_of(value)}.", column=name)
     return [_message(message, number, passed_over) for number, message in enumerate(value, start=1)]
+
+
+def is_chatml(value: Any) -> bool:
+    """True for `<|im_start|>user\\n2 + 2?<|im_end|>` and so on, written out as text."""
+    return isinstance(value, str) and value.lstrip().startswith(CHATML_BEGINS)
+
+
+def _turns(text: str, name: str) -> list[Message]:
+    """What stands in ChatML, before its roles are judged. A last turn that only opens an answer is none."""
+    text = text.strip().removesuffix("<|endoftext|>").rstrip()
+    turns, at = [], 0
+    for turn in CHATML.finditer(text):
+        if turn.start() != at or CHATML_BEGINS in turn[2]:
+            break
+        turns.append({"role": turn[1], "content": turn[2]})
+        at = turn.end()
+    if at == len(text) and turns:
+        return turns
+    opening = text[at:].strip()
+    if turns and opening in (f"{CHATML_BEGINS}assistant", CHATML_BEGINS):
+        return turns
+    raise Unusable(f"{name} is not whole ChatML: turn {len(turns) + 1} does not end with <|im_end|>.", column=name)
 
 
 def _parsed(text: str, name: str) -> Any:
@@ -80,20 +93,32 @@ def _message(message: Any, number: int, passed_over: Counter[str]) -> Message:
         raise Unusable(f"must be an object with role and content, found {kind_of(message)}.", message=number)
     role_key, content_key = ("role", "content") if "role" in message else ("from", "value")
     spelt = message.get(role_key)
-    if spelt in ("function_call", "tool_call") or message.get("tool_calls") or message.get("function_call"):
-        raise Unusable("tool calls cannot be learnt from yet. Leave such rows out.", message=number)
-    if not isinstance(spelt, str) or spelt not in ROLES:
+    if not isinstance(spelt, str) or (spelt not in ROLES and spelt not in toolcalls.CALLING):
         found = f'role "{spelt[:40]}" is unknown' if isinstance(spelt, str) else "the role is missing"
         raise Unusable(f"{found}. Use system, user, assistant or tool.", message=number)
-    role = ROLES[spelt]
-    if role == "tool" and message.get("tool_call_id"):
-        raise Unusable(f"no tool call with id {str(message['tool_call_id'])[:40]}.", message=number)
+    role = ROLES.get(spelt, "assistant")
     weighed = role == "assistant" and message.get("weight") is not None
+    used = {role_key, content_key} | ({"weight"} if weighed else set()) | TOOL_KEYS.get(role, set())
     for key, extra in message.items():
-        if key not in (role_key, content_key) and extra is not None and not (weighed and key == "weight"):
+        if key not in used and extra is not None and extra != []:
             count(passed_over, f"{key[:40]} inside messages was left out")
-    said: Message = {"role": role, "content": _content(message.get(content_key), role, number)}
-    return said | {"weight": weight} if weighed and (weight := _weight(message["weight"], number)) != 1 else said
+    if role == "tool":
+        return _result(message, content_key, number)
+    asked = toolcalls.calls(message, spelt, message.get(content_key), number) if role == "assistant" else []
+    said: Message = {"role": role, "content": "" if spelt in toolcalls.CALLING else _content(message.get(content_key), role, number)}
+    if weighed and (weight := _weight(message["weight"], number)) != 1:
+        said["weight"] = weight
+    return said | {"tool_calls": asked} if asked else said
+
+
+TOOL_KEYS = {"assistant": {"tool_calls", "function_call"}, "tool": {"tool_call_id", "name"}}
+
+
+def _result(message: dict[str, Any], content_key: str, number: int) -> Message:
+    """What a tool gave back; it may be nothing."""
+    content = message.get(content_key)
+    said: Message = {"role": "tool", "content": "" if content is None else _content(content, "tool", number)}
+    return said | {key: message[key] for key in ("tool_call_id", "name") if isinstance(message.get(key), str) and message[key]}
 
 
 def _weight(value: Any, number: int) -> float:
@@ -123,13 +148,13 @@ def _part(part: Any, number: int) -> str:
 
 
 def shared_beginning(first: list[Message], second: list[Message]) -> list[Message]:
-    """The messages that two conversations begin with alike, up to and with a question."""
+    """The messages that two conversations begin with alike, up to and with a question or what a tool gave back."""
     shared = 0
     for one, other in zip(first[:-1], second[:-1], strict=False):
         if one != other:
             break
         shared += 1
-    while shared and first[shared - 1]["role"] != "user":
+    while shared and first[shared - 1]["role"] not in ("user", "tool"):
         shared -= 1
     return first[:shared]
 

@@ -4,16 +4,33 @@ A canonical row is one of
     {"messages": [{"role", "content"}, ...]}                                  chat
     {"text": "..."}                                                           text
     {"prompt": [messages], "chosen": [messages], "rejected": [messages]}      preference
+    {"prompt": [messages], "chosen": [messages]}                              preference: an answer that somebody liked
+    {"prompt": [messages], "rejected": [messages]}                            preference: an answer that somebody disliked
+A row whose conversation has tools ends with "tools"; how calls and tools stand there is told in `studio.datasets.toolcalls`.
 """
 
+import re
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
 
-from studio.datasets.messages import Message, Unusable, conversation, merged, plain, shared_beginning, without_blank_system
+from studio.datasets import toolcalls
+from studio.datasets.messages import (
+    Message,
+    Unusable,
+    conversation,
+    count,
+    is_chatml,
+    merged,
+    plain,
+    shared_beginning,
+    without_blank_system,
+)
+from studio.datasets.unusable import kind_of
 from studio.errors import UserError
 
 Shape = Literal["chat", "text", "preference"]
@@ -28,6 +45,8 @@ FIELDS: dict[str, str] = {
     "text": "plain text to go on learning from",
     "chosen": "the better answer",
     "rejected": "the worse answer",
+    "label": "whether the answer is good or bad",
+    "tools": "the tools that the model may call",
 }
 """The fields that columns can be mapped to, with what each is in a few words."""
 ALIASES = {"answer": "completion"}
@@ -47,6 +66,20 @@ class Spelling:
 SYSTEM = {"system": "system"}
 SYSTEM_PROMPT = {"system": "system_prompt"}
 ALPACA_EXTRAS = {"context": "input", "history": "history"} | SYSTEM
+LABELS = ("label", "kto_tag", "thumbs", "thumb", "feedback")
+"""Columns that may hold thumbs, where their values can be read as such."""
+TOOLS = ("tools", "functions")
+GOOD = {
+    "true", "1", "1.0", "+1", "yes", "good", "up", "thumbs_up", "thumb_up", "thumbsup", "👍", "like", "liked", "positive", "desirable",
+    "chosen", "accepted", "preferred",
+}  # fmt: skip
+BAD = {
+    "false", "0", "0.0", "-1", "-1.0", "no", "bad", "down", "thumbs_down", "thumb_down", "thumbsdown", "👎", "dislike", "disliked",
+    "negative", "undesirable", "rejected",
+}  # fmt: skip
+LONGEST_LABEL = 20
+CANONICAL = "canonical"
+"""The spelling of rows that are canonical already, such as those that a person edits; no file is detected as such."""
 SPELLINGS = (
     Spelling("OpenAI preference", {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}),
     Spelling("preference pairs", {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}, SYSTEM),
@@ -119,12 +152,57 @@ def _match(spelling: Spelling, columns: list[str]) -> dict[str, str]:
 
 
 def _detected(spelling: Spelling, mapping: dict[str, str], columns: list[str], first_rows: list[dict[str, Any]]) -> Detection:
-    reason, sure = f"Recognised as {spelling.name} by its columns: {_listed(mapping)}.", spelling.sure
+    if "text" in mapping and _all(first_rows, mapping["text"], is_chatml):
+        column = mapping["text"]
+        reason = f"Recognised as ChatML: {column} is written with <|im_start|> and <|im_end|>."
+        return Detection("chat", "ChatML", {"messages": column}, reason, True, columns)
+    mapping = mapping | _further(mapping, columns, first_rows)
+    name = f"{spelling.name} with thumbs up or down" if "label" in mapping else spelling.name
+    reason, sure = f"Recognised as {name} by its columns: {_listed(mapping)}.", spelling.sure
     for target in ("messages", "chosen"):
         column = mapping.get(target, "")
         if column and any(is_json_text(row.get(column)) for row in first_rows):
             reason, sure = f"{column} is text containing JSON. Parse it?", False
-    return Detection(_shape(mapping), spelling.name, mapping, reason, sure, columns)
+        elif column and _all(first_rows, column, is_chatml):
+            name = "ChatML"
+            reason = f"Recognised as ChatML: {column} is written with <|im_start|> and <|im_end|>."
+    return Detection(_shape(mapping), name, mapping, reason, sure, columns)
+
+
+def _further(mapping: dict[str, str], columns: list[str], first_rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Columns that any spelling may have beside its own, told from their values too: the tools, and a thumb for the answer."""
+    by_name = {column.strip().lower(): column for column in reversed(columns) if column not in mapping.values()}
+    found: dict[str, str] = {}
+    if "text" in mapping:
+        return found
+    for name in TOOLS:
+        if name in by_name and "tools" not in found and _all(first_rows, by_name[name], _is_tools):
+            found["tools"] = by_name[name]
+    for name in LABELS:
+        if name in by_name and "chosen" not in mapping and "label" not in found and _all(first_rows, by_name[name], _is_thumb):
+            found["label"] = by_name[name]
+    return found
+
+
+def _all(rows: list[dict[str, Any]], column: str, fits: Callable[[Any], bool]) -> bool:
+    """True where a column has values, and all of the first ones fit."""
+    values = [row[column] for row in rows if row.get(column) not in (None, "", [])]
+    return bool(values) and all(fits(value) for value in values)
+
+
+def _is_tools(value: Any) -> bool:
+    return is_json_text(value) or (isinstance(value, list) and all(isinstance(tool, dict) or is_json_text(tool) for tool in value))
+
+
+def _is_thumb(value: Any) -> bool:
+    return thumb(value) is not None
+
+
+def thumb(value: Any) -> bool | None:
+    """True for an answer that somebody liked, False for one they disliked, None where the value says neither."""
+    said = str(value).strip().lower() if isinstance(value, str | int | float) else ""
+    said = re.sub(r"(?<=[a-z])[ -](?=[a-z])", "_", said) if len(said) <= LONGEST_LABEL else ""
+    return True if said in GOOD else False if said in BAD else None
 
 
 def is_json_text(value: Any) -> bool:
@@ -132,7 +210,7 @@ def is_json_text(value: Any) -> bool:
 
 
 def _shape(mapping: dict[str, str]) -> Shape:
-    if "chosen" in mapping:
+    if "chosen" in mapping or "label" in mapping:
         return "preference"
     return "text" if "text" in mapping else "chat"
 
@@ -143,11 +221,11 @@ def _check_mapping(mapping: dict[str, str], columns: list[str]) -> None:
             raise _mapping_error(f'"{target}" is not a field. Choose from: {", ".join(FIELDS)}.')
         if column not in columns:
             raise _mapping_error(f'Column "{column[:100]}" not found. Available: {_names(columns)}.')
-    given = set(mapping)
+    given = set(mapping) - {"tools"}
     complete = (
         given == {"text"}
-        or {"messages"} <= given <= {"messages", "system"}
-        or {"prompt", "completion"} <= given <= {"prompt", "completion", "context", "system", "history"}
+        or {"messages"} <= given <= {"messages", "system", "label"}
+        or {"prompt", "completion"} <= given <= {"prompt", "completion", "context", "system", "history", "label"}
         or {"chosen", "rejected"} <= given <= {"chosen", "rejected", "prompt", "context", "system", "history"}
     )
     if not complete:
@@ -181,7 +259,7 @@ class Converter:
         if shape == "text":
             return self._text(columns)
         if shape == "preference":
-            return self._preference(columns)
+            return self._judged(columns) if "label" in self.detection.mapping else self._preference(columns)
         return self._chat(columns)
 
     def _text(self, columns: dict[str, Any]) -> dict[str, Any]:
@@ -192,18 +270,48 @@ class Converter:
         return {"text": text}
 
     def _chat(self, columns: dict[str, Any]) -> dict[str, Any]:
-        if "messages" in self.detection.mapping:
-            name = self.detection.mapping["messages"]
-            messages = conversation(columns.get(name), name, self.passed_over)
-            system = self._system(columns) if messages[0]["role"] != "system" else []
-        else:
-            messages, system = self._prompt(columns) + self._answer(columns, "completion"), []
-        check_order(system + messages, added=len(system))
+        messages, added = self._conversation(columns)
+        messages = toolcalls.linked(messages, added=added)
+        check_order(messages, added=added)
         if not any(message.get("weight", 1) for message in messages if message["role"] == "assistant"):
             raise Unusable("every answer has the weight 0, there is nothing to learn.")
-        return {"messages": without_blank_system(system + messages, self.passed_over)}
+        return {"messages": without_blank_system(messages, self.passed_over)} | self._tools(columns, messages)
+
+    def _conversation(self, columns: dict[str, Any]) -> tuple[list[Message], int]:
+        """Question and answer; and how many messages at the beginning stand in another column than the conversation."""
+        if "messages" not in self.detection.mapping:
+            return self._prompt(columns) + self._answer(columns, "completion"), 0
+        name = self.detection.mapping["messages"]
+        messages = conversation(columns.get(name), name, self.passed_over)
+        system = self._system(columns) if messages[0]["role"] != "system" else []
+        return system + messages, len(system)
+
+    def _canonical_judged(self, columns: dict[str, Any]) -> dict[str, Any]:
+        end = "chosen" if "chosen" in columns else "rejected"
+        prompt, answer = self._prompt(columns), self._answer(columns, end)
+        messages = toolcalls.linked(prompt + answer)
+        check_order(messages)
+        prompt, answer = without_blank_system(messages[: len(prompt)], self.passed_over), messages[len(prompt) :]
+        return {"prompt": prompt, end: answer} | self._tools(columns, messages)
+
+    def _judged(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """One answer, and whether somebody liked it."""
+        name = self.detection.mapping["label"]
+        value = columns.get(name)
+        liked = thumb(value)
+        if liked is None:
+            found = "nothing" if value is None else f'"{str(value)[:40]}"' if isinstance(value, str | int | float) else kind_of(value)
+            raise Unusable(f"{name} must say whether the answer is good (true) or bad (false), found {found}.", column=name)
+        messages, added = self._conversation(columns)
+        messages = toolcalls.linked(messages, added=added)
+        check_order(messages, added=added)
+        prompt, answer = messages[:-1], messages[-1:]
+        tools = self._tools(columns, messages)
+        return {"prompt": without_blank_system(prompt, self.passed_over), "chosen" if liked else "rejected": answer} | tools
 
     def _preference(self, columns: dict[str, Any]) -> dict[str, Any]:
+        if self.detection.format == CANONICAL and ("chosen" in columns) != ("rejected" in columns):
+            return self._canonical_judged(columns)
         chosen, rejected = self._answer(columns, "chosen"), self._answer(columns, "rejected")
         prompt = self._prompt(columns) if "prompt" in self.detection.mapping else self._system(columns)
         if chosen == rejected:
@@ -213,9 +321,25 @@ class Converter:
             chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
         if not any(message["role"] == "user" for message in prompt):
             raise Unusable("there is no prompt before the answers.")
-        check_order(prompt + chosen)
-        check_order(prompt + rejected)
-        return {"prompt": without_blank_system(prompt, self.passed_over), "chosen": chosen, "rejected": rejected}
+        better, worse = toolcalls.linked(prompt + chosen), toolcalls.linked(prompt + rejected)
+        check_order(better)
+        check_order(worse)
+        before = len(prompt)
+        row = {"prompt": without_blank_system(better[:before], self.passed_over), "chosen": better[before:], "rejected": worse[before:]}
+        return row | self._tools(columns, better + worse)
+
+    def _tools(self, columns: dict[str, Any], messages: list[Message]) -> dict[str, Any]:
+        """`{"tools": [...]}` where the row has any: in a column, or beside the messages that a column holds."""
+        mapping = self.detection.mapping
+        name = mapping.get("tools", "")
+        value = columns.get(name)
+        if value is None:
+            holding = columns.get(mapping.get("messages", mapping.get("prompt", "")))
+            value, name = (holding.get("tools"), "tools") if isinstance(holding, dict) else (None, name)
+        tools = toolcalls.tools(value, name)
+        if tools and toolcalls.unlisted(messages, tools):
+            count(self.passed_over, "A tool call names none of the row's tools")
+        return {"tools": tools} if tools else {}
 
     def _system(self, columns: dict[str, Any]) -> list[Message]:
         name = self.detection.mapping.get("system")
@@ -243,7 +367,7 @@ class Converter:
     def _history(self, columns: dict[str, Any]) -> list[Message]:
         name = self.detection.mapping.get("history", "")
         messages: list[Message] = []
-        pairs = columns.get(name) or []
+        pairs: Any = columns.get(name) or []
         if isinstance(pairs, str):  # a cell of a table
             with suppress(orjson.JSONDecodeError):
                 pairs = orjson.loads(pairs)
@@ -268,7 +392,8 @@ class Converter:
 def check_order(messages: list[Message], *, added: int = 0) -> None:
     """An optional system message, then user and assistant in turn, ending with an assistant. Raises Unusable.
 
-    `added` messages at the beginning stand in a column of their own and are not counted.
+    What tools gave back stands between the assistant that asked for it and the assistant that goes on from there. `added` messages at
+    the beginning stand in a column of their own and are not counted.
     """
     previous = ""
     for number, message in enumerate(messages, start=1 - added):
@@ -276,18 +401,20 @@ def check_order(messages: list[Message], *, added: int = 0) -> None:
         if role == "system" and not previous:
             previous = role
             continue
-        expected = "assistant" if previous == "user" else "user"
         if role == "tool":
-            raise Unusable("tool calls cannot be learnt from yet. Leave such rows out.", message=number)
+            previous = role  # that somebody asked for it was judged when the calls were linked
+            continue
+        expected = "assistant" if previous in ("user", "tool") else "user"
         if role != expected:
             place = f"after {previous}" if previous else f"at the beginning, found {role}"
             raise Unusable(f"expected {expected} {place}.", message=number)
-        if not message["content"].strip():
+        if not message["content"].strip() and not message.get("tool_calls"):
             if role == "assistant":
                 raise Unusable("the assistant message is empty, there is nothing to learn.", column=f"message {number}")
             raise Unusable(f"the {role} message is empty.", message=number)
         previous = role
-    if previous == "user":
-        raise Unusable("ends with a question. Every chat must end with an answer.", whole=True)
+    if previous in ("user", "tool"):
+        what = "a question" if previous == "user" else "a tool's result"
+        raise Unusable(f"ends with {what}. Every chat must end with an answer.", whole=True)
     if previous != "assistant":
         raise Unusable("has no answer. Every chat must end with an answer.", whole=True)

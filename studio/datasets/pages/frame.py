@@ -18,6 +18,8 @@ MEANINGS = {
     "text": "plain text",
     "chosen": "the better answer",
     "rejected": "the worse answer",
+    "label": "whether the answer is good or bad",
+    "tools": "the tools that the model may call",
 }
 """What a column can be, in the words of the form."""
 
