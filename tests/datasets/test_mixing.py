@@ -3,12 +3,17 @@
 import json
 
 import pytest
+from django.core.management import CommandError, call_command
+from django.test import Client as Browser
 
 from studio.audit.models import AuditRecord
 from studio.datasets import mixing, rows, services, shaping
 from studio.datasets.flags import Flag
 from studio.datasets.mixing import Taken, Wish
+from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
+from studio.orders.models import Order
+from studio.runs.recipe import recipe_of
 from tests.fixtures import work_off
 from tests.workspaces.conftest import world_of_another_client
 
@@ -207,3 +212,132 @@ def test_all_rows_left_out_is_a_sentence(acme):
     made = shaping.leave_out_held_out(acme.owner, version)
     order = work_off(made.order)
     assert (order.status, order.error) == ("failed", "No row is left. Take more of a part, or leave less out.")
+
+
+@pytest.fixture
+def ana(acme):
+    opened = Browser()
+    opened.force_login(acme.owner.user)
+    return opened
+
+
+def form_of(project, *lines, **fields):
+    """The form of the page of mixes: (version, amount, unit) for each part."""
+    form = {"project": str(project.pk), "seed": "42"} | fields
+    for version, amount, unit in lines:
+        key = version.dataset_id
+        form |= {f"use_{key}": "on", f"version_{key}": str(version.pk), f"amount_{key}": amount, f"unit_{key}": unit, f"most_{key}": ""}
+    return form
+
+
+def test_a_person_sees_what_a_mix_gives_before_it_is_made(acme, ana):
+    client, general = imported(acme, "Client", questions(100)), imported(acme, "General", questions(200, "general"))
+    page = ana.get(f"/datasets/mix/?project={acme.project.pk}&part={client.pk}").content.decode()
+    assert "100 rows, 90 to train on and 10 for validation" in page
+    form = form_of(acme.project, (client, "1", "times"), (general, "25", "share"), name="Mixed")
+    seen = ana.post("/datasets/mix/preview/", form).content.decode()
+    assert "133 rows, 120 to train on and 13 for validation" in seen
+    assert "<html" not in seen
+    answer = ana.post("/datasets/mix/", form)
+    made = finished(DatasetVersion.objects.get(dataset__name="Mixed"))
+    assert answer["Location"] == f"/datasets/versions/{made.pk}/"
+    assert made.facts["split"] == {"train": 120, "validation": 13}
+    told = ana.get(f"/datasets/versions/{made.pk}/split/").content.decode()
+    assert "Client v1" in told
+    assert f"/datasets/versions/{made.pk}/rows/?row=34" in told
+
+
+@pytest.mark.parametrize(
+    ("amount", "unit", "sentence"),
+    [("0", "times", "Times must be above 0"), ("x", "times", "say how much of it"), ("60", "share", "The shares come to 60 %")],
+)
+def test_a_mix_that_cannot_be_says_why_while_it_is_typed(acme, ana, amount, unit, sentence):
+    form = form_of(acme.project, (acme.version, amount, unit), name="Mixed")
+    seen = ana.post("/datasets/mix/preview/", form)
+    assert seen.status_code == 200
+    assert sentence in seen.content.decode()
+    refused = ana.post("/datasets/mix/", form)
+    assert (refused.status_code, DatasetVersion.objects.filter(dataset__name="Mixed").count()) == (422, 0)
+    assert sentence in refused.content.decode()
+
+
+def test_a_dataset_is_held_out_on_its_page_and_no_run_trains_on_it(acme, ana, slot):
+    version = acme.version
+    page = f"/datasets/versions/{version.pk}/split/"
+    assert "Hold it out" in ana.get(page).content.decode()
+    assert ana.post(f"/datasets/{version.dataset_id}/hold-out/", {"held_out": "true"})["Location"] == page
+    assert [record.change for record in AuditRecord.objects.filter(verb="dataset.update")] == [{"held_out": [False, True]}]
+    shown = ana.get(page).content.decode()
+    assert "Let runs train on it again" in shown
+    assert "Train on it" not in shown
+    refused = ana.post("/runs/new/", {"project": acme.project.pk, "plugin": "rehearsal", "dataset_version": str(version.pk)})
+    assert "This dataset is held out" in refused.content.decode()
+    body = {"project": str(acme.project.pk), "plugin": "rehearsal", "base_model": str(acme.base.pk), "dataset_version": str(version.pk)}
+    answer = acme.api.post("runs", body)
+    assert (answer.status_code, answer.json()["error"]["fields"]) == (422, {"dataset_version": shaping.HELD_OUT})
+    clone = acme.api.post(f"runs/{acme.run.pk}/clone", {"changes": {}})
+    assert (clone.status_code, clone.json()["error"]["message"]) == (422, shaping.HELD_OUT)
+    assert acme.api.post("estimates", body | {"config": {}}).status_code in (200, 422)
+    ana.post(f"/datasets/{version.dataset_id}/hold-out/", {})
+    assert acme.api.post("runs", body).status_code in (200, 201, 202)
+
+
+def test_manage_train_refuses_what_is_held_out(acme, slot, tmp_path):
+    shaping.update_dataset(acme.owner, acme.version.dataset, held_out=True)
+    (tmp_path / "run.yaml").write_text(recipe_of(acme.run))
+    with pytest.raises(CommandError, match="This dataset is held out"):
+        call_command("train", str(tmp_path / "run.yaml"))
+
+
+def test_a_dataset_that_a_run_is_training_on_is_not_held_out(acme):
+    Order.objects.filter(pk=acme.run.order_id).update(status=Order.Status.RUNNING)
+    refused = acme.api.patch(f"datasets/{acme.version.dataset_id}", {"held_out": True})
+    assert (refused.status_code, refused.json()["error"]["message"]) == (422, shaping.IN_USE)
+    Order.objects.filter(pk=acme.run.order_id).update(status=Order.Status.SUCCEEDED)
+    assert acme.api.patch(f"datasets/{acme.version.dataset_id}", {"held_out": True, "name": "Gate"}).json()["held_out"] is True
+    assert AuditRecord.objects.get(verb="dataset.update").change == {"name": ["Replies", "Gate"], "held_out": [False, True]}
+
+
+def test_the_pages_say_that_rows_are_in_a_held_out_set_and_leave_them_out(acme, ana, slot):
+    gate = imported(acme, "Gate", questions(10), percent=0)
+    version = imported(acme, "Client", questions(50), percent=0)
+    shaping.update_dataset(acme.owner, gate.dataset, held_out=True)
+    sentence = "10 rows to train on are also in Gate, which is held out"
+    assert sentence in ana.get(f"/datasets/versions/{version.pk}/split/").content.decode()
+    form = f"/runs/new/?project={acme.project.pk}&plugin=rehearsal&dataset_version={version.pk}"
+    assert sentence in ana.get(form).content.decode()
+    answer = ana.post(f"/datasets/versions/{version.pk}/leave-out/")
+    made = finished(DatasetVersion.objects.get(dataset=version.dataset, number=2))
+    assert answer["Location"] == f"/datasets/versions/{made.pk}/"
+    assert made.facts["rows"] == 40
+
+
+def test_a_script_mixes_and_splits(acme):
+    client = imported(acme, "Client", questions(100))
+    body = {"project": str(acme.project.pk), "name": "Mixed", "parts": [{"version": str(client.pk), "times": 0.5}]}
+    answer = acme.api.post("mixes", body)
+    assert answer.status_code == 202, answer.content
+    made = finished(DatasetVersion.objects.get(pk=answer.json()["id"]))
+    assert made.facts["rows"] == 50
+    again = acme.api.post(f"dataset-versions/{made.pk}/splits", {"validation_percent": 20, "seed": 3})
+    assert again.status_code == 202
+    split = finished(DatasetVersion.objects.get(pk=again.json()["id"]))
+    assert split.facts["split"] == {"train": 40, "validation": 10}
+    for wrong in ({"parts": []}, {"parts": [{"version": str(client.pk)}]}, {"parts": [{"version": str(client.pk), "times": -1}]}):
+        assert acme.api.post("mixes", body | wrong).status_code == 422
+
+
+def test_a_column_of_the_file_spreads_and_another_keeps_together(acme):
+    records = [row | {"topic": f"topic {n % 4}", "ticket": n // 5} for n, row in enumerate(questions(200))]
+    content = "".join(json.dumps(record) + "\n" for record in records).encode()
+    rules = {"stratify": "topic", "together": "ticket"}
+    upload = services.Upload(filename="tickets.jsonl", chunks=[content], size=len(content), validation_percent=10, rules=rules)
+    version = finished(services.create_with_version(acme.owner, project=acme.project, name="Tickets", upload=upload))
+    assert version.facts["split"]["validation"] == 20
+    assert {stratum["name"] for stratum in version.facts["strata"]} == {f"topic {n}" for n in range(4)}
+    tickets = [int(question.split()[2].strip("?")) // 5 for question in contents(version, "validation")]
+    assert {tickets.count(ticket) for ticket in tickets} == {5}
+    again = finished(shaping.split_again(acme.owner, version, percent=20, seed=3))
+    tickets = [int(question.split()[2].strip("?")) // 5 for question in contents(again, "validation")]
+    assert {tickets.count(ticket) for ticket in tickets} == {5}
+    assert {stratum["name"] for stratum in again.facts["strata"]} == {f"topic {n}" for n in range(4)}

@@ -47,7 +47,7 @@ def shown(found: DatasetVersion) -> dict[str, Any]:
         "tab": "split",
         "share": round(100 * facts["split"]["validation"] / facts["rows"], 1) if facts["rows"] else 0,
         "strata": [stratum | {"share": round(100 * stratum["validation"] / stratum["rows"], 1)} for stratum in strata],
-        "parts": [part | {"after": part["begin"] - 1} for part in facts.get("parts", [])],
+        "parts": [part | {"first": part["begin"] + 1} for part in facts.get("parts", [])],
         "near_duplicates": found.rules.get("near_duplicates", True),
         "typed": {
             "validation_percent": f"{found.validation_percent:g}",
