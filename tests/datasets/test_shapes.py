@@ -75,6 +75,86 @@ def test_a_spelling_is_recognised_and_becomes_a_canonical_row(columns: dict[str,
     assert detection.reason.startswith(f"Recognised as {spelling} by its columns: ")
 
 
+LIKED = {"prompt": [ASKED], "chosen": [ANSWERED]}
+DISLIKED = {"prompt": [ASKED], "rejected": [ANSWERED]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "spelling", "row"),
+    [
+        ({"prompt": "2 + 2?", "completion": "4", "label": True}, "prompt and completion", LIKED),
+        ({"prompt": "2 + 2?", "completion": "4", "label": False}, "prompt and completion", DISLIKED),
+        ({"prompt": [ASKED], "completion": [ANSWERED], "label": 1}, "prompt and completion", LIKED),
+        ({"prompt": "2 + 2?", "completion": "4", "label": 0}, "prompt and completion", DISLIKED),
+        ({"question": "2 + 2?", "answer": "4", "feedback": "thumbs_up"}, "question and answer", LIKED),
+        ({"question": "2 + 2?", "answer": "4", "Thumbs": "Thumbs down"}, "question and answer", DISLIKED),
+        ({"messages": [ASKED, ANSWERED], "label": "good"}, "OpenAI messages", LIKED),
+        ({"messages": [ASKED, ANSWERED], "label": "bad"}, "OpenAI messages", DISLIKED),
+        ({"messages": [ASKED, ANSWERED], "label": "👍"}, "OpenAI messages", LIKED),
+        ({"conversations": TURNS, "kto_tag": True}, "ShareGPT", LIKED),
+        ({"instruction": "2 + 2?", "input": "", "output": "4", "kto_tag": "false"}, "Alpaca", DISLIKED),
+    ],
+)
+def test_a_thumb_beside_an_answer_is_recognised(columns: dict[str, Any], spelling: str, row: dict[str, Any]) -> None:
+    detection = detect([columns])
+    assert (detection.shape, detection.format) == ("preference", f"{spelling} with thumbs up or down")
+    assert detection.reason.startswith(f"Recognised as {spelling} with thumbs up or down by its columns: ")
+    assert Converter(detection).row(columns) == row
+
+
+def test_a_label_of_another_kind_is_a_column_like_any_other() -> None:
+    columns = {"prompt": "2 + 2?", "completion": "4", "label": "billing"}
+    assert (detect([columns]).shape, detect([columns]).format) == ("chat", "prompt and completion")
+
+
+def test_a_thumb_that_says_neither_is_refused() -> None:
+    detection = detect([{"prompt": "2 + 2?", "completion": "4", "label": True}])
+    for value, found in [(None, "nothing"), ("maybe", '"maybe"'), (7, '"7"'), ([], "a list")]:
+        with pytest.raises(Unusable) as refused:
+            Converter(detection).row({"prompt": "2 + 2?", "completion": "4", "label": value})
+        assert refused.value.sentence("Line 9") == (
+            f"Line 9: label must say whether the answer is good (true) or bad (false), found {found}."
+        )
+
+
+def test_a_person_says_which_column_is_the_thumb() -> None:
+    columns = {"Frage": "2 + 2?", "Antwort": "4", "Daumen": "down"}
+    detection = detect([columns], mapping={"prompt": "Frage", "completion": "Antwort", "label": "Daumen"})
+    assert detection.shape == "preference"
+    assert Converter(detection).row(columns) == DISLIKED
+
+
+CHATML = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    "text", [CHATML, CHATML.rstrip() + "<|endoftext|>", CHATML.removesuffix("<|im_end|>\n"), CHATML + "<|im_start|>assistant\n"]
+)
+@pytest.mark.parametrize("column", ["text", "content", "messages"])
+def test_chatml_that_is_written_out_is_a_conversation(column: str, text: str) -> None:
+    detection = detect([{column: text}])
+    assert (detection.shape, detection.format, detection.sure) == ("chat", "ChatML", True)
+    assert detection.reason == f"Recognised as ChatML: {column} is written with <|im_start|> and <|im_end|>."
+    assert Converter(detection).row({column: text}) == {"messages": [BRIEFED, ASKED, ANSWERED]}
+
+
+def test_chatml_in_pieces_is_refused_with_the_turn() -> None:
+    detection = detect([{"text": CHATML}])
+    for text, sentence in [
+        (CHATML.replace("?<|im_end|>\n", "?\n"), "Line 9: text is not whole ChatML: turn 2 does not end with <|im_end|>."),
+        (CHATML + "and more", "Line 9: text is not whole ChatML: turn 4 does not end with <|im_end|>."),
+        (CHATML.replace("user", "bot"), 'Line 9, message 2: role "bot" is unknown. Use system, user, assistant or tool.'),
+        ("plain text", "Line 9: text must be a list of messages, found text."),
+    ]:
+        with pytest.raises(Unusable) as refused:
+            Converter(detection).row({"text": text})
+        assert refused.value.sentence("Line 9") == sentence
+
+
+def test_text_that_mentions_chatml_now_and_then_stays_text() -> None:
+    assert detect([{"text": CHATML}, {"text": "A text about <|im_start|>."}]).shape == "text"
+
+
 def test_messages_kept_as_json_text_are_parsed_and_the_person_is_asked() -> None:
     columns = {"messages": '[{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]'}
     detection = detect([columns])
@@ -96,7 +176,8 @@ def test_a_mapping_that_does_not_fit_is_refused_with_what_there_is() -> None:
         ({"text": "body"}, 'Column "body" not found. Available: a, b.'),
         (
             {"title": "a"},
-            '"title" is not a field. Choose from: messages, system, prompt, context, history, completion, text, chosen, rejected.',
+            '"title" is not a field. Choose from: messages, system, prompt, context, history, completion, text, chosen, rejected, '
+            "label, tools.",
         ),
     ]:
         with pytest.raises(UserError, match=r".") as refused:
@@ -144,7 +225,7 @@ def test_columns_with_hostile_names_are_columns_like_any_other() -> None:
         ([ASKED, {"role": "tool", "content": "4", "tool_call_id": "call_7"}], "Line 9, message 2: no tool call with id call_7."),
         (
             [ASKED, {"role": "assistant", "content": None, "tool_calls": [{}]}],
-            "Line 9, message 2: tool calls cannot be learnt from yet. Leave such rows out.",
+            "Line 9, message 2: a tool call must be an object with a name and arguments.",
         ),
         (["hi"], "Line 9, message 1: must be an object with role and content, found text."),
         ([ASKED, {**ANSWERED, "weight": "2"}], "Line 9, message 2: weight must be a number from 0 to 100, found 2."),
