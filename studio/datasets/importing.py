@@ -16,7 +16,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from studio.datasets import fast_lane, rows, sealing, splitting
+from studio.datasets import fast_lane, rows, sealing, splitting, toolcalls
 from studio.datasets.ahead import ahead
 from studio.datasets.findings import FEW, Findings
 from studio.datasets.messages import Unusable
@@ -372,7 +372,7 @@ def _canonical(row: dict[str, Any]) -> bytes:
         canonical = orjson.dumps(row)
     except orjson.JSONEncodeError:
         raise Unusable("broken Unicode escape.") from None
-    if b"\\u0000" in canonical and any("\0" in text for text in _texts(row)):
+    if b"\\u0000" in canonical and any("\0" in text for text in toolcalls.texts(row)):
         raise Unusable("contains a NUL character.")
     return canonical
 
@@ -386,17 +386,11 @@ def shortened(row: dict[str, Any]) -> dict[str, Any]:
     return {
         name: cut(value)
         if isinstance(value, str)
-        else [message | {"content": cut(message["content"])} for message in value[:PREVIEWED_MESSAGES]]
+        else [
+            _short(message) | {key: cut(message[key]) for key in ("content",) if key in message} for message in value[:PREVIEWED_MESSAGES]
+        ]
         for name, value in row.items()
     }
-
-
-def _texts(row: dict[str, Any]) -> Iterator[str]:
-    for value in row.values():
-        if isinstance(value, str):
-            yield value
-        else:
-            yield from (message["content"] for message in value)
 
 
 def _shown(columns: dict[str, Any]) -> str:
