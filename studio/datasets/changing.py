@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from studio.datasets import fixing
 from studio.datasets.flags import BY_NAME, Finding
 from studio.datasets.messages import Unusable
 from studio.datasets.typed import accepted
@@ -137,8 +138,6 @@ def within(indices: Iterable[int], count: int) -> npt.NDArray[np.int64]:
 
 
 def _fixed(row: Row, rules: list[Rule]) -> Row:
-    from studio.datasets import fixing
-
     for rule in rules:
         row = fixing.fill(row, rule.values) if rule.values else fixing.fix(row, rule.finding.flag)
     return row

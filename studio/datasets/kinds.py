@@ -7,16 +7,30 @@ from django.conf import settings
 
 from studio.basemodels.kinds import LISTENERS
 from studio.basemodels.models import BaseModel
+from studio.datasets import synthesis
 from studio.datasets.drafting import changes_path
-from studio.datasets.models import DatasetVersion, Draft
+from studio.datasets.endpoints import KEY
+from studio.datasets.models import DatasetVersion, Draft, Synthesis
 from studio.datasets.services import measure, newest_base
 from studio.datasets.tokenviews import BLOCK
 from studio.errors import UserError
 from studio.orders.kinds import OrderKind, register
 from studio.orders.models import Order
-from studio.training.orders import DatasetPayload, MixPart, MixPayload, RevisionPayload, SplitRules, TokensPayload, TokenViewPayload
+from studio.training.orders import (
+    DatasetPayload,
+    MixPart,
+    MixPayload,
+    RevisionPayload,
+    SplitRules,
+    SynthesisPayload,
+    TokensPayload,
+    TokenViewPayload,
+)
 from studio.workspaces.models import Member
+from studio.workspaces.secrets import opened
 
+CONTEXT = 4096
+"""Tokens of a conversation with a model that writes rows."""
 NEWEST_VERSIONS = 20
 """How many versions are measured when a base model arrives; older ones are when somebody opens them."""
 
@@ -103,7 +117,8 @@ class RevisionKind(DatasetKind):
             validation_percent=version.validation_percent,
             seed=version.seed,
             rules=version.rules,
-        ).model_dump()
+            strata={int(stratum["hash"]): stratum["name"] for stratum in (parent.facts or {}).get("strata", [])},
+        ).model_dump(mode="json")
 
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         version: DatasetVersion = order.dataset_version
@@ -124,7 +139,7 @@ class TokensKind(OrderKind):
     def payload(self, order: Order) -> dict[str, Any]:
         measurement = order.measurement
         rows, base = str(measurement.version.rows_path), measurement.base
-        return TokensPayload(rows=rows, base=str(base.folder), limit=base.model_facts.context_length).model_dump()
+        return TokensPayload(rows=rows, base=str(base.folder), limit=base.model_facts.context_length, first=BLOCK).model_dump()
 
     def target(self, order: Order) -> Path:
         return order.folder / "result"
@@ -151,6 +166,42 @@ class TokenViewKind(OrderKind):
     def succeeded(self, order: Order, result: dict[str, Any]) -> None: ...
 
 
+class SynthesisKind(OrderKind):
+    kind = "synthesis"
+    time_limit = 3600
+
+    def payload(self, order: Order) -> dict[str, Any]:
+        wanted: Synthesis = order.synthesis
+        told = wanted.settings
+        return SynthesisPayload(
+            shape=told["shape"],
+            seeds=synthesis.seed_rows(wanted),
+            instruction=told["instruction"],
+            target=told["target"],
+            temperature=told["temperature"],
+            seed=told["seed"],
+            seconds=self.time_limit / 2,
+            rows=wanted.version.rows_path if wanted.version else None,
+            writer_name=told["name"],
+            base=Path(told["base"]),
+            adapter=Path(told["adapter"]) if told["adapter"] else None,
+            cache=synthesis.cache_folder(),
+            context=min(told["context"] or CONTEXT, CONTEXT),
+            **synthesis.endpoint_of(wanted),
+        ).model_dump(mode="json")
+
+    def secrets(self, order: Order) -> dict[str, str]:
+        connection = order.synthesis.connection
+        return {KEY: opened(connection.secret)} if connection else {}
+
+    def target(self, order: Order) -> Path:
+        return order.folder / "result"
+
+    def succeeded(self, order: Order, result: dict[str, Any]) -> None:
+        if result.get("folder"):
+            synthesis.take_in(order.synthesis, Path(result["folder"]))
+
+
 def measure_newest(base: BaseModel) -> None:
     """A base model has arrived: the newest versions get their token lengths under it."""
     member = Member.objects.filter(workspace=base.workspace, user=base.order.created_by).first()
@@ -166,4 +217,5 @@ register(MixKind())
 register(RevisionKind())
 register(TokensKind())
 register(TokenViewKind())
+register(SynthesisKind())
 LISTENERS.append(measure_newest)

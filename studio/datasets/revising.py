@@ -34,8 +34,6 @@ MOST_STORES = 20
 """Files that one version's rows stand in, beside its own: each is opened where a row of it is read."""
 LEAST_SHARE = 0.01
 """Of all rows: a file that holds fewer is not worth the link, and they are copied."""
-COMPARED = Flag.DUPLICATE | Flag.NEAR_DUPLICATE | Flag.CONFLICT | Flag.LEAKAGE
-"""What is found by comparing rows with each other, and so anew for every version."""
 COPIED = -2
 NOTHING_LEFT = "No row would be left. Keep at least one."
 
@@ -101,7 +99,6 @@ class Revision:
     def _take(self, row: dict[str, Any], text: str, store: int, at: int) -> None:
         """One of the parent's rows: kept where it stands, written anew, or left out."""
         parsed = orjson.loads(text)
-        own = row["flags"] & ~(COMPARED | Flag.ADDED | Flag.CHANGED)
         fate, becomes = self.changes.fate(row["index"], row["flags"], parsed, self.order.shape)
         self.fates[fate] += 1
         if fate == "dropped":
@@ -112,20 +109,17 @@ class Revision:
             _put(self.before, row["index"], text, store, at)
             self._add(becomes, line=row["line"], flag=Flag.CHANGED, kept=held_back, stratum=row["stratum"], together=row["together"])
             return
-        if own:
-            own = self.findings.add(parsed, text.encode())  # for its masked sample; most rows have nothing to show
-        else:
-            self.findings.count(parsed)
-        self._remember(parsed, text.encode(), row["hash"], own, held_back, row["stratum"], row["together"])
+        self._remember(parsed, text.encode(), row["hash"], 0, held_back, row["stratum"], row["together"])
         _put(self.writer, row["line"], text, store, at)
 
     def _add(self, row: dict[str, Any], *, line: int, flag: Flag, kept: int, stratum: int = 0, together: int = 0) -> None:
         written = canonical(row)
         digest = splitting.row_hash(hashlib.sha256(written).digest())
-        self._remember(row, written, digest, self.findings.add(row, written) | flag, kept, stratum, together)
+        self._remember(row, written, digest, flag, kept, stratum, together)
         self.writer.add(line=line, row=written.decode())
 
     def _remember(self, row: dict[str, Any], written: bytes, digest: int, flags: int, kept: int, stratum: int, together: int) -> None:
+        self.findings.count(row)
         self.content.update(written + b"\n")
         for column, value in zip(
             (self.hashes, self.flags, self.kept, self.strata, self.together), (digest, flags, kept, stratum, together), strict=True
@@ -154,6 +148,7 @@ class Revision:
             "warnings": self._warnings(sealed),
             "preview": self.preview,
             **sealed.told,
+            "strata": sealing.strata_facts(sealed, self.order.strata),
             "changes": {
                 "added": len(self.changes.added),
                 "changed": self.fates["changed"],

@@ -6,7 +6,7 @@ import orjson
 
 from studio.datasets.messages import Message, Unusable
 from studio.datasets.rows import said
-from studio.datasets.shapes import Converter, Detection, Shape, check_order
+from studio.datasets.shapes import CANONICAL, Converter, Detection, Shape, check_order
 
 FIELDS: dict[str, tuple[str, ...]] = {"chat": ("messages",), "text": ("text",), "preference": ("prompt", "chosen", "rejected")}
 """What a row of each shape is made of."""
@@ -45,12 +45,13 @@ def place_of(problem: Unusable, row: dict[str, Any], shape: str) -> str:
         return "text"
     number = problem.message or _number_in(problem.column)
     if shape == "chat":
-        return _within("messages", number, row["messages"])
-    prompt = row["prompt"]
+        return _within("messages", number, row.get("messages", []))
+    prompt: list[Message] = row.get("prompt", [])
+    answers: list[str] = [name for name in ("chosen", "rejected") if name in row]
     if number and number <= len(prompt):
         return f"prompt-{number - 1}"
-    name = "rejected" if problem.kind == "identical" or not _refused(prompt + row["chosen"]) else "chosen"
-    return _within(name, number - len(prompt) if number else 0, row[name])
+    name = next((name for name in answers if problem.kind != "identical" and _refused(prompt + row[name])), (answers or ["prompt"])[-1])
+    return _within(name, number - len(prompt) if number else 0, row.get(name, []))
 
 
 def _within(name: str, number: int, messages: list[Message]) -> str:
@@ -74,4 +75,4 @@ def _refused(messages: list[Message]) -> bool:
 def _detection(shape: str, *, tools: bool) -> Detection:
     names = (*FIELDS[shape], "tools") if tools else FIELDS[shape]
     known: dict[str, Shape] = {"chat": "chat", "text": "text", "preference": "preference"}
-    return Detection(known[shape], "canonical", {name: name for name in names}, "", True, list(names))
+    return Detection(known[shape], CANONICAL, {name: name for name in names}, "", True, list(names))

@@ -90,6 +90,8 @@ class RevisionPayload(Wire):
     seed: int = 42
     rules: dict[str, Any] = {}
     """What the split goes by beyond share and seed, as the version has it."""
+    strata: dict[int, str] = {}
+    """What the hashes of strata stand for, as far as that is known."""
 
 
 class MixPart(Wire):
@@ -125,6 +127,8 @@ class TokensPayload(Wire):
     base: str
     limit: int = 0
     """Tokens that the base model reads at most; 0 where nobody said."""
+    first: int = Field(0, ge=0, le=1000)
+    """How many of the first rows are written down token by token."""
 
 
 class TokenViewPayload(Wire):

@@ -90,7 +90,7 @@ def typed_row(form: QueryDict, before: Row, shape: str) -> Row:
     """The row that a form holds. What it has no field for, such as an answer's weight, stays with its message."""
     if shape == "text":
         return {"text": _typed_text(form.get("text", ""), before.get("text", ""))}
-    row: Row = {name: [] for name in FIELDS[shape]}
+    row: Row = {name: [] for name in FIELDS[shape] if name in before}
     numbers = sorted((int(found[2]), found[1]) for name in form if (found := FIELD.fullmatch(name)))
     for number, name in numbers[:MOST_MESSAGES]:
         if name in row:
@@ -139,7 +139,7 @@ def form_parts(row: Row, shape: str, error: UserError | None) -> list[dict[str, 
             ],
         }
         for name in FIELDS[shape]
-        if name in LEGENDS
+        if name in LEGENDS and name in row
     ]
 
 

@@ -230,7 +230,7 @@ def gist(row: Row) -> tuple[str, str]:
     if "text" in row:
         return _short(row["text"]), ""
     asked = row["messages"] if "messages" in row else row["prompt"]
-    answers = row["messages"] if "messages" in row else row["chosen"]
+    answers = row["messages"] if "messages" in row else row.get("chosen") or row["rejected"]
     question = _last(asked, "user")
     answer = _last(answers, "assistant")
     return _short(question.get("content") or ""), _short(answer.get("content") or _calls(answer))
