@@ -87,7 +87,13 @@ def answer_of(row: dict[str, Any]) -> str:
     """What is learnt last: the answer of a chat, the better one of a pair, or the text. Empty where it is only a call of a tool."""
     if "text" in row:
         return str(row["text"])
-    return str(row["messages" if "messages" in row else "chosen"][-1].get("content") or "")
+    return str(last_message(row).get("content") or "")
+
+
+def last_message(row: dict[str, Any]) -> dict[str, Any]:
+    """The last message of a chat, the better answer of a pair, or the one that somebody liked or disliked."""
+    message: dict[str, Any] = next(row[name] for name in ("messages", "chosen", "rejected") if name in row)[-1]
+    return message
 
 
 def says_nothing(row: dict[str, Any]) -> bool:
@@ -97,7 +103,7 @@ def says_nothing(row: dict[str, Any]) -> bool:
     said = answer.strip(BARE).lower()
     if said in NOTHING_SAID:
         return True
-    return not said and not ("messages" in row and row["messages"][-1].get("tool_calls"))
+    return not said and ("text" in row or not last_message(row).get("tool_calls"))
 
 
 def placeholders(text: str) -> Iterator[re.Match[str]]:
