@@ -113,7 +113,7 @@ class DatasetVersion(Tenant):
 
     def dataset_facts(self, base: BaseModel | None) -> DatasetFacts:
         facts = self.facts or {}
-        split = facts["split"]
+        split, forms = facts["split"], facts.get("statistics", {}).get("forms", {})
         return DatasetFacts(
             name=str(self),
             shape=facts["shape"],
@@ -121,6 +121,9 @@ class DatasetVersion(Tenant):
             train=split["train"],
             validation=split["validation"],
             tokens=self.token_facts(base),
+            unpaired=forms.get("liked", 0) + forms.get("disliked", 0),
+            liked=forms.get("liked", 0),
+            tools=forms.get("tools", 0),
         )
 
 
