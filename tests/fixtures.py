@@ -25,7 +25,7 @@ from django.utils import timezone
 from studio.artifacts.models import Artifact, Build
 from studio.basemodels.models import BaseModel
 from studio.datasets import rows, uploading
-from studio.datasets.models import Dataset, DatasetVersion, Upload
+from studio.datasets.models import Dataset, DatasetVersion, Synthesis, SyntheticRow, Upload
 from studio.orders.models import Order, Slot
 from studio.orders.services import claim
 from studio.orders.supervising import Supervisor
@@ -174,6 +174,16 @@ def write_rows(folder: Path, *, count: int, validation: int) -> None:
     (folder / "refusals.jsonl").touch()
 
 
+def make_synthesis(member: Member, version: DatasetVersion) -> Synthesis:
+    order = make_order(member, kind="synthesis", client=version.audit_client)
+    settings = {"writer": "base:none", "name": "Writer", "instruction": "", "shape": "chat", "seeds": []}
+    made: Synthesis = Synthesis.objects.create(dataset=version.dataset, version=version, settings=settings, order=order)
+    for number in (1, 2):
+        chat = [{"role": "user", "content": f"Written {number}?"}, {"role": "assistant", "content": "Yes."}]
+        SyntheticRow.objects.create(synthesis=made, number=number, row={"messages": chat})
+    return made
+
+
 def make_upload(member: Member, project: Project, *, content: bytes = b"", length: int = 0, filename: str = "replies.jsonl") -> Upload:
     """A file of which `content` has arrived; all of it, where it has no more than `length` bytes."""
     pk = uuid.uuid4()
@@ -241,6 +251,11 @@ class World:
     run: Run
     artifact: Artifact
     build: Build
+
+    @property
+    def synthesis(self) -> Synthesis:
+        """Two rows that a model wrote, to be decided about."""
+        return Synthesis.objects.filter(dataset=self.version.dataset).first() or make_synthesis(self.owner, self.version)
 
     @property
     def upload(self) -> Upload:

@@ -1,5 +1,6 @@
 """Records what orders left, and asks for builds."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ from django.db import transaction
 
 from studio.artifacts.models import Artifact, Build
 from studio.audit.services import record
+from studio.datasets.writers import Writer
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.orders.services import place, request_stop
-from studio.workspaces.models import Member, hold
+from studio.workspaces.models import Client, Member, hold
 
 QUANTIZATIONS: dict[str, tuple[str, str]] = {
     "q8_0": ("q8_0 · recommended", "About 1 byte per weight. Answers as the original does, at half its size."),
@@ -25,6 +27,23 @@ def record_artifact(order: Order, result: dict[str, Any], **columns: Any) -> Art
         order=order, folder_name=Path(result["folder"]).name, sha256=result["sha256"], size=result["size"], files=result["files"], **columns
     )
     return artifact
+
+
+def writers(member: Member, client: Client) -> Iterable[Writer]:
+    """The client's own models, which can write rows for its datasets."""
+    found = Artifact.objects.for_action(member, "artifact.view").filter(project__client=client).select_related("base_model", "project")
+    for artifact in found:
+        if artifact.is_chattable:
+            base = artifact.base_model
+            context = base.model_facts.context_length if base and base.is_ready else 0
+            yield Writer(
+                f"artifact:{artifact.pk}",
+                artifact.name,
+                f"Models of {client.name}",
+                base=artifact.answering["base"],
+                adapter=artifact.answering["adapter"],
+                context=context,
+            )
 
 
 def request_build(member: Member, *, artifact: Artifact, quantization: str) -> Build:

@@ -167,6 +167,10 @@ class Upload(Tenant):
         return self.path.stat().st_size if self.path.is_file() else 0
 
     @property
+    def percent(self) -> int:
+        return 100 * self.offset // self.length
+
+    @property
     def is_complete(self) -> bool:
         return bool(self.sha256)
 
@@ -264,6 +268,7 @@ class SyntheticRow(models.Model):
         WAITING = "waiting", "Waiting"
         ACCEPTED = "accepted", "Accepted"
         REJECTED = "rejected", "Rejected"
+        SAVED = "saved", "Saved"
 
     synthesis = models.ForeignKey(Synthesis, models.CASCADE, related_name="rows")
     number = models.PositiveIntegerField()

@@ -1,7 +1,7 @@
 from django.urls import path
 
 from studio.datasets import views
-from studio.datasets.pages import changes, drafts, exports, mixes, rows, splits, tokens, uploads
+from studio.datasets.pages import changes, drafts, exports, mixes, rows, splits, synthesis, tokens, uploads
 
 app_name = "datasets"
 urlpatterns = [
@@ -32,5 +32,11 @@ urlpatterns = [
     path("versions/<uuid:pk>/draft/discard/", drafts.discard, name="draft_discard"),
     path("versions/<uuid:pk>/marks/", drafts.mark, name="mark"),
     path("versions/<uuid:pk>/restore/", drafts.restore, name="restore"),
+    path("versions/<uuid:pk>/write/", synthesis.new, name="synthesis_new"),
+    path("written/<uuid:pk>/", synthesis.review, name="synthesis"),
+    path("written/<uuid:pk>/stop/", synthesis.stop, name="synthesis_stop"),
+    path("written/<uuid:pk>/decide/", synthesis.decide, name="synthesis_decide"),
+    path("written/<uuid:pk>/edit/", synthesis.edit, name="synthesis_edit"),
+    path("written/<uuid:pk>/save/", synthesis.save, name="synthesis_save"),
     path("versions/<uuid:pk>/changes/", changes.changes, name="changes"),
 ]

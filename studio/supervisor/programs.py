@@ -78,12 +78,16 @@ def engine(place: Place) -> Program:
     return Program("engine", python("studio.serving.engine", "--socket", str(engine_socket(place.data_dir)), "--root", str(place.data_dir)))
 
 
+FILE_WORKERS = 2
+"""What reads files: with one alone, everybody's uploads would wait behind a large import, or behind rows that a model writes."""
+
+
 def table(place: Place) -> list[Program]:
     """The web server first: `up` waits for its first page."""
     return [
         web(place),
         engine(place),
         rounds(),
-        worker("files", queue="files", gpu=NO_GPU),
+        *(worker(f"files{number}", queue="files", gpu=NO_GPU) for number in range(FILE_WORKERS)),
         *(worker(f"train{number}", queue="train", gpu=gpu) for number, gpu in enumerate(place.slots)),
     ]
