@@ -5,6 +5,7 @@ Near-duplicates are found by MinHash (Broder 1997) over pairs of neighbouring wo
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,10 +28,10 @@ SIMILAR = 0.8
 SLOTS, BANDS, BAND = 128, 21, 6
 """At 0.8 a pair is met in one of the bands with a chance of 0.998, at 0.7 with 0.93, at 0.5 with 0.28; what is met is then compared."""
 SEED = 42
-LONGEST = 200_000
+LONGEST = 100_000
 """Characters of a row that are compared."""
-BATCH = 1 << 19
-"""Characters that are sketched at a time."""
+BATCH = 1 << 18
+"""Characters that are hashed at a time: each takes some 60 bytes meanwhile."""
 BLOCK = 1 << 16
 COMMON_SHARE, COMMON_ROWS = 0.1, 20
 """Pairs of words that stand in so many of the different rows say nothing of their likeness: they belong to a template, or the language."""
@@ -41,16 +42,16 @@ def compared_text(row: dict[str, Any]) -> str:
     """What is said in a row, without what the model is told beforehand, which many rows have in common."""
     if "text" in row:
         return str(row["text"])[:LONGEST]
-    messages = row["messages"] if "messages" in row else chain(row["prompt"], row["chosen"][-1:], row["rejected"][-1:])
+    messages = row["messages"] if "messages" in row else chain(row["prompt"], row.get("chosen", ())[-1:], row.get("rejected", ())[-1:])
     return "\n".join(message.get("content") or "" for message in messages if message["role"] != "system")[:LONGEST]
 
 
 def question_and_answer(row: dict[str, Any]) -> tuple[int, int]:
     """Hashes of all that comes before the last answer, and of that answer: capitals, spaces and a last mark do not matter.
 
-    (NO_QUESTION, 0) for a text.
+    (NO_QUESTION, 0) for a text, and for an answer that somebody only disliked: it stands in no conflict with a better one.
     """
-    if "text" in row:
+    if "text" in row or ("prompt" in row and "chosen" not in row):
         return NO_QUESTION, 0
     if "messages" in row:
         before, last = row["messages"][:-1], row["messages"][-1]
@@ -83,7 +84,7 @@ class Powers:
 
     def first(self, number: int) -> Words:
         if number > len(self.known):
-            self.known = np.cumprod(np.concatenate([[np.uint64(1)], np.full(2 * number, self.base)]), dtype=np.uint64)
+            self.known = np.cumprod(np.concatenate([[np.uint64(1)], np.full(number, self.base)]), dtype=np.uint64)
         return self.known[:number]
 
 
@@ -111,8 +112,8 @@ def word_pairs(texts: Sequence[str]) -> tuple[Words, Numbers]:
         return np.empty(0, dtype=np.uint64), bounds
     # The polynomial hash of a word is that of its place in the whole, moved back to the beginning.
     values = np.where(inside, data, 0).astype(np.uint64) * FORTH.first(len(data))
-    sums: Words = np.add.reduceat(values, begins)
-    words = mixed(sums * BACK.first(len(data))[begins])
+    back: Words = BACK.first(len(data))[begins]
+    words = mixed(np.multiply(np.add.reduceat(values, begins), back, dtype=np.uint64))
     following = np.concatenate([words[1:], np.zeros(1, dtype=np.uint64)])
     last = bounds[1:][bounds[1:] > bounds[:-1]] - 1
     following[last] = 0
@@ -127,12 +128,10 @@ def mixed(values: Words) -> Words:
 
 def common_pairs(texts: Sequence[str]) -> Words:
     """The pairs of words that belong to a template: those in many of the (different) texts. Sorted."""
-    pairs, bounds = word_pairs(texts)
-    row = np.repeat(np.arange(len(texts)), np.diff(bounds))
-    order = np.lexsort((row, pairs))
-    once = np.ones(len(pairs), dtype=bool)
-    once[1:] = (np.diff(pairs[order]) != 0) | (np.diff(row[order]) != 0)
-    values, counts = np.unique(pairs[order][once], return_counts=True)
+    if not texts:
+        return np.empty(0, dtype=np.uint64)
+    once = [np.unique(word_pairs([text])[0]) for text in texts]
+    values, counts = np.unique(np.concatenate(once), return_counts=True)
     found: Words = values[counts >= max(COMMON_ROWS, COMMON_SHARE * len(texts))]
     return found
 
@@ -159,6 +158,8 @@ class Sketches:
         self.file = path.open("wb")
         self.texts: list[str] = []
         self.size = self.count = 0
+        self.beside = ThreadPoolExecutor(1)  # numpy and rensa let go of the interpreter for much of the time
+        self.pending: Future[None] | None = None
 
     def add(self, text: str) -> None:
         self.texts.append(text)
@@ -167,16 +168,23 @@ class Sketches:
             self._flush()
 
     def _flush(self) -> None:
-        if not self.texts:
-            return
-        pairs, bounds = without(*word_pairs(self.texts), self.common)
+        self._settle()
+        if self.texts:
+            self.pending = self.beside.submit(self._write, self.texts)
+            self.count += len(self.texts)
+            self.texts, self.size = [], 0
+
+    def _settle(self) -> None:
+        if self.pending is not None:
+            self.pending.result()
+
+    def _write(self, texts: list[str]) -> None:
+        pairs, bounds = without(*word_pairs(texts), self.common)
         matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(pairs, bounds.astype(np.uint64), SLOTS, SEED)
-        minima = np.fromiter(chain.from_iterable(matrix.to_rows()), dtype=np.uint32, count=len(self.texts) * SLOTS)
+        minima = np.fromiter(chain.from_iterable(matrix.to_rows()), dtype=np.uint32, count=len(texts) * SLOTS)
         signatures = (minima & np.uint32(0xFF)).astype(np.uint8).reshape(-1, SLOTS)
         signatures[np.diff(bounds) == 0] = 0
         self.file.write(signatures.tobytes())
-        self.count += len(self.texts)
-        self.texts, self.size = [], 0
 
     def __enter__(self) -> "Sketches":
         return self
@@ -184,6 +192,8 @@ class Sketches:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self._flush()
+            self._settle()
+        self.beside.shutdown()
         self.file.close()
 
 
@@ -202,7 +212,8 @@ def clusters(path: Path, count: int, *, heed: Callable[[int, int], None] = lambd
         apart = roots[one] != roots[other]
         one, other = one[apart], other[apart]
         alike = _alike(signatures, one, other)
-        roots = splitting.connected(count, np.concatenate([np.arange(count), one[alike]]), np.concatenate([roots, other[alike]]))
+        if alike.any():
+            roots = splitting.connected(count, roots[one[alike]], roots[other[alike]])[roots]
     heed(BANDS, BANDS)
     return roots
 

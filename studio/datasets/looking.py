@@ -18,10 +18,10 @@ from studio.datasets.splitting import Hashes
 from studio.rowfile import Texts, stores
 from studio.training.job import Job
 
-SAMPLED_GROUPS = 10
-"""Row groups that templates are told from, evenly spread."""
-SAMPLED = 4_000_000
-"""Characters of them, at most."""
+SAMPLED_GROUPS, SAMPLED = 10, 300
+"""Row groups that templates are told from, evenly spread, and rows of each."""
+SAMPLED_CHARACTERS = 2_000_000
+"""Of all of them, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +86,11 @@ def _common(draft: Path, folder: Path, different: npt.NDArray[np.bool_]) -> npt.
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         begins = np.concatenate([[0], np.cumsum(sizes)])
         texts: list[str] = []
-        room = SAMPLED
+        room = SAMPLED_CHARACTERS
         for group in np.unique(np.linspace(0, len(sizes) - 1, SAMPLED_GROUPS).astype(int)).tolist():
             own = different[begins[group] : begins[group + 1]]
             filled = source.fill(file.read_row_group(group, columns=["store", "at", "row"]))
-            for text, counts in zip(filled, own.tolist(), strict=True):
-                if counts and room > 0:
-                    texts.append(comparing.compared_text(orjson.loads(text))[:room])
-                    room -= len(texts[-1])
+            for place in np.flatnonzero(own)[:SAMPLED].tolist() if room > 0 else ():
+                texts.append(comparing.compared_text(orjson.loads(filled[place]))[:room])
+                room = max(0, room - len(texts[-1]))
     return comparing.common_pairs(texts)
