@@ -33,6 +33,13 @@ PACKAGES = {
             "LICENSE": "static/vendor/licenses/uplot.txt",
         },
     ),
+    "tus-js-client": (
+        "4.3.1",
+        {
+            "dist/tus.min.js": "static/vendor/tus.min.js",
+            "LICENSE": "static/vendor/licenses/tus-js-client.txt",
+        },
+    ),
     "@fontsource-variable/inter": (
         "5.3.0",
         {

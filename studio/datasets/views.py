@@ -7,7 +7,7 @@ from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpRespons
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 
-from studio.datasets import rows, services
+from studio.datasets import rows, services, uploading
 from studio.datasets.downloads import sent
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.datasets.pages.frame import MEANINGS, about, meant
@@ -51,9 +51,14 @@ def refuse(request: HttpRequest, error: UserError, context: dict[str, Any]) -> H
     return render(request, "datasets/new.html", context | {"error": error, "typed": request.POST}, status=422)
 
 
+def new_page(request: HttpRequest, project: Project) -> dict[str, Any]:
+    waiting = uploading.under_way(request.member, project)  # type: ignore[attr-defined]
+    return {"section": "projects", "project": project, "waiting": waiting}
+
+
 def new(request: HttpRequest) -> HttpResponse:
     project = project_of(request, "dataset.create", request.POST.get("project") or request.GET.get("project"))
-    context = {"section": "projects", "project": project}
+    context = new_page(request, project)
     if request.method != "POST":
         return render(request, "datasets/new.html", context)
     try:
@@ -67,7 +72,7 @@ def new(request: HttpRequest) -> HttpResponse:
 
 def version_new(request: HttpRequest, pk: str) -> HttpResponse:
     dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
-    context = {"section": "projects", "project": dataset.project, "dataset": dataset}
+    context = new_page(request, dataset.project) | {"dataset": dataset}
     if request.method != "POST":
         return render(request, "datasets/new.html", context)
     try:

@@ -89,7 +89,7 @@ def drop_a_file(visit: Visit, folder: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.get_by_label("Drop a file here").click()
     chooser.value.set_files(path)
-    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("button", name="Import").click()
     expect(page.get_by_text("Half the rows up to")).to_be_visible(timeout=LONGEST_JOB)
     assert [stat(page, name) for name in ("Rows", "To train on", "For validation", "Refused")] == ["80", "76", "4", "1"]
     assert int(stat(page, "Longest")) >= int(stat(page, "95 % up to")) >= int(stat(page, "Half the rows up to")) > 0

@@ -53,7 +53,8 @@ def piece(request: HttpRequest, pk: str) -> HttpResponse:
         if request.method == "DELETE":
             uploading.discard(request.member, upload)  # type: ignore[attr-defined]
             return HttpResponse(status=204)
-        return redirect("datasets:upload", pk=upload.pk)
+        query = f"?{request.GET.urlencode()}" if request.GET else ""
+        return redirect(reverse("datasets:upload", args=[upload.pk]) + query)
 
     return tus.answering(do, refusal=tus.as_text)
 
@@ -154,7 +155,12 @@ def shown(upload: Upload, choices: Choices) -> dict[str, Any]:
         seen = previews.preview(upload, mapping=choices.mapping, reading=choices.reading)
     except UserError as error:
         columns = error.facts.get("columns", {})
-        return context | {"error": error, "asks_encoding": error.code == "not_utf8", "columns": meant(columns, choices.mapping)}
+        return context | {
+            "error": error,
+            "asks_encoding": error.code == "not_utf8",
+            "columns": meant(columns, choices.mapping),
+            "asks_columns": True,
+        }
     mapping = choices.mapping or seen["mapping"]
     return context | {
         "seen": seen,
@@ -162,6 +168,7 @@ def shown(upload: Upload, choices: Choices) -> dict[str, Any]:
         "refusals": seen["refusals"],
         "columns": meant(seen["columns"], mapping),
         "unsure": not choices.by_hand and not seen["sure"],
+        "asks_columns": choices.by_hand or not seen["sure"],
     }
 
 
