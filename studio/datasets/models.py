@@ -171,10 +171,6 @@ class Upload(Tenant):
         return 100 * self.offset // self.length
 
     @property
-    def percent(self) -> int:
-        return 100 * self.offset // self.length
-
-    @property
     def is_complete(self) -> bool:
         return bool(self.sha256)
 
