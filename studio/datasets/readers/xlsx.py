@@ -95,7 +95,7 @@ def _sheets(archive: zipfile.ZipFile) -> list[tuple[str, str, bool]]:
             targets[attributes.get("Id", "")] = normpath(join("/xl", attributes.get("Target", ""))).lstrip("/")
 
     def sheet(name: str, attributes: dict[str, str]) -> None:
-        member = targets.get(attributes.get("id", ""))
+        member = targets.get(next((value for key, value in attributes.items() if bare(key) == "id"), ""))
         if name == "sheet" and member:
             found.append((attributes.get("name", ""), member, attributes.get("state", "visible") == "visible"))
 
@@ -277,6 +277,11 @@ def _styles(archive: zipfile.ZipFile) -> Styles:
 # XML: bounded, without a DTD, names without their prefix.
 
 
+def bare(name: str) -> str:
+    """A name without its prefix; a sheet of millions of cells asks for it where there is one alone."""
+    return name.rpartition(":")[2]
+
+
 def _parse(archive: zipfile.ZipFile, member: str, limit: int, *, start: Any, end: Any = None, text: Any = None) -> None:
     parser, done = _parser(start, end, text), 0
     with _opened(archive, member, limit) as file:
@@ -315,21 +320,18 @@ def _parser(start: Callable[..., None], end: Callable[..., None] | None, text: C
     parser = expat.ParserCreate()
     depth = 0
 
-    def bare(name: str) -> str:
-        return name.rpartition(":")[2]
-
     def opened(name: str, attributes: dict[str, str]) -> None:
         nonlocal depth
         depth += 1
         if depth > DEPTH:
             raise UserError(DAMAGED)
-        start(bare(name), {bare(key): value for key, value in attributes.items()} if attributes else attributes)
+        start(bare(name) if ":" in name else name, attributes)
 
     def closed(name: str) -> None:
         nonlocal depth
         depth -= 1
         if end is not None:
-            end(bare(name))
+            end(bare(name) if ":" in name else name)
 
     def no_dtd(*_: Any) -> None:
         raise UserError(DAMAGED)  # entities could multiply text without measure
