@@ -1,9 +1,11 @@
 """The API's part about what a run reads: datasets, their versions, rows and refused lines."""
 
 from datetime import datetime
+from functools import reduce
 from typing import Any, Literal
 from uuid import UUID
 
+import numpy as np
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
@@ -14,8 +16,11 @@ from pydantic import Field, Json
 from studio.api.fields import Input, Line, named
 from studio.api.paging import Page, Paging, cut, next_url, page
 from studio.basemodels.models import BaseModel
-from studio.datasets import rows, services, shaping
+from studio.datasets import marking, rows, services, shaping
+from studio.datasets.flags import BY_NAME, flag_named
 from studio.datasets.models import Dataset, DatasetVersion
+from studio.datasets.pages.rows import SEARCHED
+from studio.errors import UserError
 from studio.workspaces.models import Project
 
 router = Router(tags=["Datasets"])
@@ -110,6 +115,11 @@ class VersionOut(Schema):
     """What the split goes by, beyond share and seed."""
     origin: dict[str, Any]
     """Where the rows come from when it is no upload."""
+    parent: UUID | None
+    """The version that this one was edited from."""
+    note: str
+    changes: dict[str, int] | None
+    """Rows added, changed and dropped, where it was edited from another version."""
     created_at: datetime
 
 
@@ -137,6 +147,9 @@ def version_out(version: DatasetVersion, base: BaseModel | None) -> dict[str, An
         "seed": version.seed,
         "rules": version.rules,
         "origin": version.origin,
+        "parent": version.parent_id,
+        "note": version.note,
+        "changes": facts.get("changes"),
         "created_at": version.created_at,
     }
 
@@ -199,6 +212,13 @@ class RowFilters(Input):
     after: int = Field(-1, ge=-1, le=2**62)
     """Index of the last row that the caller has."""
     limit: int = Field(50, ge=1, le=500)
+    finding: str | None = None
+    """Only rows in which this was found, such as `secret`."""
+    change: Literal["added", "changed"] | None = None
+    """Only rows that this version added or changed."""
+    mark: Literal["star", "look"] | None = None
+    q: str = Field("", max_length=200)
+    """Only rows with a text that holds this; capitals do not matter. A page may come empty while there is a next one."""
 
 
 @router.get("/dataset-versions/{uuid:pk}/rows", response=Page[dict[str, Any]], url_name="dataset_rows")
@@ -207,9 +227,30 @@ def list_rows(request: HttpRequest, pk: UUID, filters: Query[RowFilters]) -> dic
     version = get_object_or_404(visible(request), pk=pk)
     if not version.is_ready:
         return {"items": [], "next": None}
-    items = rows.page(version.rows_path, split=filters.split, after=filters.after, limit=filters.limit)
-    more = bool(items) and bool(rows.page(version.rows_path, split=filters.split, after=items[-1]["index"], limit=1))
-    return {"items": items, "next": next_url(request, after=items[-1]["index"]) if more else None}
+    flags = [flag_of(name) for name in (filters.finding, filters.change) if name]
+    wanted = [marking.marked(version, filters.mark)] if filters.mark else []
+    if len(flags) > 1:
+        wanted.append(np.flatnonzero(rows.column(version.rows_path, "flags") & np.uint32(flags[1])))
+    found = rows.search(
+        version.rows_path,
+        split=filters.split,
+        after=filters.after,
+        limit=filters.limit + 1,
+        flags=flags[0] if flags else 0,
+        wanted=reduce(np.intersect1d, wanted) if wanted else None,
+        query=filters.q,
+        most=SEARCHED,
+    )
+    items = found.rows[: filters.limit]
+    last = found.reached if found.reached is not None and len(found.rows) <= filters.limit else items[-1]["index"] if items else None
+    return {"items": items, "next": next_url(request, after=last) if found.full and last is not None else None}
+
+
+def flag_of(name: str) -> int:
+    flag = flag_named(name)
+    if flag is None:
+        raise UserError("Some values cannot be used.", fields={"finding": f"There is no such finding. Use one of {', '.join(BY_NAME)}."})
+    return int(flag)
 
 
 class RefusalFilters(Input):
