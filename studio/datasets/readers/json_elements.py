@@ -8,8 +8,10 @@ from studio.datasets.readers.strict_json import cut_off, parse
 from studio.datasets.readers.text_stream import chunks
 from studio.errors import UserError
 
-MARK = re.compile(rb'["\[\]{}]')
-SCALAR_END = re.compile(rb"[,\]\n]")
+TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+STEP = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+[\[\]{}]', re.DOTALL)
+"""All up to and with the next bracket that is in no text."""
+BARE = re.compile(rb"[^,\]\n]*+(?=[,\]\n])")
 NOT_SPACE = re.compile(rb"[^ \t\n]")
 
 
@@ -94,39 +96,21 @@ class Window:
 
     def _find_end(self) -> bool:
         """Sets `end` behind the element at `position`: where its brackets close, or before the next comma for a bare word."""
-        self.end, depth, in_text = self.position, 0, False
-        bracketed = self.buffer[self.position : self.position + 1] in b'"[{'
+        self.end, depth, first = self.position, 0, self.buffer[self.position : self.position + 1]
+        bracketed = first in b"[{"
+        step = STEP if bracketed else TEXT if first == b'"' else BARE
         while True:
-            if not bracketed:
-                found = SCALAR_END.search(self.buffer, self.end)
-                if found:
-                    self.end = found.start()
-                    return True
-                self.end = len(self.buffer)
-            elif in_text:
-                quote = self.buffer.find(b'"', self.end)
-                self.end = quote + 1 if quote >= 0 else len(self.buffer)
-                if quote >= 0 and not self._escaped(quote):
-                    in_text = False
-                    if depth == 0:
-                        return True
-            elif found := MARK.search(self.buffer, self.end):
-                self.end = found.end()
-                in_text = found[0] == b'"'
-                depth += (found[0] in b"[{") - (found[0] in b"]}")
-                if depth <= 0 and not in_text:
-                    return True
-            else:
-                self.end = len(self.buffer)
-            if self.end == len(self.buffer) and not self._more():
-                return False
-
-    def _escaped(self, quote: int) -> bool:
-        """True where an odd number of backslashes stands before the quote."""
-        first = quote
-        while self.buffer[first - 1 : first] == b"\\":
-            first -= 1
-        return (quote - first) % 2 == 1
+            found = step.match(self.buffer, self.end)
+            if found is None:
+                if not self._more():
+                    self.end = len(self.buffer)
+                    return False
+                continue
+            self.end = found.end()
+            if bracketed:
+                depth += 1 if self.buffer[self.end - 1] in b"[{" else -1
+            if depth <= 0:
+                return True
 
     def _more(self) -> bool:
         """Reads on, dropping what lies before `position`. False at the end of the file."""
