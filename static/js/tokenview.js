@@ -22,7 +22,7 @@ function start() {
     cutAt(length);
     keep();
   });
-  for (const select of view.querySelectorAll("[data-token-form] select")) select.addEventListener("change", () => select.form.requestSubmit());
+  for (const field of view.querySelectorAll("[data-token-form] select, #id_row")) field.addEventListener("change", () => field.form.requestSubmit());
   for (const box of view.querySelectorAll("[data-tokens]")) watch(box);
   document.addEventListener("keydown", leaf);
 }

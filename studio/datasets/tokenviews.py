@@ -1,5 +1,6 @@
 """Rows as a base model's tokens: asked for in blocks, kept, and read one at a time. What a token is, `studio.ml.tokenview` finds out."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from studio.basemodels.models import BaseModel
-from studio.datasets.models import DatasetVersion, TokenView
+from studio.datasets.models import DatasetVersion, Measurement, TokenView
 from studio.orders.models import Order
 from studio.orders.services import place, request_stop
 from studio.storage import remove_folder
@@ -25,6 +26,33 @@ MOST_WAITING = 4
 """Blocks of one version that wait for a worker; somebody who jumps about has left the earlier ones behind."""
 AGAIN = timedelta(minutes=1)
 """After which a block that failed is tried once more, when somebody asks for it."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A row as `studio.ml.tokenview.views` writes it, or the order that stands between it and whoever asks."""
+
+    row: dict[str, Any] | None
+    order: Order | None = None
+
+    @property
+    def is_live(self) -> bool:
+        return self.order is not None and self.order.is_live
+
+    @property
+    def error(self) -> str:
+        return self.order.error if self.order is not None and self.row is None else ""
+
+
+def look(member: Member, version: DatasetVersion, base: BaseModel, *, index: int) -> Look:
+    """A row in a base model's tokens. What is not there yet is asked for, and what comes next is asked for ahead."""
+    found = Look(first_row_of(version, base, index))
+    if found.row is None:
+        view = ask(member, version, base, index=index)
+        found = Look(row_of(view, index), view.order)
+    if found.row is not None:
+        ask_ahead(member, version, base, index=index)
+    return found
 
 
 def ask(member: Member, version: DatasetVersion, base: BaseModel, *, index: int) -> TokenView:
@@ -46,22 +74,34 @@ def ask(member: Member, version: DatasetVersion, base: BaseModel, *, index: int)
         return TokenView.objects.create(version=version, base=base, begin=begin, order=order)
 
 
-def ask_ahead(member: Member, view: TokenView, *, index: int) -> None:
+def ask_ahead(member: Member, version: DatasetVersion, base: BaseModel, *, index: int) -> None:
     """Asks for the block that comes next from this row, so that it is there when somebody goes on."""
-    version = view.version
-    rows = (version.facts or {})["rows"]
-    nearest = index + BLOCK if index - view.begin >= BLOCK // 2 else index - BLOCK
-    if 0 <= nearest - nearest % BLOCK < rows:
-        ask(member, version, view.base, index=nearest)
+    nearest = index + BLOCK if index % BLOCK >= BLOCK // 2 else index - BLOCK
+    begin = nearest - nearest % BLOCK
+    if 0 < begin < (version.facts or {})["rows"] or (begin == 0 and first_block(version, base) is None):
+        ask(member, version, base, index=begin)
 
 
 def row_of(view: TokenView, index: int) -> dict[str, Any] | None:
     """A row as `studio.ml.tokenview.views` writes it; None where its block is not there."""
-    if view.order.status != Order.Status.SUCCEEDED:
-        return None
+    return _line(_file(view.order), index - view.begin) if view.order.status == Order.Status.SUCCEEDED else None
+
+
+def first_row_of(version: DatasetVersion, base: BaseModel, index: int) -> dict[str, Any] | None:
+    """One of the first rows, which are written down when a version's lengths are measured; None where it is not there."""
+    file = first_block(version, base) if index < BLOCK else None
+    return _line(file, index) if file else None
+
+
+def first_block(version: DatasetVersion, base: BaseModel) -> Path | None:
+    done = Measurement.objects.filter(version=version, base=base, order__status=Order.Status.SUCCEEDED).select_related("order").last()
+    return _file(done.order) if done is not None and _file(done.order).is_file() else None
+
+
+def _line(file: Path, number: int) -> dict[str, Any] | None:
     try:
-        with _file(view.order).open("rb") as file:
-            line = next(islice(file, index - view.begin, None), b"")
+        with file.open("rb") as lines:
+            line = next(islice(lines, number, None), b"")
     except FileNotFoundError:
         return None
     found: dict[str, Any] | None = orjson.loads(line) if line else None

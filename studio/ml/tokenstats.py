@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from studio import rowfile
 from studio.errors import UserError
+from studio.ml import tokenview
 from studio.ml.tokens import Encoded, both_answers, encode_rows, load_tokenizer
 from studio.training import Job, TokenFacts
 from studio.training.facts import Cut
@@ -34,7 +35,7 @@ Report = Callable[[int, int], None]
 
 
 def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
-    """The order "tokens": `{"tokens": TokenFacts}`, and the file `lengths.npy`."""
+    """The order "tokens": `{"tokens": TokenFacts}`, the file `lengths.npy`, and the first rows as `studio.ml.tokenview` writes them."""
     order = TokensPayload.model_validate(payload)
     job.phase("tokenizing", "Counting the tokens")
 
@@ -42,7 +43,11 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
         job.raise_if_stopped()
         job.progress(done, total, "rows")
 
-    return {"tokens": measure(Path(order.rows), Path(order.base), limit=order.limit, report=report, lengths_file=job.out / LENGTHS)}
+    rows, base = Path(order.rows), Path(order.base)
+    facts = measure(rows, base, limit=order.limit, report=report, lengths_file=job.out / LENGTHS)
+    if order.first:  # looked at next, most likely; here the tokenizer is loaded already
+        tokenview.write_block(load_tokenizer(base), rowfile.between(rows, 0, order.first), job.out / tokenview.ROWS)
+    return {"tokens": facts}
 
 
 def measure(

@@ -6,7 +6,7 @@ A row that the model's template cannot write, or in which it cannot mark the ans
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import orjson
 from studio import rowfile
 from studio.errors import UserError
 from studio.ml.chattemplate import Endless
-from studio.ml.tokens import Encoded, both_answers, encode_row, load_tokenizer
+from studio.ml.tokens import ENDS, Encoded, both_answers, encode_row, load_tokenizer
 from studio.training import Job
 from studio.training.orders import TokenViewPayload
 
@@ -47,17 +47,29 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     order = TokenViewPayload.model_validate(payload)
     job.phase("tokenizing", "Reading the rows as tokens")
     tokenizer = load_tokenizer(Path(order.base))
+
+    def report(done: int) -> None:
+        job.raise_if_stopped()
+        job.progress(done, order.count, "rows")
+
+    rows = rowfile.between(Path(order.rows), order.begin, order.begin + order.count)
+    return {"rows": write_block(tokenizer, rows, job.out / ROWS, report=report)}
+
+
+def write_block(
+    tokenizer: Any, rows: Iterator[tuple[int, dict[str, Any]]], path: Path, *, report: Callable[[int], None] = lambda done: None
+) -> int:
+    """Writes a line for each row, very long ones in part; their number. `report` hears it after each."""
     done, room = 0, ROOM
-    with (job.out / ROWS).open("wb") as file:
-        for seen in views(tokenizer, rowfile.between(Path(order.rows), order.begin, order.begin + order.count)):
-            job.raise_if_stopped()
+    with path.open("wb") as file:
+        for seen in views(tokenizer, rows):
             for reading in seen["readings"]:
                 shorten(reading, min(LONGEST, max(room, SHORT)))
                 room -= len(reading["ids"])
             file.write(orjson.dumps(seen) + b"\n")
             done += 1
-            job.progress(done, order.count, "rows")
-    return {"rows": done}
+            report(done)
+    return done
 
 
 def views(tokenizer: Any, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -76,9 +88,9 @@ def views(tokenizer: Any, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterato
 
 def readings(tokenizer: Any, spelling: "Spelling", row: dict[str, Any]) -> list[dict[str, Any]]:
     """The row's readings, whole. Raises UserError where the template does not let the answers be told apart."""
-    if "chosen" in row:
-        better, worse = (_reading(tokenizer, spelling, reading) for reading in both_answers(row))
-        return [{"name": "chosen", **better}, {"name": "rejected", **worse}]
+    if "prompt" in row:
+        names = [end for end in ENDS if end in row]
+        return [{"name": name, **_reading(tokenizer, spelling, end)} for name, end in zip(names, both_answers(row), strict=True)]
     return [{"name": "", **_reading(tokenizer, spelling, row)}]
 
 

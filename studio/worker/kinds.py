@@ -22,6 +22,9 @@ KINDS: dict[Kind, str] = {
     "build": "studio.ml.gguf.building:run",
 }
 
+WITHOUT_TORCH: frozenset[Kind] = frozenset({"tokens", "token_view"})
+"""These only need a tokenizer, whose library would load torch on the way where it is installed: seconds, for somebody who waits."""
+
 WORDS: dict[Kind, str] = {
     "train": "The training code",
     "base_model": "Reading the base model",

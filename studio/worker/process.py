@@ -22,6 +22,11 @@ def private_stdout() -> int:
     return descriptor
 
 
+def go_without(package: str) -> None:
+    """From here on the package looks as if it were not installed, unless it is loaded already: libraries that could use it do not."""
+    sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # None is how Python says that there is no such module
+
+
 class StopFlag:
     """True once a stop was asked for. A plain attribute: a signal handler may set it at any moment, where a lock could block."""
 

@@ -16,7 +16,7 @@ from studio.training.orders import Kind, Order, TrainPayload
 from studio.worker import kinds
 from studio.worker.events import Reporter, clean, clean_json
 from studio.worker.job import WorkerJob
-from studio.worker.process import StopFlag
+from studio.worker.process import StopFlag, go_without
 from studio.worker.result import refuse_what_is_no_result
 
 DETAIL = 4000
@@ -53,6 +53,8 @@ def do(order: Order, reporter: Reporter, stop: StopFlag) -> dict[str, Any]:
     os.chdir(job.work)  # what libraries leave in the current folder is thrown away with it
     if order.kind == "train":
         job.read(TrainPayload.model_validate(order.payload))
+    if order.kind in kinds.WITHOUT_TORCH:
+        go_without("torch")
     try:
         facts = clean_json(kinds.load(order.kind)(order.payload, job))
     except Stopped:

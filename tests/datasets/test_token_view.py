@@ -234,6 +234,38 @@ def measure_rows() -> None:
         assert work_off(order).status == "succeeded", order.error
 
 
+def test_once_the_lengths_are_measured_the_first_rows_are_there_at_once(acme: World, base: BaseModel, ana: Browser) -> None:
+    ana.get(reverse("datasets:version", args=[acme.version.pk]))
+    measure_rows()
+    assert "Question 6?" in "".join(text for _, text in drawn(page(ana, acme.version, row=7).content.decode()))
+    assert not TokenView.objects.exists()
+
+
+def test_a_script_asks_for_lengths_and_for_a_row_in_tokens(acme: World, base: BaseModel) -> None:
+    tokens, view = (f"dataset-versions/{acme.version.pk}/{name}" for name in ("tokens", "token-view"))
+    assert acme.api.get(tokens).json() == {"base_model": str(base.pk), "status": "waiting", "error": "", "facts": None}
+    assert acme.api.get(f"{view}?row=2&base_model={base.pk}").json()["status"] == "waiting"
+    measure_rows()
+    work_off_views()
+    facts = acme.api.get(tokens).json()["facts"]
+    assert facts["cuts"][-1] == {"max_length": 256, "rows": 0, "tokens": 0, "supervised": 0, "empty": 0}
+    seen = acme.api.get(f"{view}?row=2&max_length=16").json()
+    [answer] = seen["answers"]
+    assert (seen["status"], seen["row"], answer["total"], answer["cut"]) == ("ready", 2, len(answer["tokens"]), answer["total"] - 16)
+    assert "".join(piece["text"] for piece in answer["tokens"] if piece["weight"]) == "Answer 2.<|im_end|>"
+    assert not any(piece["learnt"] for piece in answer["tokens"] if piece["cut"])
+
+
+def test_a_script_that_asks_for_what_is_not_there_hears_what_to_do(acme: World, rival: World, base: BaseModel) -> None:
+    view = f"dataset-versions/{acme.version.pk}/token-view"
+    missing = acme.api.get(f"{view}?row=12").json()["error"]
+    assert missing["fields"] == {"row": "The rows are 0 to 11."}
+    assert acme.api.get(f"{view}?base_model={rival.base.pk}").json()["error"]["code"] == "unknown_id"
+    assert acme.api.get(f"{view}?max_length=1").status_code == 422
+    BaseModel.objects.update(facts=None)
+    assert "Add one first" in acme.api.get(view).json()["error"]["message"]
+
+
 def test_old_blocks_go_with_their_files(
     acme: World, base: BaseModel, ana: Browser, data_folder: Path, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:

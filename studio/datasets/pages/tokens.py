@@ -11,7 +11,7 @@ from django.shortcuts import redirect
 
 from studio.basemodels.models import BaseModel
 from studio.datasets import rows, tokenviews
-from studio.datasets.models import DatasetVersion, TokenView
+from studio.datasets.models import DatasetVersion
 from studio.datasets.pages.drawing import Drawn, draw
 from studio.datasets.pages.frame import about, version_for
 from studio.datasets.pages.lengths import RUN_LENGTH, chosen_base, longer_rows, ready_bases
@@ -74,17 +74,17 @@ def tokens(request: HttpRequest, pk: str) -> HttpResponse:
         return redirect("datasets:version", pk=found.pk)
     seen = asked(request, found)
     context = about(found) | {"tab": "tokens", "asked": seen, "bases": ready_bases(request)} | choices(found)
-    view = None
+    live = False
     base = seen.base
     if base is not None:
         longer = longer_rows(found, base, seen.length)
         if longer is not None and seen.only and len(longer) and not request.GET.get("row"):
             seen = replace(seen, row=int(longer[0]) + 1)
-        view = tokenviews.ask(request.member, found, base, index=seen.index)  # type: ignore[attr-defined]
-        context |= row_shown(found, view, seen) | neighbours(found, seen, longer) | {"asked": seen}
-        if view.order.status == view.order.Status.SUCCEEDED:
-            tokenviews.ask_ahead(request.member, view, index=seen.index)  # type: ignore[attr-defined]
-    return render_live(request, "datasets/tokens.html", context | {"view": view}, live=view is not None and view.order.is_live)
+        look = tokenviews.look(request.member, found, base, index=seen.index)  # type: ignore[attr-defined]
+        context |= {"look": look, "asked": seen} | neighbours(found, seen, longer)
+        context |= row_shown(found, look.row, seen) if look.row else {}
+        live = look.is_live
+    return render_live(request, "datasets/tokens.html", context, live=live)
 
 
 def choices(found: DatasetVersion) -> dict[str, Any]:
@@ -93,10 +93,7 @@ def choices(found: DatasetVersion) -> dict[str, Any]:
     return {"learn_from": learn_from, "shortest": SHORTEST, "longest": LONGEST, "run_length": RUN_LENGTH}
 
 
-def row_shown(found: DatasetVersion, view: TokenView, seen: Asked) -> dict[str, Any]:
-    row = tokenviews.row_of(view, seen.index)
-    if row is None:
-        return {}
+def row_shown(found: DatasetVersion, row: dict[str, Any], seen: Asked) -> dict[str, Any]:
     last = seen.answers == "last_answer"
     drawn = [draw(reading, last_answer=last, length=seen.length, begin=seen.begin) for reading in row["readings"]]
     entry = rows.page(found.rows_path, after=seen.index - 1, limit=1)
@@ -104,7 +101,7 @@ def row_shown(found: DatasetVersion, view: TokenView, seen: Asked) -> dict[str, 
         "row": entry[0] if entry else None,
         "readings": [{"drawn": each, **parts(each, seen)} for each in drawn],
         "problem": row["error"],
-        "reach": max([seen.length, *(each.total for each in drawn)]),
+        "reach": max([SHORTEST + 1, *(each.total for each in drawn)]),
     }
 
 
