@@ -10,7 +10,11 @@ import pytest
 
 from studio.datasets import rows
 from studio.datasets.messages import Unusable
+from studio.datasets.models import Dataset, DatasetVersion
 from studio.datasets.shapes import Converter, detect
+from studio.training import ModelFacts, TrainConfig
+from studio.training.checks import row_issues
+from tests.fixtures import MODEL_FACTS
 
 Import = Callable[..., dict[str, Any]]
 Write = Callable[..., Path]
@@ -231,3 +235,16 @@ def test_a_nul_hidden_in_arguments_is_refused(write: Write, import_file: Import,
     hidden = {"messages": [ASKED, calling(call(arguments='{"city": "Ro\\u0000me"}'))]}
     import_file(write("calls.jsonl", [OPENAI, hidden]))
     assert [row["reason"] for row in refusals()] == ["Line 2: contains a NUL character."]
+
+
+def test_a_run_is_told_of_tools_and_thumbs_and_refused_where_its_base_has_no_calls() -> None:
+    facts = {"shape": "chat", "rows": 40, "split": {"train": 36, "validation": 4}, "statistics": {"forms": {"tools": 7}}}
+    data = DatasetVersion(dataset=Dataset(name="Calls"), number=1, facts=facts).dataset_facts(None)
+    assert (data.tools, data.unpaired) == (7, 0)
+    for takes, found in [(False, True), (True, False), (None, False)]:
+        base = ModelFacts.model_validate(MODEL_FACTS | {"takes_tools": takes})
+        sentences = [issue.message for issue in row_issues(TrainConfig(), base, data) if issue.level == "error"]
+        assert sentences == ["This model's template has no tool calls. Choose another base model: 7 rows have some."] * found
+    facts = facts | {"shape": "preference", "statistics": {"forms": {"liked": 25, "disliked": 5}}}
+    data = DatasetVersion(dataset=Dataset(name="Thumbs"), number=1, facts=facts).dataset_facts(None)
+    assert (data.unpaired, data.liked, data.tools) == (30, 25, 0)

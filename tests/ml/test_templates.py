@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from studio.errors import UserError
 from studio.ml.tokens import both_answers, encode_row
+from studio.ml.toolmessages import takes_tools
 
 TEMPLATES = Path(__file__).parent / "templates"
 NO_TOOLS = "This model's template has no tool calls. Choose another base model, or leave out the rows with tools."
@@ -362,3 +363,8 @@ def test_a_template_that_shuffles_what_was_said_is_an_error_with_the_reason() ->
     )
     with pytest.raises(UserError, match=r"rewrites earlier messages, so its answers cannot be told from the rest\. Choose another model"):
         encode_row(tokenizer, {"messages": TURNS}, max_length=None)
+
+
+@EVERY
+def test_what_a_base_model_is_told_to_take_is_what_its_template_takes(name: str) -> None:
+    assert takes_tools((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")) == FAMILIES[name].tools
