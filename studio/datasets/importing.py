@@ -161,7 +161,7 @@ def watched_blocks(proven: Iterator[fast_lane.Proven], reading: Reading, job: Jo
 
 
 class Intake:
-    """Takes records in, one by one or by blocks, and remembers what the result has to tell; memory grows by 20 bytes a row."""
+    """Takes records in, one by one or by blocks, and remembers what the result has to tell; memory grows by 16 bytes a row."""
 
     def __init__(self, reading: Reading, detection: Detection, rules: SplitRules | None = None):
         self.reading, self.detection = reading, detection
@@ -169,7 +169,6 @@ class Intake:
         self.converter = Converter(detection)
         self.findings = Findings()
         self.hashes = array("Q")
-        self.flags = array("I")
         self.content = hashlib.sha256()
         self.strata, self.together = array("Q"), array("Q")
         self.strata_names: dict[int, str] = {}
@@ -187,7 +186,7 @@ class Intake:
         digest = hashlib.sha256(canonical).digest()
         self.hashes.append(splitting.row_hash(digest))
         self.content.update(canonical + b"\n")
-        self.flags.append(self.findings.add(row, canonical))
+        self.findings.count(row)
         if isinstance(outcome, Line):
             self._sort(outcome.columns)
         if len(self.preview) < PREVIEWED:
@@ -210,7 +209,6 @@ class Intake:
         self.hashes.frombytes(b"".join([hashlib.sha256(row).digest()[:8] for row in each]))
         offsets = (bounds - np.arange(len(bounds))).astype(np.int32)
         texts = pa.StringArray.from_buffers(len(places), pa.py_buffer(offsets), pa.py_buffer(text.replace(b"\n", b"")))
-        self.flags.frombytes(bytes(self.flags.itemsize * len(places)))
         self._count(*fast_lane.measures(text, bounds, chat=chat), odd)
         for row in each[: max(0, PREVIEWED - len(self.preview))]:
             self.preview.append(shortened(orjson.loads(row)))
@@ -258,20 +256,16 @@ class Intake:
 
     def _count(self, messages: npt.NDArray[np.int64], characters: npt.NDArray[np.int64], odd: dict[int, dict[str, Any]]) -> None:
         """Lengths and roles of a block's rows; the odd ones, which may hold more than roles and texts, are counted by themselves."""
-        few = Findings()
-        for row in odd.values():
-            few.count(row)
+        counted = self.findings
+        for place, row in odd.items():
+            counted.count(row)
+            messages[place], characters[place] = counted.turns.pop(), counted.characters.pop()
         pairs = np.delete(messages, list(odd))
         if pairs.any():
-            turns = int((pairs // 2).sum())
-            self.findings.roles.update(
-                {"user": turns, "assistant": turns} | ({"system": first} if (first := int((pairs % 2).sum())) else {})
-            )
-        self.findings.roles.update(few.roles)
-        self.findings.forms.update(few.forms)
-        messages[list(odd)], characters[list(odd)] = few.turns, few.characters
-        self.findings.turns.frombytes(messages.astype(np.uint32).tobytes())
-        self.findings.characters.frombytes(characters.astype(np.uint32).tobytes())
+            turns, first = int((pairs // 2).sum()), int((pairs % 2).sum())
+            counted.roles.update({"user": turns, "assistant": turns} | ({"system": first} if first else {}))
+        counted.turns.frombytes(messages.astype(np.uint32).tobytes())
+        counted.characters.frombytes(characters.astype(np.uint32).tobytes())
 
     def _sort(self, columns: dict[str, Any]) -> None:
         """Remembers what the split goes by."""
@@ -305,7 +299,7 @@ class Intake:
             draft=draft,
             shape=str(self.detection.shape),
             hashes=np.frombuffer(self.hashes, dtype=np.uint64),
-            flags=np.frombuffer(self.flags, dtype=np.uint32),
+            flags=np.zeros(len(self.hashes), dtype=np.uint32),
             strata=strata,
             together=together,
         )

@@ -25,7 +25,7 @@ def told(intake, draft, refusals):
         "hashes": list(intake.hashes),
         "turns": list(intake.findings.turns),
         "characters": list(intake.findings.characters),
-        "roles": dict(intake.findings.roles),
+        "statistics": intake.findings.statistics(),
         "columns": list(intake.seen.items()),
         "counts": [intake.records, intake.refused, intake.identical, intake.reading.blank],
         "passed over": intake.converter.passed_over,
@@ -134,6 +134,9 @@ ODD = [
     b'{"messages": [{"role": "user", "content": "a\x7f"}, {"role": "assistant", "content": "\x7f"}]}',
     b'{"messages": [{"role": "user", "content": "\xf0\x9f\x98\x80\xc2\xa0"}, {"role": "assistant", "content": "\xc3\xa9"}]}',
     b'{"text": "another shape"}',
+    b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"id": "call00001", "type": "function", '
+    b'"function": {"name": "look", "arguments": "{}"}}]}, {"role": "tool", "tool_call_id": "call00001", "content": "b"}, '
+    b'{"role": "assistant", "content": "c"}]}',
 ]
 
 
