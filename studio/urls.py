@@ -13,6 +13,7 @@ urlpatterns = [
     path("", include("studio.workspaces.urls")),
     path("base-models/", include("studio.basemodels.urls")),
     path("datasets/", include("studio.datasets.urls")),
+    path("settings/connections/", include("studio.datasets.connection_urls")),
     path("uploads/", include("studio.datasets.upload_urls")),
     path("runs/", include("studio.runs.urls")),
     path("", include("studio.artifacts.urls")),

@@ -25,7 +25,7 @@ from django.utils import timezone
 from studio.artifacts.models import Artifact, Build
 from studio.basemodels.models import BaseModel
 from studio.datasets import rows, uploading
-from studio.datasets.models import Dataset, DatasetVersion, Synthesis, SyntheticRow, Upload
+from studio.datasets.models import Connection, Dataset, DatasetVersion, Synthesis, SyntheticRow, Upload
 from studio.orders.models import Order, Slot
 from studio.orders.services import claim
 from studio.orders.supervising import Supervisor
@@ -251,6 +251,13 @@ class World:
     run: Run
     artifact: Artifact
     build: Build
+
+    @property
+    def connection(self) -> Connection:
+        """An endpoint that nobody answers at."""
+        found = Connection.objects.filter(workspace=self.owner.workspace).first()
+        settings = {"url": "https://models.invalid/v1", "model": "large"}
+        return found or Connection.objects.create(workspace=self.owner.workspace, kind="openai", name="Elsewhere", settings=settings)
 
     @property
     def synthesis(self) -> Synthesis:

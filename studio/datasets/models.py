@@ -240,6 +240,11 @@ class Connection(Tenant):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def place(self) -> str:
+        """Where it leads, in a word."""
+        return str(self.settings.get("url") or self.settings.get("bucket") or "")
+
 
 class Synthesis(Tenant):
     """Rows that a model writes after seeds and an instruction; each waits until a person accepts or rejects it."""

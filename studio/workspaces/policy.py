@@ -35,7 +35,7 @@ MEMBER = VIEWER | {
     "key.create",
     "key.revoke",
 }
-ADMIN = MEMBER | {"client.edit", "queue.edit", "base_model.delete", "settings.view", "audit.view"}
+ADMIN = MEMBER | {"client.edit", "queue.edit", "base_model.delete", "settings.view", "audit.view", "connection.edit"}
 OWNER = ADMIN | {"workspace.edit"}
 
 ROLE_ACTIONS: dict[str, set[str]] = {"guest": GUEST, "viewer": VIEWER, "member": MEMBER, "admin": ADMIN, "owner": OWNER}
@@ -71,6 +71,9 @@ ROUTES: dict[str, dict[str, str]] = {
     "settings:key_new": {"POST": "key.create"},
     "settings:key_revoke": {"POST": "key.revoke"},
     "settings:audit": {"GET": "audit.view"},
+    "connections:list": {"GET": "connection.edit", "POST": "connection.edit"},
+    "connections:try": {"POST": "connection.edit"},
+    "connections:remove": {"POST": "connection.edit"},
     "basemodels:list": {"GET": "base_model.view"},
     "basemodels:new": {"GET": "base_model.create", "POST": "base_model.create"},
     "basemodels:detail": {"GET": "base_model.view"},

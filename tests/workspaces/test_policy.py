@@ -34,6 +34,8 @@ PAGE_OBJECTS = {
     "clients:detail": "client",
     "projects:detail": "project",
     "basemodels:detail": "base",
+    "connections:try": "connection",
+    "connections:remove": "connection",
     "basemodels:stop": "base",
     "basemodels:new_tokens": "base",
     "datasets:detail": "dataset",
