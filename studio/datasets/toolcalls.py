@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from studio.datasets.unusable import Unusable, kind_of
 LONGEST_NAME = 200
 MOST_TOOLS = 200
 MOST_CALLS = 100
+DEEPEST = 64
 
 
 def tools(value: Any, name: str) -> list[dict[str, Any]]:
@@ -89,7 +91,7 @@ def linked(messages: list[dict[str, Any]], *, added: int = 0) -> list[dict[str, 
     if not any("tool_calls" in message or message["role"] == "tool" for message in messages):
         return messages
     taken = {call["id"] for message in messages for call in message.get("tool_calls", ()) if "id" in call}
-    fresh = (name for name in (f"call{number:05d}" for number in range(1, 100_000)) if name not in taken)
+    fresh = (name for name in (f"call{number:05d}" for number in count(1)) if name not in taken)
     found: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     waiting: list[str] = []
@@ -156,6 +158,20 @@ def _is_name(name: Any) -> bool:
 
 def _json(text: str, otherwise: str, *, message: int = 0, column: str = "") -> Any:
     try:
-        return orjson.loads(text)
+        found = orjson.loads(text)
     except orjson.JSONDecodeError:
         raise Unusable(otherwise, message=message, column=column) from None
+    if text.count("[") + text.count("{") > DEEPEST and _deeper(found):
+        raise Unusable(f"nested deeper than {DEEPEST}.", message=message, column=column)
+    return found
+
+
+def _deeper(value: Any) -> bool:
+    """True for more than DEEPEST levels of lists and objects; what stands outside of texts was judged when the line was read."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        parents = [inner for inner in level if isinstance(inner, dict | list)]
+        level = [child for inner in parents for child in (inner.values() if isinstance(inner, dict) else inner)]
+        if not parents:
+            return False
+    return True

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from studio.datasets import rows
 from studio.datasets.messages import Unusable
 from studio.datasets.shapes import Converter, detect
 from studio.errors import UserError
@@ -260,3 +261,90 @@ def test_a_pair_without_a_question_or_an_answer_says_so(columns: dict[str, Any],
 def test_identical_answers_teach_nothing() -> None:
     with pytest.raises(Unusable, match="chosen and rejected are identical, they teach nothing"):
         Converter(detect([{"prompt": "", "chosen": "", "rejected": ""}])).row({"prompt": "2 + 2?", "chosen": "4", "rejected": "4"})
+
+
+FILES: list[tuple[str, str, str, str, dict[str, Any]]] = [
+    (
+        "openai.jsonl",
+        '{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "2 + 2?"}]}, '
+        '{"role": "assistant", "content": "4", "weight": 1}]}',
+        "OpenAI messages",
+        "messages",
+        {"messages": [BRIEFED, ASKED, ANSWERED]},
+    ),
+    (
+        "sharegpt.json",
+        '[{"id": "identity_0", "system": "Be brief.", "conversations": [{"from": "human", "value": "2 + 2?"}, '
+        '{"from": "gpt", "value": "4"}]}]',
+        "ShareGPT",
+        "conversations (as messages), system",
+        {"messages": [BRIEFED, ASKED, ANSWERED]},
+    ),
+    ("alpaca.json", '[\n  {\n    "instruction": "",\n    "input": "2 + 2?",\n    "output": "4"\n  }\n]', "Alpaca", "instruction", CHAT),
+    (
+        "dolly.jsonl",
+        '{"instruction": "2 + 2?", "context": "", "response": "4", "category": "open_qa"}',
+        "Dolly",
+        "instruction (as prompt), response (as completion), context",
+        CHAT,
+    ),
+    ("pairs.csv", "input,output\n2 + 2?,4\n", "input and output", "input (as prompt), output (as completion)", CHAT),
+    ("faq.csv", "id;Question;Answer\n1;2 + 2?;4\n", "question and answer", "Question (as prompt), Answer (as completion)", CHAT),
+    ("sft.jsonl", '{"prompt": "2 + 2?", "completion": "4"}', "prompt and completion", "prompt, completion", CHAT),
+    (
+        "trl.jsonl",
+        '{"prompt": [{"role": "user", "content": "2 + 2?"}], "chosen": [{"role": "assistant", "content": "4"}], '
+        '"rejected": [{"role": "assistant", "content": "5"}]}',
+        "preference pairs",
+        "prompt, chosen, rejected",
+        PAIR,
+    ),
+    (
+        "openai_dpo.jsonl",
+        '{"input": {"messages": [{"role": "user", "content": "2 + 2?"}], "tools": [], "parallel_tool_calls": true}, '
+        '"preferred_output": [{"role": "assistant", "content": "4"}], "non_preferred_output": [{"role": "assistant", "content": "5"}]}',
+        "OpenAI preference",
+        "input (as prompt), preferred_output (as chosen), non_preferred_output (as rejected)",
+        PAIR,
+    ),
+    (
+        "dpo_en.json",
+        '[{"instruction": "2 + 2?", "input": "", "chosen": "4", "rejected": "5"}]',
+        "Alpaca preference",
+        "instruction (as prompt), chosen, rejected, input (as context)",
+        PAIR,
+    ),
+    (
+        "sharegpt_dpo.json",
+        '[{"conversations": [{"from": "human", "value": "2 + 2?"}], "chosen": {"from": "gpt", "value": "4"}, '
+        '"rejected": {"from": "gpt", "value": "5"}}]',
+        "ShareGPT preference",
+        "conversations (as prompt), chosen, rejected",
+        PAIR,
+    ),
+    (
+        "kto_en.json",
+        '[{"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}], "label": true}]',
+        "OpenAI messages with thumbs up or down",
+        "messages, label",
+        LIKED,
+    ),
+    (
+        "kto_tag.json",
+        '[{"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}], "kto_tag": false}]',
+        "ShareGPT with thumbs up or down",
+        "conversations (as messages), kto_tag (as label)",
+        DISLIKED,
+    ),
+    ("corpus.jsonl", '{"text": "Two and two make four."}', "text", "text", {"text": "Two and two make four."}),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "spelling", "columns", "row"), FILES, ids=[file[0] for file in FILES])
+def test_a_file_as_people_have_it_is_recognised_and_says_by_what(
+    write: Any, import_file: Any, job: Any, name: str, content: str, spelling: str, columns: str, row: dict[str, Any]
+) -> None:
+    facts = import_file(write(name, content))
+    assert (facts["format"], facts["rows"], facts["refused"]) == (spelling, 1, 0)
+    assert facts["reason"].startswith(f"Recognised as {spelling} by its columns: {columns}")
+    assert list(rows.read(job.out / "rows.parquet")) == [row]

@@ -183,6 +183,10 @@ def test_calls_without_ids_are_told_apart_by_their_order() -> None:
         ([ASKED, calling(call(arguments="{city: Rome}"))], "Line 9, message 2: the arguments of get_weather are not JSON."),
         ([ASKED, calling(call(arguments="[1]"))], "Line 9, message 2: the arguments of get_weather must be an object, found a list."),
         ([ASKED, calling(call(arguments=7))], "Line 9, message 2: the arguments of get_weather must be an object, found number."),
+        (
+            [ASKED, calling(call(arguments='{"a":' + "[" * 64 + "]" * 64 + "}"))],
+            "Line 9, message 2: nested deeper than 64.",
+        ),
         ([ASKED, calling(call(name=""))], "Line 9, message 2: a tool call must be an object with a name and arguments."),
         ([ASKED, calling(call(name="x" * 201))], "Line 9, message 2: a tool call must be an object with a name and arguments."),
         ([ASKED, calling(*[call(id=str(n)) for n in range(101)])], "Line 9, message 2: more than 100 tool calls."),
@@ -213,6 +217,13 @@ def test_tools_that_are_none_are_refused(tools: Any, sentence: str) -> None:
     with pytest.raises(Unusable) as refused:
         Converter(detect([OPENAI])).row({**OPENAI, "tools": tools})
     assert refused.value.sentence("Line 9") == sentence
+
+
+def test_a_conversation_of_nothing_but_calls_has_an_id_for_each() -> None:
+    turn = [{"from": "function_call", "value": '[{"name":"f"}]'}, {"from": "observation", "value": ""}]
+    columns = {"conversations": [{"from": "human", "value": "Go."}, *turn * 2000, {"from": "gpt", "value": "Gone."}]}
+    found = Converter(detect([columns])).row(columns)["messages"]
+    assert len({call["id"] for message in found for call in message.get("tool_calls", ())}) == 2000
 
 
 def test_no_tools_are_no_tools() -> None:
