@@ -20,7 +20,7 @@ router = Router(tags=["Datasets"])
 
 
 class SplitIn(Input):
-    validation_percent: float
+    validation_percent: float = 5.0
     seed: int = 42
     near_duplicates: bool = True
     """Whether rows that nearly repeat each other stay on one side."""

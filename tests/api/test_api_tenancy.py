@@ -28,6 +28,14 @@ PATHS = [
     ("post", "dataset-versions/{version}/restore"),
     ("get", "dataset-versions/{version}/changes"),
     ("post", "dataset-versions/{version}/marks"),
+    ("get", "dataset-versions/{version}/writers"),
+    ("get", "dataset-versions/{version}/syntheses"),
+    ("post", "dataset-versions/{version}/syntheses"),
+    ("get", "syntheses/{synthesis}"),
+    ("post", "syntheses/{synthesis}/stop"),
+    ("get", "syntheses/{synthesis}/rows"),
+    ("patch", "syntheses/{synthesis}/rows"),
+    ("post", "syntheses/{synthesis}/save"),
     ("get", "dataset-versions/{version}/tokens"),
     ("get", "dataset-versions/{version}/token-view"),
     ("get", "dataset-versions/{version}/export"),
@@ -62,6 +70,7 @@ def ids(world):
         "dataset": world.version.dataset_id,
         "version": world.version.pk,
         "upload": world.upload.pk,
+        "synthesis": world.synthesis.pk,
         "run": world.run.pk,
         "artifact": world.artifact.pk,
         "build": world.build.pk,
@@ -74,7 +83,8 @@ def call(api, method, path):
     if path.startswith("uploads/") and method in ("head", "patch"):
         sent = api.headers | {"Upload-Offset": "16"}
         return api.browser.generic(method.upper(), f"/api/v1/{path}", "", headers=sent, CONTENT_TYPE="application/offset+octet-stream")
-    body = {"priority": "high"} if path.startswith("runs/") else {"name": "Taken over"}
+    bodies = {"runs": {"priority": "high"}, "syntheses": {"number": 1, "state": "accepted"}}
+    body = bodies.get(path.split("/")[0], {"name": "Taken over"})
     return getattr(api, method)(path, **({"body": body} if method == "patch" else {}))
 
 
@@ -107,6 +117,7 @@ def bodies(world, acme):
     run = {"project": acme.project.pk, "plugin": "rehearsal", "base_model": acme.base.pk, "dataset_version": acme.version.pk}
     estimate = {"plugin": "rehearsal", "base_model": acme.base.pk, "dataset_version": acme.version.pk}
     clone = f"runs/{acme.run.pk}/clone"
+    mix = {"project": acme.project.pk, "name": "x", "parts": [{"version": acme.version.pk, "times": 1}]}
     return [
         ("projects", {"client": world["client"], "name": "x"}, "client"),
         ("datasets", {"project": world["project"], "name": "x"}, "project"),
@@ -119,10 +130,15 @@ def bodies(world, acme):
         (clone, {"changes": {"base_model": world["base"]}}, "base_model"),
         (clone, {"changes": {"dataset_version": world["version"]}}, "dataset_version"),
         ("builds", {"artifact": world["artifact"], "quantization": "q8_0"}, "artifact"),
+        ("mixes", mix | {"project": world["project"]}, "project"),
+        ("mixes", mix | {"dataset": world["dataset"]}, "dataset"),
+        ("mixes", mix | {"parts": [{"version": world["version"], "times": 1}]}, "parts"),
     ]
 
 
 def plain(value):
+    if isinstance(value, list):
+        return [plain(item) for item in value]
     return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else str(value)
 
 
