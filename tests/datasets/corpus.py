@@ -25,7 +25,13 @@ def chat(*messages: dict[str, Any]) -> bytes:
     return orjson.dumps({"messages": messages})
 
 
+def said(content: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
 ASKED = {"role": "user", "content": "2 + 2?"}
+ANSWERED = said("4")
+FOLLOWS = b"\n" + chat(ASKED, ANSWERED)
 EXPORT = "Export the rows as JSONL, JSON, CSV, Parquet, Arrow, XLSX or plain text."
 
 
@@ -311,6 +317,29 @@ LINES: list[tuple[str, str, bytes, str]] = [
         chat(ASKED, {"role": "bot", "content": "4"}) + b"\n" + chat(ASKED, {"role": "assistant", "content": "4"}),
         'Line 1, message 2: role "bot" is unknown. Use system, user, assistant or tool.',
     ),
+    ("no messages", "a.jsonl", chat() + FOLLOWS, "Line 1: no messages."),
+    ("two questions in a row", "a.jsonl", chat(ASKED, ASKED, ANSWERED) + FOLLOWS, "Line 1, message 2: expected assistant after user."),
+    ("a blank answer", "a.jsonl", chat(ASKED, said(" ")) + FOLLOWS, "Line 1: the assistant message is empty, there is nothing to learn."),
+    ("an answer that is a number", "a.jsonl", chat(ASKED, said(4)) + FOLLOWS, "Line 1, message 2: content must be text, found number."),
+    (
+        "an image",
+        "a.jsonl",
+        chat({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, ANSWERED) + FOLLOWS,
+        "Line 1, message 1: Images are not supported by this base model.",
+    ),
+    (
+        "a tool's result that nobody asked for",
+        "a.jsonl",
+        chat(ASKED, {"role": "tool", "tool_call_id": "call_7", "content": "4"}, ANSWERED) + FOLLOWS,
+        "Line 1, message 2: no tool call with id call_7.",
+    ),
+    (
+        "two answers that are one",
+        "a.json",
+        b'{"prompt": "p", "chosen": "a", "rejected": "a"}\n{"prompt": "p", "chosen": "a", "rejected": "b"}\n',
+        "Line 1: chosen and rejected are identical, they teach nothing.",
+    ),
+    ("the last line cut off", "a.json", GOOD + b'{"text": "b', "Line 2 is cut off; was the upload or export interrupted?"),
     (
         "a question without answer",
         "a.jsonl",
@@ -327,6 +356,14 @@ ODD: list[tuple[str, str, bytes, int, str]] = [
     ("UTF-32 with mark", "a.jsonl", GOOD.decode().encode("utf-32"), 1, "UTF-32 was read as UTF-8."),
     ("all line ends at once", "a.jsonl", ROW + b"\r\n" + ROW + b"\r" + ROW + b"\n" + ROW, 4, ""),
     ("line ends that are text", "a.jsonl", '{"text": "a\u2028b\u0085c"}\n'.encode(), 1, ""),
+    ("no line end at the end", "a.jsonl", GOOD + ROW, 2, ""),
+    (
+        "messages that are text",
+        "a.jsonl",
+        orjson.dumps({"messages": orjson.dumps([ASKED, ANSWERED]).decode()}) + b"\n",
+        1,
+        "messages is text containing JSON and was parsed (1 time).",
+    ),
     ("blank lines", "a.jsonl", GOOD + b"\n \n\n" + GOOD, 2, "3 blank lines skipped."),
     ("a JSON array", "a.jsonl", b"[" + ROW + b"," + ROW + b"]", 2, ""),
     ("one JSON object", "a.json", b'{\n  "text": "a"\n}', 1, ""),
