@@ -107,6 +107,8 @@ class ChatTemplate:
     control: tuple[str, ...]
     """Every control token, as text."""
     layouts: dict[tuple[str, ...], Layout | None] = field(default_factory=dict)
+    whole: set[tuple[Any, ...]] = field(default_factory=set)
+    """Orders of roles and calls of which every message is written."""
 
     def render(self, messages: Messages, *, prompt: bool = False, tools: Tools = None) -> str:
         """The whole chat as text; with `prompt`, up to where the next answer begins."""
@@ -221,9 +223,13 @@ class ChatTemplate:
         return spans
 
     def _refuse_lost_messages(self, messages: Messages, tools: Tools, text: str) -> None:
+        order = (bool(tools), *((message["role"], "tool_calls" in message) for message in messages))
+        if order in self.whole:
+            return
         for number, message in enumerate(messages):
             if message["role"] in ("system", "user") and self._region(messages, tools, text, number) is None:
                 raise UserError(LOSES_MESSAGE.format(number=number + 1, role=message["role"]))
+        self.whole.add(order)
 
     def _grown(self, messages: Messages, tools: Tools, text: str, number: int) -> Span | None:
         """What this answer adds to the text, where the text so far stays as it is."""
