@@ -176,7 +176,7 @@ def write_rows(folder: Path, *, count: int, validation: int) -> None:
 
 def make_synthesis(member: Member, version: DatasetVersion) -> Synthesis:
     order = make_order(member, kind="synthesis", client=version.audit_client)
-    settings = {"writer": "base:none", "name": "Writer", "instruction": "", "shape": "chat", "seeds": []}
+    settings = {"writer": "base:none", "name": "Writer", "instruction": "", "shape": "chat", "seeds": [], "target": 2}
     made: Synthesis = Synthesis.objects.create(dataset=version.dataset, version=version, settings=settings, order=order)
     for number in (1, 2):
         chat = [{"role": "user", "content": f"Written {number}?"}, {"role": "assistant", "content": "Yes."}]

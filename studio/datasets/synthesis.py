@@ -28,7 +28,8 @@ State = SyntheticRow.State
 class Wish:
     """What is to be written, as it was typed."""
 
-    writer: str
+    writer: str = ""
+    """The key of a writer; empty takes the first that there is."""
     instruction: str = ""
     target: int = 20
     seeds: int = 12
@@ -102,7 +103,7 @@ def shape_of(version: DatasetVersion) -> str:
 
 
 def chosen(member: Member, version: DatasetVersion, key: str) -> Writer:
-    found = next((writer for writer in writers_for(member, version.audit_client) if writer.key == key), None)
+    found = next((writer for writer in writers_for(member, version.audit_client) if key in ("", writer.key)), None)
     if found is None:
         raise UserError("Choose who writes.", fields={"writer": "Choose a model or an endpoint of this list."})
     return found

@@ -286,3 +286,24 @@ def test_models_of_another_client_cannot_be_chosen(acme, ana, rival):
     for key in (f"base:{rival.base.pk}", f"artifact:{rival.artifact.pk}"):
         with pytest.raises(UserError):
             begin(acme.owner, acme.version, Wish(writer=key, instruction="x"))
+
+
+# ── From the API ──
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_api_asks_decides_and_saves(acme, endpoint):
+    path = f"dataset-versions/{acme.version.pk}"
+    writers = {writer["key"]: writer["group"] for writer in acme.api.get(f"{path}/writers").json()["items"]}
+    assert writers[f"connection:{endpoint.pk}"] == "Endpoints"
+    asked = acme.api.post(f"{path}/syntheses", {"writer": f"connection:{endpoint.pk}", "target": 2})
+    assert asked.status_code == 202, asked.content
+    made = f"syntheses/{asked.json()['id']}"
+    work_off(Synthesis.objects.get().order)
+    assert acme.api.get(made).json()["rows"] == {"waiting": 2, "accepted": 0, "rejected": 0, "saved": 0}
+    assert acme.api.patch(f"{made}/rows", body={"number": 1, "state": "accepted"}).json()["state"] == "accepted"
+    bad = acme.api.patch(f"{made}/rows", body={"number": 2, "row": {"messages": []}})
+    assert (bad.status_code, list(bad.json()["error"]["fields"])) == (422, ["messages-0"])
+    saved = acme.api.post(f"{made}/save", {"note": "from a script"})
+    assert saved.status_code == 202 and saved.json()["number"] == 2
+    assert acme.api.post(f"{made}/save", {}).json()["error"]["message"] == "No row is accepted. Accept some first."

@@ -101,6 +101,12 @@ API_OBJECTS = {
     "api:dataset_restore": "version",
     "api:dataset_changes": "version",
     "api:dataset_marks": "version",
+    "api:dataset_writers": "version",
+    "api:dataset_syntheses": "version",
+    "api:synthesis": "synthesis",
+    "api:synthesis_stop": "synthesis",
+    "api:synthesis_rows": "synthesis",
+    "api:synthesis_save": "synthesis",
     "api:dataset_tokens": "version",
     "api:dataset_token_view": "version",
     "api:dataset_export": "version",
@@ -273,12 +279,16 @@ def pk_of(town: Town, world: str, what: str, who: Person) -> str:
     return str(thing.pk)
 
 
+CHANGES = {"api:run": {"priority": "low"}, "api:synthesis_rows": {"number": 1, "state": "accepted"}}
+"""What a PATCH says where a name is none of its business."""
+
+
 def body_of(name: str, method: str) -> dict[str, Any]:
     """A request that would do something, so that a refusal is about who asks."""
     if name == "api:dataset_versions" and method == "POST":
         return {"data": {"file": SimpleUploadedFile("rows.jsonl", b'{"text": "one"}')}}
     if name.startswith("api:") and method in ("POST", "PATCH"):
-        changes = {"priority": "low"} if name == "api:run" else {"name": "Renamed"}
+        changes = CHANGES.get(name, {"name": "Renamed"})
         return {"data": json.dumps(changes if method == "PATCH" else {}), "content_type": "application/json"}
     return {}
 
