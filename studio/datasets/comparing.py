@@ -112,9 +112,8 @@ def word_pairs(texts: Sequence[str]) -> tuple[Words, Numbers]:
         return np.empty(0, dtype=np.uint64), bounds
     # The polynomial hash of a word is that of its place in the whole, moved back to the beginning.
     values = np.where(inside, data, 0).astype(np.uint64) * FORTH.first(len(data))
-    back: Words = BACK.first(len(data))[begins]
-    words = mixed(np.multiply(np.add.reduceat(values, begins), back, dtype=np.uint64))
-    following = np.concatenate([words[1:], np.zeros(1, dtype=np.uint64)])
+    words = mixed(np.add.reduceat(values, begins) * BACK.first(len(data))[begins])
+    following: Words = np.append(words[1:], np.uint64(0))
     last = bounds[1:][bounds[1:] > bounds[:-1]] - 1
     following[last] = 0
     return mixed(words * np.uint64(3) + following * BASE), bounds

@@ -15,6 +15,8 @@ LOOKED_AT = 160
 """Characters of an answer: more would say little more."""
 LETTERS = 20
 """An answer with fewer is in no language that anybody could tell."""
+SPACES = 2
+"""One with fewer, in letters of English, is a word or a key."""
 SURE, FLAG_SURE, FLAG_LETTERS = 0.5, 0.9, 40
 UNKNOWN = ""
 """The language of what is too short, or no language: figures, code, names."""
@@ -55,6 +57,8 @@ def tell(text: str) -> tuple[str, float, int]:
     """(ISO 639-1 code or UNKNOWN, how sure from 0 to 1, letters that were looked at) for the beginning of a text."""
     beginning = text[:LOOKED_AT]
     letters = sum(map(str.isalpha, beginning))
+    if beginning.isascii() and beginning.count(" ") < SPACES:
+        return UNKNOWN, 0.0, letters
     if letters < (LETTERS if beginning.isascii() else LETTERS // 2) or 2 * letters < len(beginning):
         return UNKNOWN, 0.0, letters
     language, confidence = _identifier().classify(beginning)

@@ -38,6 +38,7 @@ SECRET_SIGNS = (
 # Begins with its rarest character, which is found fast; the part before it is looked up from there.
 AT = re.compile(r"@(?<=[A-Za-z0-9_%+-]@)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.[A-Za-z]{2,10}(?![A-Za-z0-9])")
 LOCAL = re.compile(r"[A-Za-z0-9_.%+-]{1,64}\Z")
+LOGIN = re.compile(r"://[^\s/@]*\Z")
 IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
 # Groups as they are printed on cards, or none at all.
 CARD = re.compile(r"(?<![\w.-])(?:[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-]|\.\d)")
@@ -90,8 +91,10 @@ def masked(text: str, found: Found) -> str:
 
 def _emails(text: str) -> Iterator[Found]:
     for match in AT.finditer(text):
-        name = LOCAL.search(text[max(0, match.start() - 64) : match.start()])
-        if name:
+        before = text[max(0, match.start() - 100) : match.start()]
+        name = LOCAL.search(before)
+        # https://user:password@host and git@host are no one's addresses.
+        if name and not LOGIN.search(before) and name[0] != "git":
             yield Found("e-mail", match.start() - len(name[0]), match.end())
 
 

@@ -47,7 +47,7 @@ class Sealed:
     findings: dict[str, int] = field(default_factory=dict)
     """Rows by the name of each finding that occurs."""
     told: dict[str, Any] = field(default_factory=dict)
-    """Facts of the version: `findings` as above, `examples` ({name: [{index, text}]}, masked), `placeholders` (names), `languages`."""
+    """Facts of the version: `findings` as above, `examples` ({name: [{index, text}]}, masked), `placeholders`, `languages`, `said`."""
     warnings: list[str] = field(default_factory=list)
     """Sentences about what was found."""
     strata: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -88,12 +88,13 @@ def seal(job: Job, drafted: Drafted, target: Path, *, percent: float, seed: int,
     drafted.draft.unlink()
     counts = {finding.name: int(np.count_nonzero(flags & np.uint32(finding.flag))) for finding in FINDINGS}
     counts = {name: number for name, number in counts.items() if number}
+    said = [*_leakage(counts.get("leakage", 0)), *looked.warnings]
     return Sealed(
         duplicates=counts.get("duplicate", 0),
         validation=int(held_back.sum()),
         findings=counts,
-        told={"findings": counts, "languages": looked.languages, **shown(target, flags)},
-        warnings=[*_leakage(counts.get("leakage", 0)), *looked.warnings],
+        told={"findings": counts, "languages": looked.languages, "said": said, **shown(target, flags)},
+        warnings=said,
         strata={} if drafted.strata is None else strata_of(drafted.strata, held_back),
     )
 

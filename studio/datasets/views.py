@@ -10,6 +10,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from studio.datasets import rows, services, uploading
 from studio.datasets.downloads import sent
 from studio.datasets.models import Dataset, DatasetVersion
+from studio.datasets.pages import findings
 from studio.datasets.pages.frame import MEANINGS, about, meant
 from studio.datasets.pages.lengths import lengths
 from studio.errors import UserError
@@ -97,6 +98,7 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
     context = about(found) | {"tab": "overview"}
     if found.is_ready:
         context |= {"refusals": rows.refusals(found.folder / "refusals.jsonl", limit=SHOWN_REFUSALS)} | lengths(request, found)
+        context |= findings.overview(request.member, found)  # type: ignore[attr-defined]
     measuring = context.get("measurement")
     live = found.order.is_live or (measuring is not None and measuring.order.is_live)
     return render_live(request, "datasets/version.html", context, live=live)
