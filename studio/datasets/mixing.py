@@ -175,11 +175,15 @@ class Part:
         free = ~np.isin(hashes, left_out)
         self.left_out = int(len(hashes) - free.sum())
         train, validation = np.flatnonzero(free & ~held), np.flatnonzero(free & held)
-        repeats = part.train > np.count_nonzero(~held)  # what is left out is not made up for
-        passes = list(_passes(hashes, train, part.train if repeats else min(part.train, len(train)), seed=seed))
+        # What is left out is not made up for: the others are taken as often as they would have been.
+        wanted, once = (
+            round(number * len(left) / max(1, there))
+            for number, left, there in ((part.train, train, (~held).sum()), (part.validation, validation, held.sum()))
+        )
+        passes = list(_passes(hashes, train, wanted, seed=seed))
         self.repeats = sum(map(len, passes[1:]))
-        once = validation[splitting.sample(hashes[validation], part.validation, seed=seed)]
-        self.passes = [np.sort(np.concatenate([*passes[:1], once])), *passes[1:]]
+        held_back = validation[splitting.sample(hashes[validation], once, seed=seed)]
+        self.passes = [np.sort(np.concatenate([*passes[:1], held_back])), *passes[1:]]
         self.indices = np.concatenate(self.passes)
         self.kept = held[self.indices].astype(np.int8)
 

@@ -189,11 +189,11 @@ def _made(
 
 
 def joined_rules(versions: Sequence[DatasetVersion]) -> dict[str, Any]:
-    """What the split of a mix goes by: the columns that its parts had where they agree, and likenesses unless no part minded them."""
+    """What the split of a mix goes by: the columns that its parts had, where they name no two, and likenesses unless no part minded them."""
     rules: dict[str, Any] = {"near_duplicates": any(version.rules.get("near_duplicates", True) for version in versions)}
     for name in ("stratify", "together"):
-        if len(named := {version.rules.get(name, "") for version in versions}) == 1 and (only := named.pop()):
-            rules[name] = only
+        if len(named := {column for version in versions if (column := version.rules.get(name))}) == 1:
+            rules[name] = named.pop()
     return rules
 
 

@@ -341,3 +341,13 @@ def test_a_column_of_the_file_spreads_and_another_keeps_together(acme):
     tickets = [int(question.split()[2].strip("?")) // 5 for question in contents(again, "validation")]
     assert {tickets.count(ticket) for ticket in tickets} == {5}
     assert {stratum["name"] for stratum in again.facts["strata"]} == {f"topic {n}" for n in range(4)}
+
+
+def test_what_is_left_out_of_a_repeated_part_is_not_made_up_for(acme):
+    gate, version = imported(acme, "Gate", questions(10), percent=0), imported(acme, "Client", questions(50), percent=0)
+    shaping.update_dataset(acme.owner, gate.dataset, held_out=True)
+    parts = parts_of((version, {"times": 2}))
+    made = finished(shaping.mix(acme.owner, project=acme.project, name="Twice", parts=parts, without_held_out=True))
+    train = contents(made)
+    assert {train.count(question) for question in train} == {2}
+    assert made.facts["rows"] == 80
