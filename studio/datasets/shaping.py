@@ -189,7 +189,7 @@ def _made(
 
 
 def joined_rules(versions: Sequence[DatasetVersion]) -> dict[str, Any]:
-    """What the split of a mix goes by: the columns that its parts had, where they name no two, and likenesses unless no part minded them."""
+    """What the split of a mix goes by: the columns that its parts had where they name only one; likenesses unless no part minded."""
     rules: dict[str, Any] = {"near_duplicates": any(version.rules.get("near_duplicates", True) for version in versions)}
     for name in ("stratify", "together"):
         if len(named := {column for version in versions if (column := version.rules.get(name))}) == 1:
