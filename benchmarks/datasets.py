@@ -2,15 +2,21 @@
 
     python benchmarks/datasets.py import [--rows N] [--venvs FOLDER]
     python benchmarks/datasets.py page [--rows N]
+    python benchmarks/datasets.py near [--rows N] [--venvs FOLDER]
 
 `import` writes a JSONL file of N chats (two or three messages, about 600 bytes, some with escapes, accents or an e-mail address) and
 reads it with polars' `read_ndjson`, with `datasets.load_dataset("json")` into a cold cache, and as the studio does, each in a process
-of its own, twice, in turn; the better time counts. Polars and datasets only parse. The studio recognises the shape, judges every line,
-writes canonical rows and hashes them; then it looks at all rows (findings, near-duplicates, languages), splits them, and packs them.
-Printed for each: seconds by the clock and of the processor, and the peak of resident memory; then the ratios, each with its target.
+of its own, `--tries` times in turn; the best time counts. Polars and
+datasets only parse. The studio recognises the shape, judges every line, writes canonical rows and hashes them; then it looks at all
+rows (findings, near-duplicates, languages), splits them, and packs them. Printed for each: seconds by the clock and of the processor,
+and the peak of resident memory; then the ratios, each with its target.
 
 `page` imports such a file and opens the page of 50 rows after number 900,000 (or nine tenths of N): all rows, those with a finding, and
 those that hold a text; the first time in a fresh process, and the median of five more.
+
+`near` looks for near-duplicates among N texts (30 to 120 words; every tenth repeats an earlier one with up to an eighth of its words
+changed): on a slice beside datasketch's MinHashLSH, with the same pairs of words, threshold and number of permutations, then on all.
+Recall is told of the planted pairs that share at least 0.8, precision counts a row as right that shares at least 0.7.
 """
 
 import argparse
@@ -22,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +36,11 @@ from typing import Any
 
 PEERS = Path(__file__).resolve().parent / "peers"
 OURS = "studio"
-PACKAGES = {"polars": ["polars==2.1.0"], "datasets": ["datasets==5.2.0"]}
+SLICE = 20_000
+"""Texts that datasketch is given."""
+PACKAGES = {"polars": ["polars==2.1.0"], "datasets": ["datasets==5.2.0"], "datasketch": ["datasketch==2.0.0"]}
 SCRIPTS = {"polars": "read_polars.py", "datasets": "read_datasets.py", OURS: "studio_import.py"}
-TRIES = 2
+NEAR = {"datasketch": "near_datasketch.py", "near": "near_studio.py"}
 SPEED, MEMORY, OPENS = 0.5, 400e6, 0.2
 """The studio's share of polars' speed, its bytes of memory, and the seconds that a page may take."""
 SYLLABLES = ["ka", "to", "mi", "re", "son", "ling", "der", "ver", "ta", "pro", "con", "in", "ex", "tion", "ment", "ful", "ly", "the", "and"]
@@ -72,7 +81,7 @@ def write_chats(path: Path, number: int) -> None:
 
 def python(name: str, venvs: Path) -> Path:
     """The interpreter of a peer's venv, which is made where it is missing; our own for ours."""
-    if name == OURS:
+    if name in (OURS, "near"):
         return Path(sys.executable)
     folder = venvs / name
     if not (folder / "bin" / "python").exists():
@@ -84,7 +93,7 @@ def python(name: str, venvs: Path) -> Path:
 
 def measured(name: str, venvs: Path, *arguments: Any) -> dict[str, Any]:
     """What a script of `peers` printed last."""
-    command = [python(name, venvs), PEERS / SCRIPTS[name], *arguments]
+    command = [python(name, venvs), PEERS / (SCRIPTS | NEAR)[name], *arguments]
     done = subprocess.run(
         [str(part) for part in command], env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
@@ -99,7 +108,7 @@ def compare_import(options: argparse.Namespace, work: Path) -> bool:
     write_chats(file, options.rows)
     print(f"{options.rows:,} chats, {file.stat().st_size / 1e6:.0f} MB", flush=True)
     best: dict[str, Read] = {}
-    for attempt in range(TRIES):
+    for attempt in range(options.tries):
         for name in options.only.split(","):
             folder = work / f"{name}-{attempt}"
             folder.mkdir()
@@ -147,13 +156,62 @@ def told(found: list[tuple[bool, str]]) -> bool:
     return all(passed for passed, _ in found)
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Path], bool]] = {"import": compare_import, "page": compare_pages}
+def write_near(path: Path, number: int) -> dict[int, tuple[int, float]]:
+    """Writes texts, every tenth of which repeats an earlier one with some words changed. Returns its row -> (that row, what both share)."""
+    dice = random.Random(11)
+    words = ["".join(dice.choices(SYLLABLES, k=dice.randint(1, 3))) for _ in range(20_000)]
+    kept: deque[tuple[int, list[str]]] = deque(maxlen=1000)
+    planted: dict[int, tuple[int, float]] = {}
+    with path.open("w") as file:
+        for row in range(number):
+            if row % 10 == 9:
+                of, original = dice.choice(kept)
+                text = list(original)
+                for _ in range(dice.randint(1, max(1, len(text) // 8))):
+                    text[dice.randrange(len(text))] = dice.choice(words)
+                planted[row] = of, alike(original, text)
+            else:
+                text = dice.choices(words, k=dice.randint(30, 120))
+                kept.append((row, text))
+            file.write(json.dumps({"text": " ".join(text)}) + "\n")
+    return planted
+
+
+def alike(one: list[str], other: list[str]) -> float:
+    """The share of the pairs of neighbouring words that two texts have in common (Jaccard)."""
+    first, second = (set(zip(text, [*text[1:], ""], strict=True)) for text in (one, other))
+    return len(first & second) / len(first | second)
+
+
+def compare_near(options: argparse.Namespace, work: Path) -> bool:
+    found = []
+    read: dict[str, Read] = {}
+    for name, number in (("datasketch", min(options.rows, SLICE)), ("near", min(options.rows, SLICE)), ("near", options.rows)):
+        folder = Path(tempfile.mkdtemp(dir=work))
+        planted = write_near(folder / "texts.jsonl", number)
+        read[name] = here = Read(**measured(name, options.venvs, folder / "texts.jsonl", folder))
+        groups = {int(row): of for row, of in json.loads((folder / "found.json").read_text()).items()}
+        due = [row for row, (_, share) in planted.items() if share >= 0.8]
+        met = sum(row in groups or planted[row][0] in groups for row in due) / max(1, len(due))
+        right = sum(row in planted and planted[row][1] >= 0.7 for row in groups) / max(1, len(groups))
+        print(f"{number:,} texts  {here.line(name)}  recall {met:.3f}  precision {right:.3f}", flush=True)
+        if name == "near":
+            found.append((met >= 0.95 and right >= 0.95, f"of {number:,}: recall {met:.3f}, precision {right:.3f} (both at least 0.95)"))
+            if number == min(options.rows, SLICE) and len(found) == 1:
+                slower = read["datasketch"]
+                print(f"{slower.wall / here.wall:.1f} × datasketch's speed, {slower.cpu / here.cpu:.1f} × by processor time")
+    found.append((read["near"].peak < MEMORY, f"peak memory: {read['near'].peak / 1e6:.0f} MB (below {MEMORY / 1e6:.0f})"))
+    return told(found)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], bool]] = {"import": compare_import, "page": compare_pages, "near": compare_near}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--tries", type=int, default=2)
     parser.add_argument("--venvs", type=Path, default=Path("venvs"), help="where the peers are installed, or will be")
     parser.add_argument("--only", default=",".join(SCRIPTS), help="which readers, by name: polars,datasets,studio")
     options = parser.parse_args()

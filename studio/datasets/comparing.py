@@ -25,6 +25,8 @@ Chosen = npt.NDArray[np.bool_]
 
 SIMILAR = 0.8
 """Two rows are near-duplicates where they share so much of their pairs of words (Jaccard)."""
+SLACK = 0.035
+"""The standard error of that share as signatures tell it. Pairs so much below count, too: rather one more than one missed."""
 SLOTS, BANDS, BAND = 128, 21, 6
 """At 0.8 a pair is met in one of the bands with a chance of 0.998, at 0.7 with 0.93, at 0.5 with 0.28; what is met is then compared."""
 SEED = 42
@@ -253,7 +255,7 @@ def _alike(signatures: npt.NDArray[np.uint8], one: Numbers, other: Numbers) -> C
         here = slice(begin, begin + BLOCK)
         shared = np.count_nonzero(signatures[one[here]] == signatures[other[here]], axis=1)
         # A byte agrees by chance once in 256 times.
-        found[here] = (shared / SLOTS - 1 / 256) / (1 - 1 / 256) >= SIMILAR
+        found[here] = (shared / SLOTS - 1 / 256) / (1 - 1 / 256) >= SIMILAR - SLACK
     return found
 
 
