@@ -7,10 +7,11 @@ from django.conf import settings
 
 from studio.basemodels.kinds import LISTENERS
 from studio.basemodels.models import BaseModel
-from studio.datasets import synthesis
+from studio.datasets import elsewhere, synthesis
 from studio.datasets.drafting import changes_path
 from studio.datasets.endpoints import KEY
-from studio.datasets.models import DatasetVersion, Draft, Synthesis
+from studio.datasets.fetching import TOKEN
+from studio.datasets.models import DatasetVersion, Draft, Synthesis, Upload
 from studio.datasets.services import measure, newest_base
 from studio.datasets.tokenviews import BLOCK
 from studio.errors import UserError
@@ -202,6 +203,28 @@ class SynthesisKind(OrderKind):
             synthesis.take_in(order.synthesis, Path(result["folder"]))
 
 
+class FetchKind(OrderKind):
+    kind = "fetch"
+    memory_limit = 2 << 30
+    time_limit = 6 * 3600
+    environment = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+
+    def payload(self, order: Order) -> dict[str, Any]:
+        return elsewhere.payload(order.upload).model_dump()
+
+    def secrets(self, order: Order) -> dict[str, str]:
+        connection = elsewhere.connection_of(order.upload)
+        hub = connection is not None and connection.kind == connection.Kind.HUB
+        return {TOKEN: opened(connection.secret)} if connection and hub else {}
+
+    def target(self, order: Order) -> Path:
+        return order.folder / "result"
+
+    def succeeded(self, order: Order, result: dict[str, Any]) -> None:
+        if (upload := Upload.objects.filter(order=order).first()) is not None:  # else it was discarded meanwhile
+            elsewhere.arrived(upload, result)
+
+
 def measure_newest(base: BaseModel) -> None:
     """A base model has arrived: the newest versions get their token lengths under it."""
     member = Member.objects.filter(workspace=base.workspace, user=base.order.created_by).first()
@@ -218,4 +241,5 @@ register(RevisionKind())
 register(TokensKind())
 register(TokenViewKind())
 register(SynthesisKind())
+register(FetchKind())
 LISTENERS.append(measure_newest)

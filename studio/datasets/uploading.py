@@ -22,7 +22,8 @@ from studio.datasets.models import Dataset, DatasetVersion, Upload
 from studio.datasets.services import Stored, create_dataset, record_version
 from studio.datasets.services import Upload as Wanted
 from studio.errors import UserError
-from studio.storage import sha256_file
+from studio.orders.services import request_stop
+from studio.storage import remove_folder, sha256_file
 from studio.workspaces.models import Member, Project
 from studio.workspaces.templatetags.studio import filesize
 
@@ -145,7 +146,7 @@ def append(upload: Upload, pieces: Iterable[bytes], *, offset: int, checksum: tu
 
 def complete(upload: Upload) -> bool:
     """True once all bytes are there and their hash is known; the last piece may have come just before a power cut."""
-    if not upload.is_complete and upload.offset == upload.length:
+    if not upload.is_complete and upload.order_id is None and upload.offset == upload.length:
         with locked(upload):
             _hash(upload)
     return upload.is_complete
@@ -166,8 +167,20 @@ def discard(member: Member, upload: Upload) -> None:
     """Throws away what has arrived."""
     with transaction.atomic():
         record(member, "upload.delete", upload)
+        if upload.order is not None and upload.order.is_live:
+            request_stop(upload.order)
         upload.delete()
+    remove_files(upload)
+
+
+def remove_files(upload: Upload) -> None:
     upload.path.unlink(missing_ok=True)
+    remove_folder(parts_folder(upload))
+
+
+def parts_folder(upload: Upload) -> Path:
+    """Where what is fetched lies until it is whole."""
+    return Path(f"{upload.path}.parts")
 
 
 def expire() -> list[str]:
@@ -175,7 +188,7 @@ def expire() -> list[str]:
     did = []
     for upload in Upload.objects.filter(touched_at__lt=timezone.now() - KEPT).select_related("order"):
         if upload.order is None or not upload.order.is_live:
-            upload.path.unlink(missing_ok=True)
+            remove_files(upload)
             did.append(f"{upload.filename[:40]}: nobody went on with it for {KEPT.days} days, so it was removed")
             upload.delete()
     return did

@@ -1,11 +1,12 @@
 from django.urls import path
 
 from studio.datasets import views
-from studio.datasets.pages import changes, drafts, exports, mixes, rows, splits, synthesis, tokens, uploads
+from studio.datasets.pages import changes, drafts, elsewhere, exports, mixes, rows, splits, synthesis, tokens, uploads
 
 app_name = "datasets"
 urlpatterns = [
     path("new/", views.new, name="new"),
+    path("fetch/", elsewhere.fetch, name="fetch"),
     path("uploads/<uuid:pk>/", uploads.look, name="upload"),
     path("uploads/<uuid:pk>/preview/", uploads.preview, name="upload_preview"),
     path("uploads/<uuid:pk>/discard/", uploads.discard, name="upload_discard"),

@@ -11,6 +11,7 @@ from studio.datasets import rows, services, uploading
 from studio.datasets.downloads import sent
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.datasets.pages import findings
+from studio.datasets.pages import elsewhere
 from studio.datasets.pages.frame import MEANINGS, about, meant
 from studio.datasets.pages.lengths import lengths
 from studio.errors import UserError
@@ -61,7 +62,7 @@ def new(request: HttpRequest) -> HttpResponse:
     project = project_of(request, "dataset.create", request.POST.get("project") or request.GET.get("project"))
     context = new_page(request, project)
     if request.method != "POST":
-        return render(request, "datasets/new.html", context)
+        return elsewhere.form(request, context) or render(request, "datasets/new.html", context)
     try:
         upload = uploaded(request)
         name = request.POST.get("name", "").strip() or PurePath(upload.filename).stem
@@ -75,7 +76,7 @@ def version_new(request: HttpRequest, pk: str) -> HttpResponse:
     dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
     context = new_page(request, dataset.project) | {"dataset": dataset}
     if request.method != "POST":
-        return render(request, "datasets/new.html", context)
+        return elsewhere.form(request, context) or render(request, "datasets/new.html", context)
     try:
         version = services.add_version(request.member, dataset=dataset, upload=uploaded(request))  # type: ignore[attr-defined]
     except UserError as error:

@@ -18,6 +18,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from studio.errors import UserError
 from studio.ml.modelfiles import enough_room, small_files, weights_among
+from studio.resuming import Rest, TooShort, size_of
 from studio.storage import sha256_file
 from studio.training import Job
 
@@ -25,14 +26,7 @@ TRIES = 4
 """Failures in a row, with not one byte between them, before a download is given up."""
 WAIT = 2.0
 """Seconds before the second try; as many more before each further one."""
-PIECE = 1 << 20
-
-
-class _TooShort(Exception):
-    """The connection ended before the file did."""
-
-
-BROKEN = (httpx.TransportError, HfHubHTTPError, _TooShort)
+BROKEN = (httpx.TransportError, HfHubHTTPError, TooShort)
 
 
 @dataclass(frozen=True)
@@ -85,8 +79,8 @@ class _Hub:
             target, part = folder / name, folder / f"{name}.part"
             url = hf_hub_url(self.repository, name, revision=revision, endpoint=self.endpoint)
             if not target.exists():
-                fetch_rest = _Rest(url, part, size=size, report=_reporter(self.job, before=before, total=total))
-                self._patiently(fetch_rest, got=partial(_size, part))
+                fetch_rest = Rest(partial(_open, url), part, size=size, report=_reporter(self.job, before=before, total=total))
+                self._patiently(fetch_rest, got=partial(size_of, part))
                 part.rename(target)
             before += size
             self.job.progress(before, total, "bytes")
@@ -136,38 +130,13 @@ class _Hub:
             time.sleep(0.1)
 
 
-class _Rest:
-    """Called, it fetches what is still missing of a file."""
-
-    def __init__(self, url: str, part: Path, *, size: int, report: Callable[[int], None]):
-        self.url, self.part, self.size, self.report = url, part, size, report
-
-    def __call__(self) -> None:
-        start = _size(self.part)
-        if start > self.size:
-            self.part.unlink()
-            start = 0
-        if start < self.size or not self.part.exists():
-            self._stream(start)
-        if self.part.stat().st_size != self.size:
-            raise _TooShort
-
-    def _stream(self, start: int) -> None:
-        # Signs in at the hub; httpx leaves the sign-in out where the hub sends it on to a storage server.
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={start}-"}
-        with get_session().stream("GET", self.url, headers=headers, follow_redirects=True, timeout=30) as response:
-            hf_raise_for_status(response)
-            goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
-            with self.part.open("ab" if goes_on else "wb") as file:
-                for piece in response.iter_bytes(PIECE):
-                    if file.tell() + len(piece) > self.size:
-                        raise _TooShort
-                    file.write(piece)
-                    self.report(file.tell())
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+@contextmanager
+def _open(url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    # Signs in at the hub; httpx leaves the sign-in out where the hub sends it on to a storage server.
+    headers = {**build_hf_headers(), **headers}
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as response:
+        hf_raise_for_status(response)
+        yield response
 
 
 def _reporter(job: Job, *, before: int, total: int) -> Callable[[int], None]:

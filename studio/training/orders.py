@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from studio.training.facts import DatasetFacts, HostFacts, ModelFacts
 
-Kind = Literal["train", "base_model", "dataset", "revision", "mix", "tokens", "token_view", "synthesis", "build"]
+Kind = Literal["train", "base_model", "dataset", "revision", "mix", "tokens", "token_view", "synthesis", "fetch", "build"]
 
 
 class Wire(BaseModel):
@@ -58,6 +58,28 @@ class SplitRules(Wire):
     """Column whose equal values stay on one side of the split, such as a conversation's number; empty: none."""
     near_duplicates: bool = True
     """Whether near-duplicates stay on one side."""
+
+
+class Remote(Wire):
+    url: str
+    size: int = Field(ge=0)
+    sha256: str = ""
+    """Empty where nobody announced it."""
+    headers: dict[str, str] = {}
+    signs_in: bool = False
+    """Whether the token goes along."""
+
+
+class FetchPayload(Wire):
+    name: str
+    place: str
+    """Where it is fetched from, for sentences."""
+    files: list[Remote] = Field(min_length=1)
+    target: str
+    join: Literal["", "lines", "bytes", "parquet"] = ""
+    """How several files become one."""
+    private: list[str] = []
+    """Hosts that are asked although their addresses are not public."""
 
 
 class DatasetPayload(Wire):

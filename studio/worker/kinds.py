@@ -19,6 +19,7 @@ KINDS: dict[Kind, str] = {
     "tokens": "studio.ml.tokenstats:run",
     "token_view": "studio.ml.tokenview:run",
     "synthesis": "studio.datasets.synthesizing:run",
+    "fetch": "studio.datasets.fetching:run",
     "build": "studio.ml.gguf.building:run",
 }
 
@@ -34,6 +35,7 @@ WORDS: dict[Kind, str] = {
     "tokens": "Counting the tokens",
     "token_view": "Reading the rows as tokens",
     "synthesis": "Writing rows",
+    "fetch": "Fetching the file",
     "build": "Building the file",
 }
 """What failed, in a sentence that goes on with "failed: ...\""""

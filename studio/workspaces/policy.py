@@ -113,6 +113,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "datasets:mark": {"POST": "dataset.create"},
     "datasets:restore": {"POST": "dataset.create"},
     "datasets:changes": {"GET": "dataset.view"},
+    "datasets:fetch": {"POST": "dataset.create"},
     "datasets:upload": {"GET": "dataset.create", "POST": "dataset.create"},
     "datasets:upload_preview": {"POST": "dataset.create"},
     "datasets:upload_discard": {"POST": "dataset.create"},

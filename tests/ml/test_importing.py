@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from studio import resuming
 from studio.errors import UserError
 from studio.ml import importing, packages
 from studio.ml.modelfacts import read_model_facts
@@ -326,7 +327,7 @@ class Hub:
 def hub(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     from studio.ml import hub as ours
 
-    monkeypatch.setattr(ours, "PIECE", 20_000)  # a whole piece is larger than the tiny model
+    monkeypatch.setattr(resuming, "PIECE", 20_000)  # a whole piece is larger than the tiny model
     monkeypatch.setattr(ours, "WAIT", 0.01)
     server = Hub(model)
     yield server

@@ -135,6 +135,7 @@ QUERY_OBJECTS = {
     ("datasets:mix", "GET"): ("project", lambda pk: {"project": pk}),
     ("datasets:mix", "POST"): ("project", lambda pk: {"project": pk}),
     ("datasets:mix_preview", "POST"): ("project", lambda pk: {"project": pk}),
+    ("datasets:fetch", "POST"): ("project", lambda pk: {"project": pk, "from": "object"}),
     ("uploads:create", "POST"): ("project", lambda pk: {"project": pk}),
     ("runs:new", "GET"): ("project", lambda pk: {"project": pk}),
     ("runs:new", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
