@@ -55,6 +55,7 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   const row = event.target.closest?.("tr[data-row]");
   if (row) current = row.dataset.row;
+  if (event.target.closest?.("[data-row-open]")) opened = true;
   if (event.target.closest?.("[data-sheet-close]") && table()) {
     event.preventDefault();
     close();
@@ -93,8 +94,9 @@ document.addEventListener("htmx:after:swap", (event) => {
   const shown = sheet();
   const target = event.detail?.ctx?.target;
   if (target?.id === "row" || event.target.id === "row") {
-    opened = true;
-    shown.hidden = false;
+    shown.hidden = !opened; // it may have been closed while it was on its way
+    // Answers may overtake each other when a key is held down.
+    if (opened && shown.dataset.rowShown && here() && shown.dataset.rowShown !== current) linkOf(here()).click();
     return;
   }
   const { said, level } = table().dataset;

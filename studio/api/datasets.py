@@ -230,7 +230,7 @@ def list_rows(request: HttpRequest, pk: UUID, filters: Query[RowFilters]) -> dic
     flags = [flag_of(name) for name in (filters.finding, filters.change) if name]
     wanted = [marking.marked(version, filters.mark)] if filters.mark else []
     if len(flags) > 1:
-        wanted.append(np.flatnonzero(rows.column(version.rows_path, "flags") & np.uint32(flags[1])))
+        wanted.append(np.flatnonzero(rows.known_column(version.rows_path, "flags") & np.uint32(flags[1])))
     found = rows.search(
         version.rows_path,
         split=filters.split,

@@ -60,7 +60,7 @@ def counts_of(version: DatasetVersion, changes: Changes) -> Counts:
         return Counts()
     if not changes.rules:
         return Counts(len(changes.edited.keys() - changes.dropped), len(changes.dropped), len(changes.added))
-    changed, dropped = changes.touched(rows.column(version.rows_path, "flags"))
+    changed, dropped = changes.touched(rows.known_column(version.rows_path, "flags"))
     return Counts(len(changed), len(dropped), len(changes.added))
 
 

@@ -48,7 +48,7 @@ def marked(version: DatasetVersion, mark: str) -> npt.NDArray[np.int64]:
     """The indices of a version's rows that have a mark."""
     signed = RowMark.objects.filter(dataset=version.dataset_id, mark=mark).values_list("row_hash", flat=True)
     wanted = np.fromiter((number % 2**64 for number in signed), dtype=np.uint64)
-    return np.flatnonzero(np.isin(rows.column(version.rows_path, "hash"), wanted))
+    return np.flatnonzero(np.isin(rows.known_column(version.rows_path, "hash"), wanted))
 
 
 def as_signed(number: int) -> int:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,8 @@ GROUP = 1000
 """Rows in each row group, at most: what has to be read to show one of them."""
 GROUP_SIZE = 8 << 20
 """Characters after which a group ends before it has so many rows: a row may have megabytes."""
+KNOWN_COLUMNS = 6
+"""Small columns of versions that were looked at last; at a million rows, each takes 1 to 8 MB."""
 PAGE_SIZE = 16 << 20
 """Bytes of rows after which a page ends before it has as many as were asked for."""
 MOST_REFUSED = 1 << 30
@@ -244,7 +247,7 @@ def search(
 ) -> Found:
     """As `page`, but a query that looked at `most` rows stops there and says so."""
     with pq.ParquetFile(rows_path) as file:
-        numbers = matching(file, split=split, flags=flags, wanted=wanted)
+        numbers = matching(rows_path, split=split, flags=flags, wanted=wanted)
         source = Texts(rows_path.parent, stores(file))
         found: list[dict[str, Any]] = []
         looked, room, full, backwards = 0, PAGE_SIZE, False, before is not None
@@ -253,7 +256,7 @@ def search(
             if most is not None and query and looked >= most:
                 reached = begin + int(places[-1]) + 1 if backwards else begin + int(places[0]) - 1
                 return Found(_ordered(found, backwards), reached, full=True)
-            looked += len(places)
+            looked += max(len(places), GROUP // 2)  # a group is read for a single row, too
             room, full = _gather(_entries(file, source, group, places, query, backwards, limit - len(found)), found, limit, room)
             if full:
                 break
@@ -261,17 +264,18 @@ def search(
 
 
 def matching(
-    file: pq.ParquetFile, *, split: Split | None = None, flags: int = 0, wanted: npt.NDArray[np.int64] | None = None
+    rows_path: Path, *, split: Split | None = None, flags: int = 0, wanted: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.int64] | None:
     """The indices of all rows that fit, in order; None where nothing is asked of them."""
     fitting: npt.NDArray[np.bool_] | None = None
     if split:
-        fitting = pc.equal(file.read(columns=["split"])["split"], split).to_numpy()
+        held_back = known_column(rows_path, "split")
+        fitting = held_back if split == "validation" else ~held_back
     if flags:
-        flagged = (file.read(columns=["flags"])["flags"].to_numpy() & np.uint32(flags)) != 0
+        flagged = (known_column(rows_path, "flags") & np.uint32(flags)) != 0
         fitting = flagged if fitting is None else fitting & flagged
     if wanted is not None:
-        chosen = np.zeros(file.metadata.num_rows, dtype=bool)
+        chosen = np.zeros(pq.read_metadata(rows_path).num_rows, dtype=bool)
         chosen[wanted[(wanted >= 0) & (wanted < len(chosen))]] = True
         fitting = chosen if fitting is None else fitting & chosen
     return None if fitting is None else np.flatnonzero(fitting)
@@ -304,10 +308,8 @@ def _entries(
     places = places[::-1] if backwards else places
     places = places[:limit] if not query else places
     for begin in range(0, len(places), limit):
-        few = pa.array(places[begin : begin + limit])
-        small = file.read_row_group(group, columns=SMALL).take(few).to_pylist()
-        table = file.read_row_group(group, columns=["store", "at", "row"]).take(few)
-        yield from zip(small, source.fill(table), strict=True)
+        table = file.read_row_group(group).take(pa.array(places[begin : begin + limit]))
+        yield from zip(table.select(SMALL).to_pylist(), source.fill(table), strict=True)
 
 
 def _holding(file: pq.ParquetFile, source: Texts, group: int, places: npt.NDArray[np.int64], query: str) -> npt.NDArray[np.bool_]:
@@ -420,6 +422,22 @@ def refusal_pieces(path: Path) -> Iterator[bytes]:
     with open_refusals(path) as file:
         while piece := file.read(PIECE):
             yield piece
+
+
+def known_column(rows_path: Path, name: str) -> npt.NDArray[Any]:
+    """The same, kept for whoever turns page after page, and not to be written to; of `split` whether each row is held back."""
+    status = rows_path.stat()
+    return _known_column(rows_path, name, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=KNOWN_COLUMNS)
+def _known_column(rows_path: Path, name: str, stamp: tuple[int, int, int]) -> npt.NDArray[Any]:
+    if name == "split":
+        found: npt.NDArray[Any] = pc.equal(pq.read_table(rows_path, columns=["split"])["split"], "validation").to_numpy()
+    else:
+        found = column(rows_path, name)
+    found.flags.writeable = False
+    return found
 
 
 def refusals(path: Path, limit: int = 100, *, after: int = 0) -> list[dict[str, Any]]:

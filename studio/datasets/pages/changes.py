@@ -48,7 +48,7 @@ def _dropped(version: DatasetVersion, after: int, limit: int) -> Iterator[dict[s
 
 
 def _made(version: DatasetVersion, kind: str, after: int, limit: int) -> Iterator[dict[str, Any]]:
-    numbers = np.flatnonzero(rows.column(version.rows_path, "flags") & np.uint32(CHANGES[kind]))[after : after + limit]
+    numbers = np.flatnonzero(rows.known_column(version.rows_path, "flags") & np.uint32(CHANGES[kind]))[after : after + limit]
     if not len(numbers):
         return
     found = rows.page(version.rows_path, wanted=numbers, limit=limit)

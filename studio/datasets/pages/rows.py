@@ -194,7 +194,7 @@ def wanted_rows(version: DatasetVersion, filters: Filters, changes: Changes) -> 
     if filters.draft:
         kept.append(drafted_indices(version, changes))
     if len(filters.flags) > 1:
-        kept.append(np.flatnonzero(rows.column(version.rows_path, "flags") & np.uint32(filters.flags[1])))
+        kept.append(np.flatnonzero(rows.known_column(version.rows_path, "flags") & np.uint32(filters.flags[1])))
     if not kept:
         return None
     wanted = kept[0]
@@ -205,7 +205,7 @@ def wanted_rows(version: DatasetVersion, filters: Filters, changes: Changes) -> 
 
 def drafted_indices(version: DatasetVersion, changes: Changes) -> npt.NDArray[np.int64]:
     if changes.rules:
-        changed, dropped = changes.touched(rows.column(version.rows_path, "flags"))
+        changed, dropped = changes.touched(rows.known_column(version.rows_path, "flags"))
         return np.union1d(changed, dropped)
     return within(changes.edited.keys() | changes.dropped, (version.facts or {})["rows"])
 
