@@ -91,6 +91,24 @@ def test_of_a_preference_row_both_answers_are_read(tokenizer: Any) -> None:
     ]
 
 
+def test_an_answer_that_somebody_only_disliked_is_read_alone(tokenizer: Any) -> None:
+    [row] = seen(tokenizer, {"prompt": PAIR["prompt"], "rejected": PAIR["rejected"]})
+    assert [(reading["name"], said(reading)) for reading in row["readings"]] == [("rejected", "user<|im_end|>")]
+
+
+def test_tool_calls_that_a_template_cannot_write_are_told_and_not_left_out(tokenizer: Any) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
+    messages = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "12", "tool_call_id": "call_1"},
+        {"role": "assistant", "content": "12"},
+    ]
+    [row] = seen(tokenizer, {"messages": messages})
+    assert "tool calls" in row["error"]
+    assert row["readings"] == []
+
+
 def test_an_answer_without_weight_is_only_read_and_others_tell_theirs(tokenizer: Any) -> None:
     messages = [dict(message) for message in CHAT["messages"]]
     messages[1]["weight"], messages[3]["weight"] = 0, 0.5
