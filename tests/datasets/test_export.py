@@ -6,11 +6,14 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+from asgiref.sync import async_to_sync
+from django.test import Client as Browser
 
 from studio.datasets import importing, rows
 from studio.datasets.exporting import Export, cell
 from studio.errors import UserError
 from tests.datasets.conftest import QuietJob
+from tests.fixtures import Api, make_key, make_member
 
 CHATS = [
     {"messages": [{"role": "user", "content": f"Question {n}?"}, {"role": "assistant", "content": f'Answer "{n}",\n{n}.'}]}
@@ -181,3 +184,45 @@ def test_an_export_that_there_is_not_is_a_sentence(tmp_path, asked, field):
     with pytest.raises(UserError) as refused:
         Export(**{"path": tmp_path, "shape": "chat", "format": "jsonl", "spelling": "openai"} | asked).check()
     assert field in refused.value.fields
+
+
+def whole(response):
+    """What was sent piece by piece."""
+
+    async def gathered():
+        return b"".join([piece async for piece in response.streaming_content])
+
+    assert response.status_code == 200, response
+    return async_to_sync(gathered)()
+
+
+def test_a_member_downloads_a_version_and_a_script_the_same_file(acme):
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    page = f"/datasets/versions/{acme.version.pk}/export/"
+    assert "12" in browser.get(page).content.decode()
+    answer = browser.get(f"{page}file/?format=csv&spelling=alpaca&split=train")
+    assert answer["Content-Disposition"] == 'attachment; filename="replies-v1-train-alpaca.csv"'
+    content = whole(answer)
+    assert content.splitlines()[0] == b"instruction,input,output,system,history"
+    assert len(content.splitlines()) == 11
+    script = acme.api.get(f"dataset-versions/{acme.version.pk}/export?format=csv&spelling=alpaca&split=train")
+    assert whole(script) == content
+
+
+@pytest.mark.parametrize("asked", ["format=xlsx", "spelling=x", "split=test", "format=%00"])
+def test_a_download_that_there_is_not_is_refused_on_its_page(acme, asked):
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    answer = browser.get(f"/datasets/versions/{acme.version.pk}/export/file/?{asked}")
+    assert answer.status_code == 422
+    assert "There is no such export." in answer.content.decode()
+    assert acme.api.get(f"dataset-versions/{acme.version.pk}/export?{asked}").status_code == 422
+
+
+def test_a_viewer_may_download_and_a_guest_may_not(acme):
+    viewer = Api(make_key(make_member(acme.workspace, role="viewer", email="vic@example.com"), scopes=["read"]))
+    guest = Api(make_key(make_member(acme.workspace, role="guest", email="gus@example.com", clients=[acme.client])))
+    path = f"dataset-versions/{acme.version.pk}/export"
+    assert len(whole(viewer.get(path)).splitlines()) == 12
+    assert guest.get(path).status_code == 404

@@ -23,6 +23,8 @@ SPELLING_WORDS = {
     "alpaca": "instruction, input and output; earlier turns as history. No tool calls or weights.",
 }
 
+DEFAULTS = {"format": "jsonl", "spelling": "openai", "split": ""}
+
 
 def export(request: HttpRequest, pk: str) -> HttpResponse:
     """The page that asks for format and spelling."""
@@ -33,7 +35,7 @@ def export(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def shown(found: DatasetVersion, asked: dict[str, str], error: UserError | None = None) -> dict[str, Any]:
-    chosen = {"format": "jsonl", "spelling": "openai", "split": ""} | asked
+    chosen = DEFAULTS | asked
     split = (found.facts or {})["split"]
     return about(found) | {
         "tab": "export",
@@ -57,7 +59,7 @@ def file(request: HttpRequest, pk: str) -> HttpResponseBase:
     found = version_for(request, "dataset.export", pk)
     if not found.is_ready:
         raise Http404
-    asked = {name: request.GET.get(name, "") for name in ("format", "spelling", "split")}
+    asked = {name: request.GET.get(name, default) for name, default in DEFAULTS.items()}
     try:
         return export_response(found, **asked)
     except UserError as error:
