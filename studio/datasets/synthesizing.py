@@ -183,14 +183,12 @@ def one(order: SynthesisPayload, writer: Writer, seeds: list[dict[str, Any]], *,
 
 
 def asking_for_one(instruction: str, examples: list[str], *, kind: str) -> Messages:
-    """The prompt that asks for one more of the same kind."""
-    listed = "\n\n".join(f"{number}. {text[:SHOWN]}" for number, text in enumerate(examples, start=1))
-    parts = [
-        instruction,
-        f"Here are examples of such a {kind}:\n\n{listed}" if listed else "",
-        f"Write one new {kind} of this kind, unlike these. Write the {kind} alone.",
-    ]
-    return [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]
+    """The prompt that asks for one more of the same kind: the seeds stand there as what the model answered before."""
+    wish = f"Write one new {kind}{' of this kind' if examples else ''}. Write the {kind} alone."
+    messages: Messages = [{"role": "system", "content": instruction}] if instruction else []
+    for text in examples:
+        messages += [{"role": "user", "content": wish}, {"role": "assistant", "content": text[:SHOWN]}]
+    return [*messages, {"role": "user", "content": wish}]
 
 
 def first_exchange(seed: dict[str, Any]) -> Messages:
