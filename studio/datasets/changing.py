@@ -20,6 +20,8 @@ from studio.errors import UserError
 
 MOST_CHANGES = 10_000
 MOST_BYTES = 16 << 20
+MOST_VALUES, LONGEST_VALUE = 100, 1000
+"""What a rule fills in is written into every row that has the placeholder."""
 Row = dict[str, Any]
 Fate = Literal["", "changed", "dropped", "unfixed"]
 """What becomes of a row; unfixed: a rule would have changed it into something that is no row, so it stays as it is."""
@@ -43,6 +45,9 @@ class Rule:
             ways = " or ".join(finding.remedies)
             raise UserError("That cannot be done about this finding.", fields={"do": f"Use {ways}."})
         values = written.get("values") or {}
+        if len(values) > MOST_VALUES or any(len(str(text)) > LONGEST_VALUE for pair in values.items() for text in pair):
+            sentence = f"At most {MOST_VALUES} placeholders, each filled with up to {LONGEST_VALUE:,} characters."
+            raise UserError("That is too much to fill in.", fields={"values": sentence})
         return cls(finding, do, {str(name): str(value) for name, value in values.items()})
 
     def as_dict(self) -> dict[str, Any]:

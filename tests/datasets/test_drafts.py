@@ -309,6 +309,14 @@ def test_the_child_stands_when_its_parent_and_orders_are_gone(ana, version):
     assert numbers(ana.get(address("rows", made)))[-1] == 29
 
 
+def test_what_fills_a_placeholder_is_bounded(ana, version):
+    ana.post(address("draft_rule", version), {"finding": "placeholder", "do": "fix", "value_name": "x" * 1001})
+    assert not Draft.objects.exists()
+    ana.post(address("draft_rule", version), {"finding": "placeholder", "do": "fix", "value_name": "Ana"})
+    ana.post(address("draft_save", version))
+    assert all_rows(saved(version))[9] == chat("Hello Ana?", "Hello.")
+
+
 def test_changes_read_back_as_they_were_written():
     kept = Changes(edited={3: chat("a", "b")}, dropped={1}, kept={2}, added=[chat("c", "d")])
     assert Changes.read(json.loads(json.dumps(kept.as_dict()))) == kept

@@ -80,9 +80,6 @@ class Filters:
     def at(self, *, after: int | None = None, before: int | None = None) -> str:
         return replace(self, after=-1 if after is None else after, before=before).query
 
-    def without(self, name: str) -> str:
-        return replace(self, after=-1, before=None, **{name: ""}).query
-
 
 @dataclass(frozen=True)
 class Shown:
