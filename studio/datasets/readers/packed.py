@@ -80,6 +80,7 @@ class Unpacked:
         return b"".join(pieces)
 
     def close(self) -> None:
+        self.stream.close()  # what it holds for unpacking may be 128 MB
         self.packed.close()
 
     def __enter__(self) -> "Unpacked":
@@ -119,7 +120,18 @@ def _stream(file: BinaryIO, kind: str) -> Any:
         return archive.open(only_member(archive))
     import pyarrow as pa
 
-    return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+    return Frames(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+
+
+class Frames:
+    """What Arrow unpacks. Its own `read` does not give back the memory that it took for bytes which then cannot be unpacked."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+        self.close = stream.close
+
+    def read(self, size: int) -> bytes:
+        return bytes(self.stream.read_buffer(size).to_pybytes())
 
 
 class Bounded(io.RawIOBase):
