@@ -13,6 +13,7 @@ from tests.fixtures import World, make_slot, make_world, redis_on_a_socket
 
 TORCH_TESTS = Path(__file__).parent / "ml"
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # before torch is there: threads that spin take others' processors
+DATABASE = {"db", "transactional_db"}
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -27,6 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("torch")
         if "page" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
+        if item.get_closest_marker("django_db") or DATABASE & set(getattr(item, "fixturenames", ())):
+            item.add_marker("database")
 
 
 @pytest.fixture(scope="session")
