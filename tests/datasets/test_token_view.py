@@ -1,6 +1,5 @@
 """A person looks at what a base model reads of a row, token by token, and at how long the rows are in its tokens."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,11 @@ from studio.datasets.models import TokenView
 from studio.datasets.pages.drawing import draw, seen
 from studio.orders.models import Order
 from tests.fixtures import World, make_base_model, make_member, make_version, work_off
+from tests.small_tokenizer import CHATML, give_tokenizer
 
 pytestmark = pytest.mark.torch
 
-CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
 SHOUTING = "{{ messages[-1]['content'] | upper }}<|im_end|>"
-
-
-def give_tokenizer(base: BaseModel, *, template: str = CHATML) -> None:
-    """A small tokenizer in the base model's folder; its weights are nobody's business here."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<|im_start|>", "<|im_end|>"], initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(["user assistant Question Answer Question 1? Answer 1."] * 4, trainer)
-    base.folder.mkdir(parents=True, exist_ok=True)
-    backend.save(str(base.folder / "tokenizer.json"))
-    settings = {"eos_token": "<|im_end|>", "chat_template": template}
-    (base.folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 @pytest.fixture
