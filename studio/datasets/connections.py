@@ -7,6 +7,7 @@ import httpx
 from django.conf import settings
 from django.db import transaction
 
+from studio import outgoing
 from studio.audit.services import record
 from studio.datasets.models import Connection
 from studio.errors import UserError
@@ -118,8 +119,9 @@ def attempt(member: Member, connection: Connection) -> str:
     url = checked_address(connection.settings["url"], private=settings.PRIVATE_HOSTS)
     key = opened(connection.secret)
     try:
-        with httpx.Client(timeout=PATIENCE, follow_redirects=False, trust_env=False) as client:
-            answer = client.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {})
+        with outgoing.client(private=settings.PRIVATE_HOSTS, timeout=PATIENCE) as client:
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            answer = client.get(f"{url}/models", headers=headers, follow_redirects=False)
     except httpx.HTTPError as error:
         raise UserError(f"It does not answer ({type(error).__name__}). Look at the address.") from error
     if answer.status_code in (401, 403):

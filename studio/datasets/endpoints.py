@@ -1,6 +1,5 @@
 """An OpenAI-compatible endpoint that answers one conversation after another. Bounded in size, time and tries."""
 
-import ipaddress
 import os
 import time
 from collections.abc import Sequence
@@ -9,8 +8,9 @@ from typing import Any
 import httpx
 import orjson
 
+from studio import outgoing
 from studio.errors import UserError
-from studio.outside import checked_address, is_allowed, is_public
+from studio.outside import checked_address
 
 KEY = "ADAPTER_STUDIO_ENDPOINT_KEY"
 """The variable that holds the key: it stands in no file of the order."""
@@ -22,10 +22,11 @@ LONGEST_WAIT = 60.0
 
 class Endpoint:
     def __init__(self, *, url: str, model: str, private: Sequence[str]):
-        self.url, self.model, self.private = f"{checked_address(url, private=private)}/chat/completions", model, private
+        self.url, self.model = f"{checked_address(url, private=private)}/chat/completions", model
         key = os.environ.get(KEY, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.client = httpx.Client(headers=headers, timeout=httpx.Timeout(120, connect=10), follow_redirects=False, trust_env=False)
+        self.client = outgoing.client(private=private, timeout=httpx.Timeout(120, connect=10))
+        self.client.follow_redirects = False
+        self.client.headers.update({"Authorization": f"Bearer {key}"} if key else {})
 
     def answer(self, messages: list[dict[str, str]], *, max_tokens: int, temperature: float, seed: int) -> str:
         """Raises UserError where the endpoint refuses, or goes on failing."""
@@ -46,7 +47,6 @@ class Endpoint:
     def _post(self, body: dict[str, Any]) -> tuple[int, Any, float]:
         """(status, the answer's JSON, seconds to wait before another try)."""
         with self.client.stream("POST", self.url, json=body) as response:
-            self._refuse_another_address(response)
             content = bytearray()
             for piece in response.iter_bytes():
                 content += piece
@@ -59,15 +59,6 @@ class Endpoint:
             answered = {"error": {"message": "it sent no JSON"}}
             return (response.status_code if response.status_code != 200 else 502), answered, 0.0
         return response.status_code, answered, float(wait) if wait.isdigit() else 0.0
-
-    def _refuse_another_address(self, response: httpx.Response) -> None:
-        """A name may lead elsewhere by the time that it is asked; what answers from there is not read."""
-        url = response.url
-        if is_allowed(url.host, url.port or 443, private=self.private):
-            return
-        peer = response.extensions["network_stream"].get_extra_info("server_addr")
-        if not is_public(ipaddress.ip_address(str(peer[0]))):
-            raise UserError("The endpoint's name now leads to an address that is not public.")
 
 
 def text_of(answered: Any) -> str:
