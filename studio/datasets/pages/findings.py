@@ -112,7 +112,7 @@ def charts(facts: dict[str, Any]) -> list[dict[str, Any]]:
         {"title": "Messages in a row", "aside": "", "bars": _bars(turns)},
         {"title": "Messages by role", "aside": "", "bars": _bars(roles)},
     ]
-    return [chart for chart in found if chart["bars"]]
+    return [chart for chart in found if len(chart["bars"]) > 1]
 
 
 def _messages(number: int) -> str:
