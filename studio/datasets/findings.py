@@ -221,15 +221,6 @@ class Findings:
             "roles": dict(self.roles),
         } | ({"forms": dict(self.forms)} if self.forms else {})
 
-    def add(self, row: dict[str, Any], canonical: bytes) -> int:
-        """`count`; what is noteworthy is found when the rows are sealed."""
-        self.count(row)
-        return 0
-
-    def warnings(self) -> list[str]:
-        """None: `Sealed.warnings` has them."""
-        return []
-
 
 def _rows(number: int) -> str:
     return "1 row contains" if number == 1 else f"{number} rows contain"

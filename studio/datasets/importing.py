@@ -357,7 +357,7 @@ class Intake:
             told.append(f"{max(1, round(100 * duplicates / count))} % duplicates: {repeated} exactly.")
         if percent > 0 and not validation:
             told.append("Too few different rows to hold any back for validation: the run will show no validation loss.")
-        return told + self.findings.warnings()
+        return told
 
 
 def _canonical(row: dict[str, Any]) -> bytes:
