@@ -13,12 +13,12 @@ from ninja import File, Form, Query, Router, Schema
 from ninja.files import UploadedFile
 from pydantic import Field, Json
 
-from studio.api.fields import Input, Line, named
+from studio.api.fields import Input, Line, json_body, named
 from studio.api.paging import Page, Paging, cut, next_url, page
 from studio.basemodels.models import BaseModel
-from studio.datasets import marking, rows, services, shaping
+from studio.datasets import marking, rows, services, shaping, uploading
 from studio.datasets.flags import BY_NAME, flag_named
-from studio.datasets.models import Dataset, DatasetVersion
+from studio.datasets.models import Dataset, DatasetVersion, Upload
 from studio.datasets.pages.rows import SEARCHED
 from studio.errors import UserError
 from studio.workspaces.models import Project
@@ -183,23 +183,57 @@ def list_versions(request: HttpRequest, pk: UUID, filters: Query[Paging]) -> dic
 
 
 class VersionIn(Input):
+    upload: UUID | None = None
+    """A file that has arrived at /uploads, instead of one in this request."""
     mapping: Json[dict[str, str]] | None = None
     """Canonical field -> column, as JSON, where the columns are not to be recognised: `{"prompt": "question"}`."""
     validation_percent: float | None = None
     seed: int | None = None
+    reading: Json[dict[str, Any]] | None = None
+    """How the file is read, as JSON: `encoding` (cp1252), `sheet`, `refused` (skip or stop)."""
     rules: Json[dict[str, Any]] | None = None
     """What the split goes by, as JSON: `stratify` and `together` name columns, `near_duplicates` (true) keeps those on one side."""
 
 
+class VersionBody(VersionIn):
+    """The same as a JSON body."""
+
+    mapping: dict[str, str] | None = None
+    reading: dict[str, Any] | None = None
+    rules: dict[str, Any] | None = None
+
+
 @router.post("/datasets/{uuid:pk}/versions", response={202: VersionOut}, url_name="dataset_versions")
-def add_version(request: HttpRequest, pk: UUID, details: Form[VersionIn], file: UploadedFile = File(...)) -> dict[str, Any]:  # noqa: B008
-    """Uploads a file as a new version. Its rows are read afterwards: ask for the version until its status is ready or refused."""
+def add_version(
+    request: HttpRequest,
+    pk: UUID,
+    details: Form[VersionIn],
+    file: UploadedFile | None = File(None),  # noqa: B008
+) -> dict[str, Any]:
+    """A new version, of a file in this request or of an `upload` that has arrived; the latter may also be told as a JSON body.
+
+    Its rows are read afterwards: ask for the version until its status is ready or refused.
+    """
     dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
-    upload = services.Upload(
-        filename=file.name or "upload", chunks=file.chunks(), size=file.size or 0, **details.model_dump(exclude_none=True)
-    )
-    version = services.add_version(request.member, dataset=dataset, upload=upload)  # type: ignore[attr-defined]
+    told = json_body(request, VersionBody) if request.content_type == "application/json" else details
+    version = version_of(request, dataset, told, file)
     return version_out(version, newest_base(request))
+
+
+def version_of(request: HttpRequest, dataset: Dataset, told: VersionIn, file: UploadedFile | None) -> DatasetVersion:
+    chosen = told.model_dump(exclude_none=True, exclude={"upload"})
+    member = request.member  # type: ignore[attr-defined]
+    if told.upload is not None:
+        if file is not None:
+            raise UserError("Some values cannot be used.", fields={"upload": "Send a file or name an upload, not both."})
+        uploads = Upload.objects.for_action(request, "dataset.create").filter(project=dataset.project_id)
+        upload = named(uploads.select_related("project__client", "order"), told.upload, field="upload")
+        wanted = services.Upload(filename=upload.filename, chunks=(), size=upload.length, **chosen)
+        return uploading.import_upload(member, upload, dataset=dataset, name="", wanted=wanted)
+    if file is None:
+        raise UserError("Some values cannot be used.", fields={"file": "This is needed."})
+    wanted = services.Upload(filename=file.name or "upload", chunks=file.chunks(), size=file.size or 0, **chosen)
+    return services.add_version(member, dataset=dataset, upload=wanted)
 
 
 @router.get("/dataset-versions/{uuid:pk}", response=VersionOut, url_name="dataset_version")

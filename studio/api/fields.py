@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from ninja.operation import Operation
 from ninja.parser import Parser
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from studio.errors import UserError
 
@@ -42,6 +42,19 @@ class StrictParser(Parser):
             return orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise UserError(f"The body is not valid JSON: {error}.", code="bad_request") from error
+
+
+B = TypeVar("B", bound=BaseModel)
+
+
+def json_body(request: HttpRequest, model: type[B]) -> B:
+    """The JSON body of a call that also takes a form."""
+    told = StrictParser().parse_body(request)
+    try:
+        return model.model_validate(told)
+    except ValidationError as error:
+        faults = {".".join(str(part) for part in fault["loc"]) or "body": f"{fault['msg'].rstrip('.')}." for fault in error.errors()}
+        raise UserError("Some values cannot be used.", fields=faults) from error
 
 
 def only_known(run: Any) -> Callable[..., HttpResponseBase]:

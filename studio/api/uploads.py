@@ -13,8 +13,8 @@ from pydantic import Field
 
 from studio.api.fields import Input, Line, named
 from studio.api.paging import Page, Paging, page
-from studio.datasets import tus, uploading
-from studio.datasets.models import Upload
+from studio.datasets import elsewhere, previews, tus, uploading
+from studio.datasets.models import Connection, Upload
 from studio.errors import UserError
 from studio.workspaces.middleware import api_error
 from studio.workspaces.models import Project
@@ -124,6 +124,58 @@ def begun(request: HttpRequest, project: Project, filename: str, length: int, sh
 
 def place(request: HttpRequest, upload: Upload) -> str:
     return request.build_absolute_uri(reverse("api:upload", args=[upload.pk]))
+
+
+class FetchIn(Input):
+    project: UUID
+    connection: UUID | None = None
+    """In whose name; for an object of a store, the store."""
+    repository: Line = ""
+    """A dataset of the hub, owner/name."""
+    revision: Line = ""
+    """A branch, a tag or a commit; it is pinned to its commit."""
+    file: Line = ""
+    """One of the dataset's files, or of its splits; may be left out where there is only one."""
+    key: Line = ""
+    """An object of the store."""
+
+
+@router.post("/uploads/fetch", response={201: UploadOut}, url_name="upload_fetch")
+def fetch_upload(request: HttpRequest, payload: FetchIn) -> dict[str, Any]:
+    """Has the studio fetch a file: of a dataset of the hub, or an object of a store. Ask for the upload until it is complete."""
+    member = request.member  # type: ignore[attr-defined]
+    project = named(projects(request), payload.project, field="project")
+    kinds = elsewhere.STORES if payload.key else (Connection.Kind.HUB,)
+    allowed = Connection.objects.for_action(request, "dataset.create").filter(kind__in=kinds)
+    connection = named(allowed, payload.connection, field="connection") if payload.connection else None
+    if not payload.key:
+        snapshot = elsewhere.look_at_hub(payload.repository, revision=payload.revision, connection=connection)
+        name = payload.file or only_one(snapshot)
+        return upload_out(elsewhere.fetch_from_hub(member, project=project, snapshot=snapshot, name=name, connection=connection))
+    if connection is None:
+        raise UserError("Some values cannot be used.", fields={"connection": "This is needed."})
+    return upload_out(elsewhere.fetch_object(member, project=project, connection=connection, key=payload.key))
+
+
+def only_one(snapshot: elsewhere.Snapshot) -> str:
+    names = [offer.name for offer in snapshot.offers]
+    if len(names) > 1:
+        raise UserError("Choose a file.", fields={"file": f"Use one of: {', '.join(names[:20])}."})
+    return names[0]
+
+
+class PreviewFilters(Input):
+    encoding: Line = ""
+    sheet: Line = ""
+
+
+@router.get("/uploads/{uuid:pk}/preview", response=dict[str, Any], url_name="upload_preview")
+def preview_upload(request: HttpRequest, pk: UUID, filters: Query[PreviewFilters]) -> dict[str, Any]:
+    """What is in a file that has arrived: format, shape with the reason, columns, the first rows, the first lines that would be refused."""
+    upload = get_object_or_404(reachable(request), pk=pk)
+    if not uploading.complete(upload):
+        raise UserError("The file has not arrived completely yet. Wait until it has.")
+    return previews.preview(upload, reading=filters.model_dump(exclude_defaults=True))
 
 
 @router.get("/uploads/{uuid:pk}", response=UploadOut, url_name="upload")

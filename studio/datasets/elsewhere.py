@@ -280,7 +280,7 @@ def opened_store(connection: Connection) -> Any:
     if not told.get("key_id") or not secret:
         raise ValueError("it has no key")  # without one the library would ask the machine for its own
     endpoint = GOOGLE if connection.kind == Connection.Kind.GCS else told.get("url", "")
-    config: "S3Config" = {
+    config: S3Config = {
         "access_key_id": told["key_id"],
         "secret_access_key": secret,
         "region": told.get("region") or ("auto" if connection.kind == Connection.Kind.GCS else "us-east-1"),

@@ -170,6 +170,8 @@ ROUTES: dict[str, dict[str, str]] = {
     "api:dataset_splits": {"POST": "dataset.create"},
     "api:mixes": {"POST": "dataset.create"},
     "api:uploads": {"GET": "dataset.create", "POST": "dataset.create"},
+    "api:upload_fetch": {"POST": "dataset.create"},
+    "api:upload_preview": {"GET": "dataset.create"},
     "api:upload": {"GET": "dataset.create", "HEAD": "dataset.create", "PATCH": "dataset.create", "DELETE": "dataset.create"},
     "api:dataset_writers": {"GET": "dataset.create"},
     "api:dataset_syntheses": {"GET": "dataset.view", "POST": "dataset.create"},

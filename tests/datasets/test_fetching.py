@@ -418,6 +418,22 @@ def test_google_s_files_are_signed_for_with_its_keys(acme):
         elsewhere.signed(connection, "GET", "a.jsonl")
 
 
+def test_a_script_has_files_fetched(acme, hub, store, bucket):
+    hub.put("a.jsonl", pairs(1))
+    hub.put("b.jsonl", pairs(2))
+    wanted = {"project": str(acme.project.pk), "repository": "acme/support"}
+    many = acme.api.post("uploads/fetch", wanted)
+    assert (many.status_code, many.json()["error"]["fields"]) == (422, {"file": "Use one of: a.jsonl, b.jsonl."})
+    made = acme.api.post("uploads/fetch", wanted | {"file": "b.jsonl"}).json()
+    assert (made["status"], made["origin"]["commit"]) == ("arriving", COMMIT)
+    work_off(Upload.objects.get(pk=made["id"]).order)
+    assert acme.api.get(f"uploads/{made['id']}").json()["status"] == "complete"
+    store.files["clients/c.jsonl"] = pairs(3)
+    made = acme.api.post("uploads/fetch", {"project": str(acme.project.pk), "connection": str(bucket.pk), "key": "c.jsonl"}).json()
+    work_off(Upload.objects.get(pk=made["id"]).order)
+    assert acme.api.get(f"uploads/{made['id']}/preview").json()["rows"][0]["messages"][1]["content"] == "4"
+
+
 # ── Addresses ──
 
 

@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from studio.audit.models import AuditRecord
 from studio.datasets import uploading
-from studio.datasets.models import Upload
-from tests.fixtures import Api, World, make_key, make_member
+from studio.datasets.models import DatasetVersion, Upload
+from tests.fixtures import Api, World, make_key, make_member, make_upload, work_off
 
 ROWS = b'{"prompt": "Where is it?", "completion": "On its way."}\n' * 40
 PIECE = "application/offset+octet-stream"
@@ -215,3 +215,58 @@ def test_the_server_says_what_it_can(acme):
     assert (answer.status_code, answer.headers["Tus-Version"]) == (204, "1.0.0")
     assert set(answer.headers["Tus-Extension"].split(",")) == {"creation", "termination", "checksum", "expiration"}
     assert Api(None).get("uploads").status_code == 401
+
+
+def test_an_upload_becomes_a_version_through_the_api(acme):
+    upload = make_upload(acme.owner, acme.project, content=ROWS, filename="a.csv")
+    path = f"datasets/{acme.version.dataset_id}/versions"
+    preview = acme.api.get(f"uploads/{upload.pk}/preview").json()
+    assert (preview["shape"], preview["file_format"], len(preview["rows"])) == ("chat", "JSONL", 20)
+    body = {"upload": str(upload.pk), "reading": {"refused": "stop"}, "rules": {"near_duplicates": True}, "seed": 7}
+    made = acme.api.post(path, body)
+    assert made.status_code == 202, made.content
+    version = DatasetVersion.objects.get(pk=made.json()["id"])
+    assert (version.filename, version.reading, version.rules, version.seed) == (
+        "a.csv", {"refused": "stop"}, {"near_duplicates": True}, 7,
+    )  # fmt: skip
+    assert acme.api.post(path, body).status_code == 422  # the version has taken it over
+    assert not Upload.objects.exists()
+    work_off(version.order)
+    assert acme.api.get(f"dataset-versions/{version.pk}").json()["status"] == "ready"
+
+
+def test_an_upload_is_named_in_a_form_as_well(acme):
+    upload = make_upload(acme.owner, acme.project, content=ROWS)
+    address = f"/api/v1/datasets/{acme.version.dataset_id}/versions"
+    form = {"upload": str(upload.pk), "reading": '{"encoding": "cp1252"}'}
+    made = acme.api.browser.post(address, form, headers=acme.api.headers)
+    assert made.status_code == 202, made.content
+    assert DatasetVersion.objects.get(pk=made.json()["id"]).reading == {"encoding": "cp1252"}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "file"),
+        ({"upload": "seven"}, "upload"),
+        ({"reading": {"encoding": "latin-9"}}, "reading.encoding"),
+        ({"reading": {"eval": "1"}}, "reading.eval"),
+        ({"rules": {"near_duplicates": "yes"}}, "rules.near_duplicates"),
+        ({"rules": {"stratify": "x" * 300}}, "rules.stratify"),
+        ({"seed": -1}, "seed"),
+        ({"shape": "chat"}, "shape"),
+    ],
+)
+def test_what_cannot_be_asked_of_an_upload_is_refused_beside_its_field(acme, body, field):
+    upload = make_upload(acme.owner, acme.project, content=ROWS)
+    named = {"upload": str(upload.pk)} if body and "upload" not in body else {}
+    answer = acme.api.post(f"datasets/{acme.version.dataset_id}/versions", named | body)
+    assert (answer.status_code, list(answer.json()["error"]["fields"])) == (422, [field]), answer.content
+    assert Upload.objects.filter(pk=upload.pk).exists()
+
+
+def test_an_upload_that_has_not_arrived_is_no_version(acme):
+    upload = make_upload(acme.owner, acme.project, content=ROWS[:10], length=len(ROWS))
+    answer = acme.api.post(f"datasets/{acme.version.dataset_id}/versions", {"upload": str(upload.pk)})
+    assert (answer.status_code, "has not arrived completely" in answer.json()["error"]["message"]) == (400, True)
+    assert acme.api.get(f"uploads/{upload.pk}/preview").status_code == 400

@@ -112,6 +112,7 @@ API_OBJECTS = {
     "api:dataset_export": "version",
     "api:dataset_splits": "version",
     "api:upload": "upload",
+    "api:upload_preview": "upload",
     "api:run": "run",
     "api:run_events": "run",
     "api:run_events_file": "run",
