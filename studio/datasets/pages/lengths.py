@@ -43,10 +43,10 @@ def lengths(request: HttpRequest, found: DatasetVersion) -> dict[str, Any]:
     if base is not None and facts is None and request.member.may("dataset.create"):  # type: ignore[attr-defined]
         measurement = services.measure(found, base, member=request.member)  # type: ignore[attr-defined]
     context = {"base": base, "bases": ready_bases(request), "tokens": facts, "measurement": measurement}
-    return context | (shown(facts, base) if facts and base else {})
+    return context | (shown(facts, base, rows=(found.facts or {})["rows"]) if facts and base else {})
 
 
-def shown(facts: TokenFacts, base: BaseModel) -> dict[str, Any]:
+def shown(facts: TokenFacts, base: BaseModel, *, rows: int) -> dict[str, Any]:
     limit = base.model_facts.context_length
     return {
         "bars": bars(facts.histogram),
@@ -54,7 +54,7 @@ def shown(facts: TokenFacts, base: BaseModel) -> dict[str, Any]:
         "run_length": RUN_LENGTH,
         "limit": limit,
         "learnt_share": f"{round(100 * facts.supervised / max(1, facts.total))} %",
-        "cuts": cuts(facts, limit=limit),
+        "cuts": cuts(facts, limit=limit, rows=rows),
         "over": over(facts, limit=limit),
     }
 
@@ -79,9 +79,8 @@ def marker(histogram: list[tuple[int, int]], length: int) -> float | None:
     return None
 
 
-def cuts(facts: TokenFacts, *, limit: int) -> list[dict[str, Any]]:
+def cuts(facts: TokenFacts, *, limit: int, rows: int) -> list[dict[str, Any]]:
     """What each max length up to the model's own would cut, with its shares of all rows and all tokens."""
-    rows = sum(count for _, count in facts.histogram)
     return [
         cut.model_dump()
         | {
