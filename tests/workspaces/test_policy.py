@@ -42,6 +42,7 @@ PAGE_OBJECTS = {
     "datasets:version_new": "dataset",
     "datasets:version": "version",
     "datasets:refusals": "version",
+    "datasets:again": "version",
     "datasets:map": "version",
     "datasets:stop": "version",
     "datasets:split": "version",
@@ -146,7 +147,7 @@ QUERY_OBJECTS = {
 }
 OTHER_PARTS = {"api:artifact_file": {"name": "adapter_config.json"}, "plugins:detail": {"name": "rehearsal"}, "setup": {"token": "wrong"}}
 OBJECTS = PAGE_OBJECTS | API_OBJECTS
-SHARED = {"base"}
+SHARED = {"base", "connection"}
 """Belongs to no client: whoever is in the workspace, and no guest, may have it."""
 
 
