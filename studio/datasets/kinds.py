@@ -7,7 +7,7 @@ from django.conf import settings
 
 from studio.basemodels.kinds import LISTENERS
 from studio.basemodels.models import BaseModel
-from studio.datasets import elsewhere, synthesis
+from studio.datasets import elsewhere, synthesis, uploading
 from studio.datasets.drafting import changes_path
 from studio.datasets.endpoints import KEY
 from studio.datasets.fetching import TOKEN
@@ -15,7 +15,7 @@ from studio.datasets.models import DatasetVersion, Draft, Synthesis, Upload
 from studio.datasets.services import measure, newest_base
 from studio.datasets.tokenviews import BLOCK
 from studio.errors import UserError
-from studio.orders.kinds import OrderKind, register
+from studio.orders.kinds import SWEEPS, OrderKind, register
 from studio.orders.models import Order
 from studio.training.orders import (
     DatasetPayload,
@@ -243,3 +243,4 @@ register(TokenViewKind())
 register(SynthesisKind())
 register(FetchKind())
 LISTENERS.append(measure_newest)
+SWEEPS.append(uploading.expire)

@@ -49,8 +49,8 @@ class Peek:
         return {
             "file_format": self.file_format,
             "encoding": reading.encoding,
-            "sheet": getattr(reading, "sheet", ""),
-            "sheets": list(getattr(reading, "sheets", [])),
+            "sheet": reading.sheet,
+            "sheets": list(reading.sheets),
             "shape": found.shape,
             "format": found.format,
             "reason": found.reason,
@@ -71,7 +71,11 @@ def peek(
     Raises UserError where the file cannot be read at all, or the mapping does not fit.
     """
     opened = open_file(path, filename=filename, work=work, **reading)
-    lines, detection = look_ahead(opened, mapping=mapping or {})
+    try:
+        lines, detection = look_ahead(opened, mapping=mapping or {})
+    except UserError as error:
+        error.facts = {"sheets": list(opened.sheets)} | error.facts  # another sheet may be the one that is meant
+        raise
     intake = Intake(opened, detection)
     found = Peek(opened.format, detection, opened)
     seen: list[Line | Refusal] = []

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from django.conf import settings
 
+from studio.datasets import uploading
 from studio.datasets.models import Upload
 from studio.datasets.peeking import WRITTEN
 from studio.errors import UserError
@@ -31,6 +32,8 @@ UNSHOWN = "The beginning of the file cannot be shown. Import it all the same to 
 def preview(upload: Upload, *, mapping: dict[str, str] | None = None, reading: dict[str, Any] | None = None) -> dict[str, Any]:
     """What `peeking.Peek.as_dict` says. Raises UserError where the file cannot be read, or the choices do not fit."""
     request = {"file": str(upload.path), "filename": upload.filename, "mapping": mapping or {}, **(reading or {})}
+    if not upload.path.is_file():
+        raise UserError(uploading.GONE, code="gone")
     if not TURNS.acquire(timeout=PATIENCE):
         raise UserError("The server is busy looking at other files. Try again in a moment.")
     try:

@@ -35,6 +35,9 @@ SPARE = 1 << 30
 """Bytes of disk that are left free."""
 
 
+GONE = "What had arrived of this file is gone. Send it again from the beginning."
+
+
 class OffsetConflict(UserError):
     """The piece does not begin where the file ends."""
 
@@ -104,7 +107,7 @@ def locked(upload: Upload) -> Iterator[BufferedRandom]:
     try:
         file = upload.path.open("r+b")
     except FileNotFoundError:
-        raise UserError("What had arrived of this file is gone. Send it again from the beginning.", code="gone") from None
+        raise UserError(GONE, code="gone") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -214,11 +217,35 @@ def import_upload(member: Member, upload: Upload, *, dataset: Dataset | None, na
     wanted.check()
     if not complete(upload):
         raise UserError("The file has not arrived completely yet. Wait until it has.")
+    if not upload.path.is_file():
+        raise UserError(GONE, code="gone")
     with transaction.atomic():
         target = dataset or create_dataset(member, project=upload.project, name=name)
         version = record_version(member, dataset=target, stored=Stored(wanted, upload.name, upload.sha256), origin=upload.origin)
         upload.delete()
     return version
+
+
+def again(member: Member, version: DatasetVersion) -> Upload:
+    """The file of a version once more, to be read in another way; it takes no room on the disk."""
+    kept = Path(settings.DATA_DIR, "uploads", version.upload)
+    if not version.upload or not kept.is_file():
+        raise UserError("The file of this version is not kept. Upload it again.")
+    pk = uuid.uuid4()
+    kept.with_name(pk.hex).hardlink_to(kept)
+    with transaction.atomic():
+        upload: Upload = Upload.objects.create(
+            pk=pk,
+            project=version.dataset.project,
+            created_by=member.user,
+            filename=version.filename,
+            length=kept.stat().st_size,
+            sha256=version.upload_sha256,
+            name=pk.hex,
+            origin=version.origin,
+        )
+        record(member, "upload.create", upload, change={"version": [None, str(version)]})
+    return upload
 
 
 def stem(upload: Upload) -> str:

@@ -14,6 +14,7 @@ urlpatterns = [
     path("<uuid:pk>/versions/new/", views.version_new, name="version_new"),
     path("versions/<uuid:pk>/", views.version, name="version"),
     path("versions/<uuid:pk>/refusals/", views.refusals, name="refusals"),
+    path("versions/<uuid:pk>/again/", uploads.again, name="again"),
     path("versions/<uuid:pk>/map/", views.map_columns, name="map"),
     path("versions/<uuid:pk>/stop/", views.stop, name="stop"),
     path("versions/<uuid:pk>/split/", splits.split, name="split"),

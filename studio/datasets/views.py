@@ -10,8 +10,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from studio.datasets import rows, services, uploading
 from studio.datasets.downloads import sent
 from studio.datasets.models import Dataset, DatasetVersion
-from studio.datasets.pages import findings
-from studio.datasets.pages import elsewhere
+from studio.datasets.pages import elsewhere, findings
 from studio.datasets.pages.frame import MEANINGS, about, meant
 from studio.datasets.pages.lengths import lengths
 from studio.errors import UserError

@@ -1,6 +1,7 @@
 """What each kind of order needs from its own app: what to tell the worker, and what to do with its result."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,6 +63,10 @@ class OrderKind(ABC):
 
 
 KINDS: dict[str, OrderKind] = {}
+
+
+SWEEPS: list[Callable[[], list[str]]] = []
+"""What apps look for once an hour, to throw away what has expired; each says what it did."""
 
 
 def register(kind: OrderKind) -> None:

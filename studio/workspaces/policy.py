@@ -87,6 +87,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "datasets:version_new": {"GET": "dataset.create", "POST": "dataset.create"},
     "datasets:version": {"GET": "dataset.view"},
     "datasets:refusals": {"GET": "dataset.view"},
+    "datasets:again": {"POST": "dataset.create"},
     "datasets:map": {"POST": "dataset.create"},
     "datasets:stop": {"POST": "dataset.create"},
     "datasets:split": {"GET": "dataset.view", "POST": "dataset.create"},

@@ -1,9 +1,13 @@
 """What is in a file is shown before a version is made of it, whatever the file is."""
 
+import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import xlsxwriter
+from django.conf import settings
 from django.test import Client as Browser
 from django.urls import reverse
 
@@ -203,3 +207,71 @@ def test_what_has_not_arrived_completely_says_how_to_go_on(ana, arrived):
     assert "Choose the same file again, and it goes on where it stopped." in text
     assert take(ana, upload).status_code == 200
     assert not DatasetVersion.objects.filter(dataset__name="replies").exists()
+
+
+def test_a_file_that_was_refused_is_read_in_another_way_without_sending_it_again(ana, arrived, acme):
+    upload = arrived(PAIRS + b'{"question": "And?", "answer": ""}\n')
+    take(ana, upload, refused="stop")
+    version = DatasetVersion.objects.get(dataset__name="replies")
+    assert "you chose to stop at that" in work_off(version.order).error
+    assert "Read it in another way" in ana.get(reverse("datasets:version", args=[version.pk])).content.decode()
+    answer = ana.post(reverse("datasets:again", args=[version.pk]))
+    once_more = Upload.objects.get()
+    assert answer.headers["Location"] == f"{reverse('datasets:upload', args=[once_more.pk])}?dataset={version.dataset_id}"
+    assert once_more.path.samefile(version_file(version))
+    take(ana, once_more, dataset=str(version.dataset_id))
+    made = version.dataset.newest
+    work_off(made.order)
+    made.refresh_from_db()
+    assert (made.number, made.facts["rows"], made.facts["refused"]) == (2, 40, 1)
+    text = ana.get(reverse("datasets:version", args=[made.pk])).content.decode()
+    for told in ("Refused lines", "Line 41: answer is empty, there is nothing to learn.", "Download all"):
+        assert told in text
+
+
+def version_file(version: DatasetVersion) -> Path:
+    return Path(settings.DATA_DIR, "uploads", version.upload)
+
+
+def test_windows_1252_is_offered_with_a_preview(ana, arrived):
+    upload = arrived('{"question": "Où?", "answer": "Café – là."}\n'.encode("cp1252") * 20, "cafe.jsonl")
+    text = page(ana, upload)
+    for told in ("0xf9 is not UTF-8. Convert from Windows-1252?", "As Windows-1252 it reads", "Café – là.", 'name="encoding"'):
+        assert told in text, told
+    text = look(ana, upload, encoding="cp1252", whole="1")
+    assert "Each row is a chat" in text and "Café – là." in text
+    take(ana, upload, encoding="cp1252")
+    version = DatasetVersion.objects.get(dataset__name="cafe")
+    assert version.reading == {"encoding": "cp1252"}
+    work_off(version.order)
+    version.refresh_from_db()
+    assert version.facts["rows"] == 20
+
+
+def test_a_sheet_of_a_workbook_is_chosen(ana, arrived):
+    upload = arrived(workbook({"First": [["a", "b"], ["1", "2"]], "Chats": [["question", "answer"], ["Where?", "Here."]]}), "book.xlsx")
+    text = page(ana, upload)
+    assert 'name="sheet"' in text and ">Chats</option>" in text
+    assert "Here." in look(ana, upload, sheet="Chats", whole="1")
+    take(ana, upload, sheet="Chats")
+    version = DatasetVersion.objects.get(dataset__name="book")
+    work_off(version.order)
+    version.refresh_from_db()
+    assert (version.reading, version.facts["rows"]) == ({"sheet": "Chats"}, 1)
+
+
+def workbook(pages: dict[str, list[list[str]]]) -> bytes:
+    file = io.BytesIO()
+    with xlsxwriter.Workbook(file, {"in_memory": True}) as book:
+        for name, rows in pages.items():
+            sheet = book.add_worksheet(name)
+            for number, row in enumerate(rows):
+                sheet.write_row(number, 0, row)
+    return file.getvalue()
+
+
+def test_a_file_that_is_gone_is_told(ana, arrived):
+    upload = arrived(PAIRS)
+    upload.path.unlink()
+    assert "Send it again from the beginning." in page(ana, upload)
+    assert take(ana, upload).status_code == 422

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import Client as Browser
 from django.urls import reverse
 from django.utils import timezone
@@ -174,6 +175,13 @@ def test_what_nobody_goes_on_with_is_removed_after_a_week(sender):
     sender.begin()
     assert not old.path.exists()
     assert Upload.objects.exclude(pk=old.pk).count() == Upload.objects.count() == 1
+
+
+def test_the_studio_s_rounds_remove_it_as_well(acme):
+    upload = make_upload(acme.owner, acme.project, content=ROWS)
+    Upload.objects.update(touched_at=timezone.now() - timedelta(days=8))
+    call_command("reconcile")
+    assert not upload.path.exists() and not Upload.objects.exists()
 
 
 def test_another_workspace_meets_no_upload_of_mine(sender, rival):

@@ -9,7 +9,7 @@ from django.urls import reverse
 from studio.datasets import previews, tus, uploading
 from studio.datasets.models import Dataset, DatasetVersion, Upload
 from studio.datasets.pages.choosing import Choices, chosen
-from studio.datasets.pages.frame import MEANINGS
+from studio.datasets.pages.frame import MEANINGS, version_for
 from studio.errors import UserError
 from studio.orders.pages import render_live
 from studio.workspaces.models import Project
@@ -70,6 +70,13 @@ def discard(request: HttpRequest, pk: str) -> HttpResponse:
     upload = found(request, pk)
     uploading.discard(request.member, upload)  # type: ignore[attr-defined]
     return redirect(f"{reverse('datasets:new')}?project={upload.project_id}")
+
+
+def again(request: HttpRequest, pk: str) -> HttpResponse:
+    """The file of a version, to be looked at once more and read in another way."""
+    version = version_for(request, "dataset.create", pk)
+    upload = uploading.again(request.member, version)  # type: ignore[attr-defined]
+    return redirect(f"{reverse('datasets:upload', args=[upload.pk])}?dataset={version.dataset_id}")
 
 
 def dataset_of(request: HttpRequest, upload: Upload) -> Dataset | None:
@@ -154,16 +161,17 @@ def shown(upload: Upload, choices: Choices) -> dict[str, Any]:
     try:
         seen = previews.preview(upload, mapping=choices.mapping, reading=choices.reading)
     except UserError as error:
-        columns = error.facts.get("columns", {})
         return context | {
             "error": error,
             "asks_encoding": error.code == "not_utf8",
-            "columns": meant(columns, choices.mapping),
             "asks_columns": True,
+            "columns": meant(error.facts.get("columns", {}), choices.mapping),
+            "sheets": error.facts.get("sheets", []),
         }
     mapping = choices.mapping or seen["mapping"]
     return context | {
         "seen": seen,
+        "sheets": seen["sheets"],
         "rows": seen["rows"][:SHOWN_ROWS],
         "refusals": seen["refusals"],
         "columns": meant(seen["columns"], mapping),

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management import BaseCommand
 from django.db import close_old_connections
 
+from studio.orders.kinds import SWEEPS
 from studio.orders.preempting import make_room, rest_by_day
 from studio.orders.services import reconcile, worker_lost
 from studio.orders.states import sweep
@@ -32,7 +33,7 @@ class Command(BaseCommand):
             did = reconcile() + rest_by_day() + [line for queue in settings.RQ_QUEUES for line in make_room(queue)]
             if time.monotonic() - swept_at > SWEEP:
                 swept_at = time.monotonic()
-                did += sweep()
+                did += sweep() + [line for each in SWEEPS for line in each()]
             for line in did:
                 self.stdout.write(line)
             if not options["every"]:
