@@ -66,7 +66,7 @@ def may_start_at(order: Order, now: datetime) -> datetime:
 def fair_rank(queue: str, *, holder_id: UUID, priority: int) -> int:
     """The place of a new order: behind what is its own, and before whatever would be a later turn of somebody else.
 
-    Somebody who has put ten in has the first, the third, the fifth, ... place as soon as somebody else comes, whatever the number of workers.
+    Whoever has put ten in has the first, the third, the fifth, ... place as soon as somebody else comes, however many workers there are.
     """
     columns = ("client_id", "workspace_id", "status", "rank")
     found = Order.objects.filter(queue=queue, priority=priority, status__in=Order.LIVE).order_by("rank", "created_at").values_list(*columns)
