@@ -1,7 +1,7 @@
 """How rows resemble each other: near-duplicates, different answers to one question, and what stands on both sides of the split.
 
 Near-duplicates are found by MinHash (Broder 1997) over pairs of neighbouring words, in bands (LSH; Leskovec, Rajaraman and Ullman,
-"Mining of Massive Datasets", chapter 3). Signatures lie in a file, so memory grows by some 60 bytes a row. The sketches are `rensa`'s.
+"Mining of Massive Datasets", chapter 3). Sketches lie in files: 64 bytes a row to compare, and 168 to meet by. The sketches are `rensa`'s.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,6 +35,8 @@ LONGEST = 100_000
 BATCH = 1 << 18
 """Characters that are hashed at a time: each takes some 60 bytes meanwhile."""
 BLOCK = 1 << 16
+"""Pairs that are compared at a time."""
+BITS = "bits"
 COMMON_SHARE, COMMON_ROWS = 0.1, 20
 """Pairs of words that stand in so many of the different rows say nothing of their likeness: they belong to a template, or the language."""
 NO_QUESTION = 0
@@ -152,11 +154,13 @@ def without(pairs: Words, bounds: Numbers, common: Words) -> tuple[Words, Number
 
 
 class Sketches:
-    """Signatures of texts, one after the other in a file: a byte of each of `SLOTS` minima, all zero for a text without words."""
+    """What is remembered of texts, in files of one folder, in their order: for each band a number that texts meet by, and, to compare
+    those that meet, four bits of each of `SLOTS` minima. All bits are zero for a text without words."""
 
-    def __init__(self, path: Path, common: Words):
-        self.path, self.common = path, common
-        self.file = path.open("wb")
+    def __init__(self, folder: Path, common: Words):
+        folder.mkdir()
+        self.common = common
+        self.files = [name.open("wb") for name in (folder / BITS, *(folder / f"band-{band}" for band in range(BANDS)))]
         self.texts: list[str] = []
         self.size = self.count = 0
         self.beside = ThreadPoolExecutor(1)  # numpy and rensa let go of the interpreter for much of the time
@@ -182,10 +186,14 @@ class Sketches:
     def _write(self, texts: list[str]) -> None:
         pairs, bounds = without(*word_pairs(texts), self.common)
         matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(pairs, bounds.astype(np.uint64), SLOTS, SEED)
-        minima = np.fromiter(chain.from_iterable(matrix.to_rows()), dtype=np.uint32, count=len(texts) * SLOTS)
-        signatures = (minima & np.uint32(0xFF)).astype(np.uint8).reshape(-1, SLOTS)
-        signatures[np.diff(bounds) == 0] = 0
-        self.file.write(signatures.tobytes())
+        minima = np.fromiter(chain.from_iterable(matrix.to_rows()), dtype=np.uint64, count=len(texts) * SLOTS).reshape(-1, SLOTS)
+        blank = np.diff(bounds) == 0
+        nibbles = (minima & np.uint64(15)).astype(np.uint8)
+        bits = nibbles[:, ::2] | nibbles[:, 1::2] * np.uint8(16)
+        bits[blank] = 0
+        keys = mixed((minima[:, : BANDS * BAND].reshape(-1, BANDS, BAND) * FORTH.first(BAND)).sum(axis=2, dtype=np.uint64))
+        for file, values in zip(self.files, (bits, *keys.T), strict=True):
+            file.write(values.tobytes())
 
     def __enter__(self) -> "Sketches":
         return self
@@ -195,43 +203,29 @@ class Sketches:
             self._flush()
             self._settle()
         self.beside.shutdown()
-        self.file.close()
+        for file in self.files:
+            file.close()
 
 
-def clusters(path: Path, count: int, *, heed: Callable[[int, int], None] = lambda done, of: None) -> Numbers:
-    """For each of `count` signatures the first one that it is connected with by likeness; itself where there is none.
+def clusters(folder: Path, count: int, *, heed: Callable[[int, int], None] = lambda done, of: None) -> Numbers:
+    """For each of `count` texts that were sketched, the first one that it is connected with by likeness; itself where there is none.
 
     `heed(bands done, of)` is called between the bands, and may raise.
     """
     roots = np.arange(count)
     if count < 2:
         return roots
-    signatures = np.memmap(path, dtype=np.uint8, mode="r", shape=(count, SLOTS))
+    bits = np.memmap(folder / BITS, dtype=np.uint8, mode="r", shape=(count, SLOTS // 2))
     for band in range(BANDS):
         heed(band, BANDS)
-        one, other = _met(_keys(path, count, band))
+        one, other = _met(np.fromfile(folder / f"band-{band}", dtype=np.uint64))
         apart = roots[one] != roots[other]
         one, other = one[apart], other[apart]
-        alike = _alike(signatures, one, other)
+        alike = _alike(bits, one, other)
         if alike.any():
             roots = splitting.connected(count, roots[one[alike]], roots[other[alike]])[roots]
     heed(BANDS, BANDS)
     return roots
-
-
-def _keys(path: Path, count: int, band: int) -> Words:
-    """A band of each signature as one number; a different one for each text without words."""
-    keys = np.empty(count, dtype=np.uint64)
-    with path.open("rb") as file:
-        for begin in range(0, count, BLOCK):
-            block = np.fromfile(file, dtype=np.uint8, count=min(BLOCK, count - begin) * SLOTS).reshape(-1, SLOTS)
-            wide = np.zeros((len(block), 8), dtype=np.uint8)
-            wide[:, :BAND] = block[:, band * BAND : (band + 1) * BAND]
-            here = slice(begin, begin + len(block))
-            keys[here] = wide.view(np.uint64)[:, 0]
-            blank = ~block.any(axis=1)
-            keys[here][blank] = np.uint64(1 << 63) | np.arange(begin, begin + len(block), dtype=np.uint64)[blank]
-    return keys
 
 
 def _met(keys: Words) -> tuple[Numbers, Numbers]:
@@ -249,13 +243,16 @@ def _met(keys: Words) -> tuple[Numbers, Numbers]:
     )
 
 
-def _alike(signatures: npt.NDArray[np.uint8], one: Numbers, other: Numbers) -> Chosen:
+def _alike(bits: npt.NDArray[np.uint8], one: Numbers, other: Numbers) -> Chosen:
+    """Which of the pairs share so many of their minima that they are near-duplicates. Texts without words resemble nothing."""
     found = np.zeros(len(one), dtype=bool)
     for begin in range(0, len(one), BLOCK):
         here = slice(begin, begin + BLOCK)
-        shared = np.count_nonzero(signatures[one[here]] == signatures[other[here]], axis=1)
-        # A byte agrees by chance once in 256 times.
-        found[here] = (shared / SLOTS - 1 / 256) / (1 - 1 / 256) >= SIMILAR - SLACK
+        first, second = bits[one[here]], bits[other[here]]
+        differ = first ^ second
+        shared = np.count_nonzero(differ & 15 == 0, axis=1) + np.count_nonzero(differ & 240 == 0, axis=1)
+        # Four bits agree by chance once in 16 times.
+        found[here] = ((shared / SLOTS - 1 / 16) / (1 - 1 / 16) >= SIMILAR - SLACK) & first.any(axis=1)
     return found
 
 
@@ -305,11 +302,21 @@ def conflicts(questions: Words, answers: Words) -> Chosen:
     return found
 
 
+def _among(few: npt.NDArray[Any], many: npt.NDArray[Any]) -> Chosen:
+    """Which of a few values are among many, without sorting these."""
+    values, place = np.unique(few, return_inverse=True)
+    met = np.zeros(len(values), dtype=bool)
+    if len(values):
+        at = np.minimum(np.searchsorted(values, many), len(values) - 1)
+        met[at[values[at] == many]] = True
+    return met[place]
+
+
 def leaked(held_back: Chosen, *, hashes: splitting.Hashes, questions: Words, groups: Numbers) -> Chosen:
     """True for each row held back that is to be trained on, too: the same, nearly the same, or the same question."""
     found = np.zeros(len(held_back), dtype=bool)
     rows = np.flatnonzero(held_back)
     for values, nothing in ((hashes, None), (questions, NO_QUESTION), (groups, ALONE)):
-        both = np.isin(values[rows], values[~held_back])
+        both = _among(values[rows], values[~held_back])
         found[rows] |= both if nothing is None else both & (values[rows] != nothing)
     return found

@@ -1,5 +1,6 @@
 """Looks at all rows of a draft once: at each by itself, at what they have to do with each other, and at their languages. Flat memory."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,8 @@ def look(job: Job, draft: Path, folder: Path, hashes: Hashes) -> Looked:
     alone, languages = findings.Alone(), Languages(total)
     flags = np.zeros(total, dtype=np.uint32)
     questions, answers = np.zeros(total, dtype=np.uint64), np.zeros(total, dtype=np.uint64)
-    signatures = job.work / "signatures"
-    with comparing.Sketches(signatures, _common(draft, folder, different)) as sketches:
+    sketched = job.work / "sketches"
+    with comparing.Sketches(sketched, _common(draft, folder, different)) as sketches:
         for begin, canonical, rows in _batches(draft, folder):
             job.raise_if_stopped()
             job.progress(begin, total, "rows")
@@ -59,11 +60,13 @@ def look(job: Job, draft: Path, folder: Path, hashes: Hashes) -> Looked:
         job.raise_if_stopped()
         job.progress(total * done / of, total, "rows")
 
-    groups = firsts.groups(comparing.clusters(signatures, sketches.count, heed=heed))
-    signatures.unlink()
+    flags[comparing.conflicts(questions, answers)] |= np.uint32(Flag.CONFLICT)
+    del answers
+    pa.default_memory_pool().release_unused()
+    groups = firsts.groups(comparing.clusters(sketched, sketches.count, heed=heed))
+    shutil.rmtree(sketched)
     flags[~different] |= np.uint32(Flag.DUPLICATE)
     flags[comparing.near(groups, hashes)] |= np.uint32(Flag.NEAR_DUPLICATE)
-    flags[comparing.conflicts(questions, answers)] |= np.uint32(Flag.CONFLICT)
     flags[languages.others()] |= np.uint32(Flag.LANGUAGE)
     return Looked(flags=flags, groups=groups, questions=questions, languages=languages.facts(), warnings=alone.warnings())
 
