@@ -46,7 +46,15 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
 
     Raises UserError where nothing can be used, or where rows are refused and the person chose to stop at that.
     """
-    order = DatasetPayload.model_validate(payload)
+    try:
+        return _import(DatasetPayload.model_validate(payload), job)
+    except UserError as error:
+        if columns := error.facts.get("columns"):  # as pairs, since PostgreSQL sorts the names of an object
+            error.facts = error.facts | {"columns": [list(pair) for pair in columns.items()]}
+        raise
+
+
+def _import(order: DatasetPayload, job: Job) -> dict[str, Any]:
     job.phase("reading", f"Reading {excerpt(order.filename)[:80]}")
     reading = opened(order, job)
     first, detection = begin(reading, mapping=order.mapping)

@@ -96,8 +96,7 @@ class DatasetVersion(Tenant):
     @property
     def columns(self) -> dict[str, str]:
         """`{column: its first value}` of a file that was refused because nobody could tell what its columns mean."""
-        found: dict[str, str] = (self.order.result or {}).get("columns", {}) if self.status == "refused" else {}
-        return found
+        return dict((self.order.result or {}).get("columns", [])) if self.status == "refused" else {}
 
     @property
     def folder(self) -> Path:

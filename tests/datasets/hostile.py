@@ -22,7 +22,9 @@ from studio.datasets.readers.lines import COLUMNS, NAME
 from studio.errors import UserError
 from tests.datasets.corpus import workbook, zipped, zstd
 
-ROWS = [{"question": f"What is {n} + 1, Zoë?\nThink.", "answer": f'"{n + 1}"; 007', "turns": [{"n": n, "deep": ["a", None]}]} for n in range(12)]
+ROWS = [
+    {"question": f"What is {n} + 1, Zoë?\nThink.", "answer": f'"{n + 1}"; 007', "turns": [{"n": n, "deep": ["a", None]}]} for n in range(12)
+]
 FLAT = [{name: str(value) for name, value in row.items()} for row in ROWS]
 
 
