@@ -1,6 +1,6 @@
 """Places outside the studio that a workspace may ask: what each kind needs, and keeping it. A secret goes in and never comes out again."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -9,6 +9,7 @@ from django.db import transaction
 
 from studio import outgoing
 from studio.audit.services import record
+from studio.datasets import elsewhere
 from studio.datasets.models import Connection
 from studio.errors import UserError
 from studio.outside import checked_address
@@ -38,8 +39,6 @@ class Form:
     """What it is for, in one sentence."""
     fields: tuple[Field, ...]
     secret: Field
-    tried: bool = field(default=False)
-    """Whether it can be tried from the page."""
 
 
 URL = Field("url", "Address", "Up to and with /v1.", "https://api.openai.com/v1", needed=True)
@@ -49,7 +48,6 @@ FORMS: dict[str, Form] = {
         "A model elsewhere that writes rows, by the interface that OpenAI's has and most others share.",
         (URL, Field("model", "Model", "What is asked where nothing else is said.", "gpt-4.1-mini")),
         Field("secret", "API key"),
-        tried=True,
     ),
     "s3": Form(
         "Files in a bucket of S3, or of a store that speaks like it.",
@@ -115,7 +113,7 @@ def attempt(member: Member, connection: Connection) -> str:
     with transaction.atomic():
         record(member, "connection.try", connection)
     if connection.kind != Connection.Kind.OPENAI:
-        raise UserError("This connection is tried when a file is fetched.")
+        return elsewhere.attempt(connection)
     url = checked_address(connection.settings["url"], private=settings.PRIVATE_HOSTS)
     key = opened(connection.secret)
     try:

@@ -291,6 +291,40 @@ def opened_store(connection: Connection) -> Any:
     return S3Store(told["bucket"], config=config, client_options={"allow_http": True})
 
 
+# ── Whether it works ──
+
+
+def attempt(connection: Connection) -> str:
+    """Asks a hub or a store who is there; what it said, in a sentence. Raises UserError where the key is not taken."""
+    if connection.kind == Connection.Kind.HUB:
+        url, private = f"{hub_url()}/api/whoami-v2", allowed_hosts(hub_url())
+        headers = {"Authorization": f"Bearer {opened(connection.secret)}"}
+    else:  # an object that is not there: a store says so to whom it knows
+        url, private, headers = signed(connection, "GET", "adapter-studio/is-it-there.jsonl"), settings.PRIVATE_HOSTS, {}
+    try:
+        with outgoing.client(private=private, timeout=PATIENCE) as client, client.stream("GET", url, headers=headers) as answer:
+            said = next(answer.iter_text(8192), "")
+    except httpx.HTTPError as error:
+        raise UserError(f"It does not answer ({type(error).__name__}). Look at its address.") from error
+    if connection.kind != Connection.Kind.HUB:
+        return what_a_store_said(answer.status_code, said)
+    if answer.status_code != 200:
+        raise UserError(f"It refuses the token ({answer.status_code}).")
+    return "It takes the token."
+
+
+def what_a_store_said(status: int, said: str) -> str:
+    found = re.search(r"<Code>(\w{1,60})</Code>", said)
+    code = found[1] if found else ""
+    if code == "NoSuchBucket":
+        raise UserError("It answers, but has no such bucket.")
+    if status in (200, 404):
+        return "It answers, and opens the bucket."
+    if code == "AccessDenied":
+        return "It knows the key. Whether a file may be read shows when one is fetched."
+    raise UserError(f"It refuses the key ({code or status}).")
+
+
 # ── Both ──
 
 

@@ -218,6 +218,8 @@ def test_a_file_of_a_hub_is_fetched_looked_at_and_imported(acme, ana, hub):
     assert "Waiting for a free worker" in ana.get(answer.headers["Location"]).content.decode()
     order = work_off(upload.order)
     assert (order.status, order.error) == ("succeeded", "")
+    waiting = ana.get(answer.headers["Location"], headers={"HX-Request": "true"})
+    assert waiting.headers["HX-Refresh"] == "true"  # then the page that waited shows the rows
     upload.refresh_from_db()
     assert (upload.path.read_bytes(), upload.sha256) == (content, hashlib.sha256(content).hexdigest())
     ranges = [headers["Range"] for method, path, headers in hub.asked if "/resolve/" in path]
@@ -432,6 +434,23 @@ def test_a_script_has_files_fetched(acme, hub, store, bucket):
     made = acme.api.post("uploads/fetch", {"project": str(acme.project.pk), "connection": str(bucket.pk), "key": "c.jsonl"}).json()
     work_off(Upload.objects.get(pk=made["id"]).order)
     assert acme.api.get(f"uploads/{made['id']}/preview").json()["rows"][0]["messages"][1]["content"] == "4"
+
+
+@pytest.mark.parametrize("secret", [SECRET, "another"])
+def test_a_store_is_tried_before_anything_is_fetched(ana, store, bucket, secret):
+    Connection.objects.update(secret=sealed(secret))
+    text = ana.post(reverse("connections:try", args=[bucket.pk]), follow=True).content.decode()
+    assert ("It answers, and opens the bucket." if secret == SECRET else "It refuses the key (403).") in text
+    assert AuditRecord.objects.filter(verb="connection.try").count() == 1
+
+
+@pytest.mark.parametrize("token", ["hf_right", "hf_wrong"])
+def test_a_token_of_the_hub_is_tried(acme, ana, hub, token):
+    hub.token = "hf_right"
+    hub.files["api/whoami-v2"] = b'{"name": "acme"}'
+    connection = Connection.objects.create(workspace=acme.workspace, kind="hub", name="Ours", secret=sealed(token))
+    text = ana.post(reverse("connections:try", args=[connection.pk]), follow=True).content.decode()
+    assert ("It takes the token." if token == "hf_right" else "It refuses the token (401).") in text
 
 
 # ── Addresses ──

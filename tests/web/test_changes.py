@@ -38,6 +38,7 @@ CHANGES = {
     "dataset.create": lambda acme: ("/datasets/new/", {"project": acme.project.pk, "name": "New", "file": rows()}),
     "dataset.add_version": lambda acme: (f"/datasets/{acme.version.dataset_id}/versions/new/", {"file": rows()}),
     "dataset.stop": lambda acme: (f"/datasets/versions/{acme.version.pk}/stop/", {}),
+    "upload.delete": lambda acme: (f"/datasets/uploads/{acme.upload.pk}/discard/", {}),
     "run.create": lambda acme: ("/runs/new/", {"project": acme.project.pk, "plugin": "rehearsal", "name": "A run"}),
     "run.stop": lambda acme: (f"/runs/{acme.run.pk}/stop/", {"discard": "1"}),
     "build.create": lambda acme: (f"/builds/of/{acme.artifact.pk}/", {"quantization": "f16"}),

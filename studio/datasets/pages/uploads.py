@@ -106,6 +106,8 @@ def look(request: HttpRequest, pk: str) -> HttpResponse:
         )
     if request.method == "POST":
         return make_version(request, upload, dataset)
+    if request.headers.get("HX-Request"):  # the page that waited for it
+        return HttpResponse(headers={"HX-Refresh": "true"})
     return render(request, "datasets/preview.html", about(request, upload, dataset) | shown(upload, chosen(request.GET)))
 
 
