@@ -23,7 +23,7 @@ BYTES = 2 * 1024 * 1024
 MEMORY = 1 << 30
 SECONDS = 20
 """Of the processor."""
-WRITTEN = 256 << 20
+WRITTEN = 2 << 30
 """Bytes of the largest file that a look may write: the answer, or what has to be unpacked before it can be read."""
 SHOWN = 20
 
