@@ -59,6 +59,20 @@ def test_a_broken_element_does_not_take_the_next_one_with_it(write) -> None:
     assert reading.notices == ["A comma too many on line 2 was passed over."]
 
 
+def test_a_file_of_oddities_is_told_of_by_the_first(write) -> None:
+    reading, lines = read(write("a.json", '[{"text": "a"}' + ",\n" * 200_000 + '{"text": "b"}]'))
+    assert [line.columns["text"] for line in lines] == ["a", "b"]
+    assert len(reading.notices) == 50
+    assert reading.notices[-1] == "There is more like this."
+
+
+def test_an_excerpt_stays_short_whatever_it_has_to_write_out(write) -> None:
+    _, (long, *_) = read(write("a.csv", "text,id\n" + "\u202e" * 150 + "\nb,1\n"))
+    assert long.excerpt == "\\u202E" * 26 + "\\u20…"
+    _, (pointed, *_) = read(write("a.jsonl", '{"' + "\u202e" * 70 + "\": 'x'}\n" + '{"text": "b"}\n'))
+    assert max(map(len, pointed.excerpt.split("\n"))) < 170
+
+
 def test_a_cut_off_file_keeps_what_is_whole(write) -> None:
     for name, content, line in [
         ("a.jsonl", '{"text": "a"}\n{"text": "b', 2),

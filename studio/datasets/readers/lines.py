@@ -12,7 +12,10 @@ DEPTH = 64
 COLUMNS = 200
 NAME = 200
 """Characters of the longest column name."""
+NOTICES = 50
 EXCERPT = 160
+POINTED = 80
+"""Characters shown on each side of a mistake, once what hides is written out."""
 
 # Controls, bidirectional overrides and zero-width characters: shown as escapes, so that nothing hides or reorders a message.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -82,8 +85,9 @@ class Reading:
         self.position = getattr(file, "packed", file).tell()
 
     def note(self, text: str) -> None:
-        if text not in self.notices:
-            self.notices.append(text)
+        """Tells a person what was done with the file; a file with thousands of oddities is told of by the first."""
+        if len(self.notices) < NOTICES and text not in self.notices:
+            self.notices.append(text if len(self.notices) < NOTICES - 1 else "There is more like this.")
 
 
 def visible(text: str) -> str:
@@ -94,15 +98,17 @@ def visible(text: str) -> str:
 def excerpt(text: str) -> str:
     """The beginning of a refused record, safe to show on one line."""
     shown = visible(text[: EXCERPT + 1].replace("\n", "⏎").replace("\t", " "))
-    return shown if len(text) <= EXCERPT else shown[:EXCERPT] + "…"
+    return shown if len(shown) <= EXCERPT else shown[:EXCERPT] + "…"
 
 
 def pointed(text: str, at: int) -> str:
     """The surroundings of one character and, on a second line, a caret under it."""
     first = max(0, at - 60)
     before, after = visible(text[first:at].replace("\n", " ").replace("\t", " ")), visible(text[at : at + 40].replace("\n", " "))
+    if len(before) > POINTED:
+        first, before = 1, before[-POINTED:]
     lead = "…" if first else ""
-    return f"{lead}{before}{after}\n{' ' * (len(lead) + len(before))}^"
+    return f"{lead}{before}{after[:POINTED]}\n{' ' * (len(lead) + len(before))}^"
 
 
 def refuse(reading: Reading, number: int, text: str, *, shown: str = "", column: str = "") -> Refusal:
