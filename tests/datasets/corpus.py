@@ -92,6 +92,7 @@ def workbook(*rows: list[Any], sheets: tuple[str, ...] = ("Rows",)) -> bytes:
 TABLE = workbook(["text", "id"], ["a row that is fine", 1])
 EARLY = "ends too early; was the upload or export interrupted?"
 ONE = "Upload one data file per archive; this one"
+NAMELESS = zipped(("a", GOOD)).replace(b"\x1f\0\0\0\x01\0\0\0", b"\x1f\0\0\0\0\0\x01\0")  # its one letter is said to be no name
 DECIMAL = "Column x has type decimal, not supported. It is left out."
 TWICE = "The file is compressed twice. Unpack it once and upload what is inside."
 
@@ -388,6 +389,7 @@ ODD: list[tuple[str, str, bytes, int, str]] = [
     ("a gzip of two members", "a.jsonl.gz", gzip.compress(GOOD) + gzip.compress(GOOD), 2, ""),
     ("a Zstandard of two frames", "a.jsonl.zst", zstd(GOOD) + zstd(GOOD), 2, ""),
     ("a ZIP as macOS makes it", "a.zip", zipped(("a.jsonl", GOOD), ("__MACOSX/._a.jsonl", b"\0"), (".DS_Store", b"\0")), 1, ""),
+    ("a ZIP whose file has no name", "a.zip", NAMELESS, 1, ""),
     ("a gzip named otherwise", "a.jsonl", gzip.compress(GOOD), 1, "The file is packed with gzip. It was unpacked."),
     ("no gzip named so", "a.jsonl.gz", GOOD, 1, "The file is named as gzip, but is not packed. It was read as it is."),
     ("a workbook named .csv", "a.csv", TABLE, 1, "The file is named as CSV, but holds XLSX. It was read as XLSX."),

@@ -165,7 +165,7 @@ def listed(file: BinaryIO) -> zipfile.ZipFile:
 
 def only_member(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     """The one data file of an archive. Raises UserError where there is none or more, or where it is none."""
-    members = [member for member in archive.infolist() if not member.is_dir() and not _passed_over(member.filename)]
+    members = [member for member in archive.infolist() if not _passed_over(member.filename)]
     if len(members) != 1:
         names = ", ".join(excerpt(member.filename)[:60] for member in members[:3]) + (", …" if len(members) > 3 else "")
         raise UserError(f"{ONE_FILE} has {len(members)}: {names}." if members else f"{ONE_FILE} is empty.")
@@ -185,7 +185,7 @@ def only_member(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
 
 
 def _passed_over(name: str) -> bool:
-    return name.startswith(PASSED_OVER[0]) or PurePosixPath(name).name in PASSED_OVER[1:]
+    return name.endswith("/") or name.startswith(PASSED_OVER[0]) or PurePosixPath(name).name in PASSED_OVER[1:]
 
 
 @contextmanager
