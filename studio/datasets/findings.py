@@ -193,7 +193,7 @@ class Findings:
         self.turns = array("I")
         self.roles: Counter[str] = Counter()
         self.forms: Counter[str] = Counter()
-        """What not every way to train, or not every model, reads: rows with one answer that was `liked` or `disliked`, rows with `tools`."""
+        """What not every way to train, or not every model, reads: rows with one answer, `liked` or `disliked`, and rows with `tools`."""
 
     def count(self, row: dict[str, Any]) -> None:
         if "text" in row:

@@ -95,8 +95,11 @@ def drop_a_file(visit: Visit, folder: Path) -> None:
     assert int(stat(page, "Longest")) >= int(stat(page, "95 % up to")) >= int(stat(page, "Half the rows up to")) > 0
     refused = page.get_by_role("region", name="Refused lines")
     expect(refused).to_contain_text("Line 402: output is empty, there is nothing to learn.")  # after 80 rows of five lines
-    expect(page.get_by_role("article").first).to_contain_text("user")
     visit.look("dataset", everywhere=True)
+    page.get_by_role("link", name="Rows", exact=True).click()
+    expect(page.get_by_role("table").first).to_contain_text("train")
+    visit.look("rows", everywhere=True)
+    page.get_by_role("link", name="Overview").click()
 
 
 def choose_how(visit: Visit) -> None:

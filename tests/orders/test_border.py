@@ -146,6 +146,7 @@ def test_a_token_for_the_hub_goes_to_those_alone_who_fetch_from_it(monkeypatch):
         monkeypatch.setenv(name, value)
     given = {kind: child_environment(KINDS[kind]).items() for kind in KINDS}
     assert planted.items() <= given.pop("base_model")
+    assert planted.items() & given.pop("fetch") == {("HTTPS_PROXY", "http://me:secret@proxy")}  # its token comes from a connection
     for kind, environment in given.items():
         assert not planted.items() & environment, kind
 

@@ -4,12 +4,17 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from django.utils.html import escape
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.html import format_html, format_html_join
 
 PART = 8192
 """Tokens that are drawn at once; a browser slows down with more."""
-SEEN = {" ": "<i> </i>", "\n": '<i class="line">\n</i>', "\t": '<i class="tab">\t</i>', "\r": '<i class="hid">\\r</i>'}
+SPACE = format_html("<i>{}</i>", " ")
+SEEN = {
+    " ": SPACE,
+    "\n": format_html('<i class="line">{}</i>', "\n"),
+    "\t": format_html('<i class="tab">{}</i>', "\t"),
+    "\r": format_html('<i class="hid">{}</i>', "\\r"),
+}
 """White space: the character itself, so that it can be copied, in an element that the style sheet puts a sign before."""
 
 Run = tuple[int, int, float]
@@ -20,7 +25,8 @@ class Drawn:
     """One reading of a row under a max length."""
 
     name: str
-    tokens: SafeString
+    tokens: str
+    """HTML."""
     runs: list[Run]
     """[begin, end, weight] of what is learnt."""
     total: int
@@ -78,13 +84,13 @@ def draw(reading: dict[str, Any], *, last_answer: bool, length: int, begin: int)
         for place in range(max(since, begin), min(upto, end)):
             weights[place - begin] = weight
     special = set(reading["special"])
-    parts = [
-        _token(reading["ids"][place], reading["texts"][place], weights[place - begin], special=place in special, cut=place >= length)
+    parts = (
+        (_token(reading["ids"][place], reading["texts"][place], weights[place - begin], special=place in special, cut=place >= length),)
         for place in range(begin, end)
-    ]
+    )
     return Drawn(
         name=reading["name"],
-        tokens=mark_safe("".join(parts)),  # each text was escaped
+        tokens=format_html_join("", "{}", parts),
         runs=runs,
         total=reading["total"],
         length=length,
@@ -102,21 +108,21 @@ def _token(number: int, text: str | None, weight: float, *, special: bool, cut: 
         names += " tok-more"
     if cut:
         names += " tok-cut"
-    weighed = f' data-weight="{weight:g}"' if weight not in (0.0, 1.0) else ""
-    return f'<span class="{names}" data-id="{int(number)}"{weighed}>{seen(text or "")}</span>'
+    weighed = format_html(' data-weight="{}"', f"{weight:g}") if weight not in (0.0, 1.0) else ""
+    return format_html('<span class="{}" data-id="{}"{}>{}</span>', names, int(number), weighed, seen(text or ""))
 
 
 def seen(text: str) -> str:
     """The text as HTML: white space with a sign, and what would be invisible by its number."""
     if text.isprintable():
-        return str(escape(text)) if " " not in text else str(escape(text)).replace(" ", SEEN[" "])
-    return "".join(_letter(letter) for letter in text)
+        return format_html_join(SPACE, "{}", ((word,) for word in text.split(" ")))
+    return format_html_join("", "{}", ((_letter(letter),) for letter in text))
 
 
 def _letter(letter: str) -> str:
     if letter in SEEN:
         return SEEN[letter]
-    return str(escape(letter)) if letter.isprintable() else f'<i class="hid">{code(letter)}</i>'
+    return letter if letter.isprintable() else format_html('<i class="hid">{}</i>', code(letter))
 
 
 def code(letter: str) -> str:
