@@ -14,6 +14,8 @@ from tests.fixtures import World, make_slot, make_world, redis_on_a_socket
 TORCH_TESTS = Path(__file__).parent / "ml"
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # before torch is there: threads that spin take others' processors
 DATABASE = {"db", "transactional_db"}
+LONGEST = ("main_job/", "ml/test_unsloth", "ml/test_peft_lora_contract", "ml/test_full", "test_policy", "ml/test_resume", "in_browser")
+"""What takes longest begins first, so that of several processes none is left alone with it in the end."""
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -23,6 +25,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((place for place, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
     for item in items:
         if TORCH_TESTS in item.path.parents:
             item.add_marker("torch")
