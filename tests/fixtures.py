@@ -289,7 +289,7 @@ def make_world(email: str = "ana@example.com", workspace: str = "Acme") -> World
 
 def make_slot() -> Slot:
     """A worker that has just said what machine it runs on, so that runs can be forecast and started."""
-    return Slot.objects.create(name="test", queue="train", facts=HOST_FACTS, seen_at=timezone.now())
+    return Slot.objects.create(name="test", queue="train", facts=dict(HOST_FACTS), seen_at=timezone.now())
 
 
 def work_off(order: Order) -> Order:
