@@ -1,5 +1,7 @@
 // The playground: one question to each column, answers streaming beside each other as JSON lines.
 // <form data-playground data-url> with [data-answers data-target] columns, [data-stop] and [data-clear].
+import { toast } from "./toasts.js";
+
 const form = document.querySelector("[data-playground]");
 const MOST = 512; // tokens of one answer
 const STATES = {
@@ -40,8 +42,30 @@ class Column {
       else figures.textContent = "Stopped.";
     }
     delete answer.dataset.streaming;
-    if (told.text) this.messages.push({ role: "assistant", content: told.text });
-    else this.messages.pop(); // without an answer the question is not part of the conversation
+    if (told.text) {
+      this.messages.push({ role: "assistant", content: told.text });
+      this.offerToKeep(figures, structuredClone(this.messages), token);
+    } else this.messages.pop(); // without an answer the question is not part of the conversation
+  }
+
+  /** A button beside the figures: the conversation up to here becomes a row that is added to a dataset's draft. */
+  offerToKeep(figures, messages, token) {
+    const choice = form.querySelector("[data-keep]");
+    if (!choice) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "button compact quiet";
+    button.textContent = "Good: keep it";
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      const body = new URLSearchParams({ dataset: choice.value, target: this.target, messages: JSON.stringify(messages) });
+      const response = await fetch(form.dataset.keepUrl, { method: "POST", headers: { "X-CSRFToken": token }, body });
+      const said = await response.json().catch(() => ({}));
+      if (response.ok) button.textContent = "Kept";
+      else button.disabled = false;
+      toast(said.kept ?? said.error ?? `It could not be kept (${response.status}).`, response.ok ? "success" : "error");
+    });
+    figures.append(" ", button);
   }
 
   take(line, { told, answer, figures }) {

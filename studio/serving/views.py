@@ -14,6 +14,10 @@ from django.shortcuts import render
 
 from studio.artifacts.models import Artifact
 from studio.basemodels.models import BaseModel
+from studio.datasets import drafting
+from studio.datasets.models import Dataset
+from studio.datasets.services import with_newest
+from studio.errors import UserError
 
 TIMEOUT = httpx.Timeout(600, connect=5)
 AT_ONCE = 4
@@ -42,8 +46,41 @@ def playground(request: HttpRequest) -> HttpResponse:
         "method": "full" if chosen and chosen.kind == Artifact.Kind.MODEL else "lora",
         "base": base,
         "base_id": str(base.pk) if base else "",
+        "datasets": keepers(request, chosen),
     }
     return render(request, "serving/playground.html", context)
+
+
+def keepers(request: HttpRequest, chosen: Artifact | None) -> list[Dataset]:
+    """The datasets of conversations that a good answer may be kept in: beside a client's own model, those of that client."""
+    found = Dataset.objects.for_action(request, "dataset.create").filter(held_out=False).select_related("project__client")
+    if chosen is not None:
+        found = found.filter(project__client=chosen.project.client_id)
+    return [dataset for dataset, version in with_newest(found) if version and version.is_ready and (version.facts or {})["shape"] == "chat"]
+
+
+def keep(request: HttpRequest) -> JsonResponse:
+    """A conversation whose last answer somebody marked good, as a row that their draft of a dataset adds."""
+    dataset = Dataset.objects.for_action(request, "dataset.create").select_related("project__client").named(request.POST.get("dataset"))
+    kind, _, pk = request.POST.get("target", "").partition(":")
+    if kind == "adapter":  # what a client's model says stays with that client
+        artifact = Artifact.objects.for_action(request, "chat.use").select_related("project").named(pk)
+        if artifact.project.client_id != dataset.project.client_id:
+            raise Http404
+    try:
+        messages = orjson.loads(request.POST.get("messages", ""))
+    except ValueError as problem:
+        raise Http404 from problem
+    version = dataset.versions.filter(facts__isnull=False).order_by("-number").first()
+    try:
+        if version is None or (version.facts or {})["shape"] != "chat":
+            raise UserError("The dataset has no conversations yet that it could be added to.")
+        drafting.add_row(request.member, version, {"messages": messages})  # type: ignore[attr-defined]
+    except UserError as problem:
+        return JsonResponse({"error": next(iter(problem.fields.values()), problem.message)}, status=422)
+    added = len(drafting.changes_of(drafting.draft_of(request.member, version)).added)  # type: ignore[attr-defined]
+    rows = f"{added} rows wait" if added > 1 else "It waits"
+    return JsonResponse({"kept": f"Kept for {dataset.name}. {rows} in your draft of its rows."})
 
 
 def question(request: HttpRequest) -> dict[str, Any]:

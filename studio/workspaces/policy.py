@@ -144,6 +144,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "builds:stop": {"POST": "build.create"},
     "serving:playground": {"GET": "chat.use"},
     "serving:chat": {"POST": "chat.use"},
+    "serving:keep": {"POST": "dataset.create"},
     "api:api-root": {"GET": SIGNED_IN},
     "api:openapi-json": {"GET": SIGNED_IN},
     "api:openapi-view": {"GET": SIGNED_IN},

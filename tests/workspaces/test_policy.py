@@ -26,6 +26,7 @@ from studio.workspaces.services import create_api_key
 from tests.fixtures import make_member
 from tests.workspaces.conftest import GLOBEX, RIVAL, Town
 
+KEPT = '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]'
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 READS = ("GET", "HEAD", "OPTIONS")
 
@@ -143,6 +144,7 @@ QUERY_OBJECTS = {
     ("runs:new", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
     ("runs:estimate", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
     ("serving:playground", "GET"): ("artifact", lambda pk: {"artifact": pk}),
+    ("serving:keep", "POST"): ("dataset", lambda pk: {"dataset": pk, "target": "base:", "messages": KEPT}),
     ("serving:chat", "POST"): ("artifact", lambda pk: {"target": f"adapter:{pk}", "messages": [{"role": "user", "content": "Hi"}]}),
 }
 OTHER_PARTS = {"api:artifact_file": {"name": "adapter_config.json"}, "plugins:detail": {"name": "rehearsal"}, "setup": {"token": "wrong"}}
