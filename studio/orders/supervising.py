@@ -87,7 +87,8 @@ KEPT_PREFIXES = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "NVIDIA_", "CUDA_", "HF_H
 def child_environment(kind: OrderKind) -> dict[str, str]:
     prefixes = (*KEPT_PREFIXES, *kind.environment)
     kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT or name.startswith(prefixes)}
-    limit = {"ADAPTER_STUDIO_MEMORY_LIMIT": str(kind.memory_limit)} if kind.memory_limit else {}
+    # Where memory is to stay flat, threads share what they have freed.
+    limit = {"ADAPTER_STUDIO_MEMORY_LIMIT": str(kind.memory_limit), "MALLOC_ARENA_MAX": "2"} if kind.memory_limit else {}
     path = os.pathsep.join(part for part in (str(settings.ROOT), kept.get("PYTHONPATH", "")) if part)  # it starts in another folder
     return kept | training_environment() | limit | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
 
