@@ -1,7 +1,5 @@
 // The playground: one question to each column, answers streaming beside each other as JSON lines.
 // <form data-playground data-url> with [data-answers data-target] columns, [data-stop] and [data-clear].
-import { toast } from "./toasts.js";
-
 const form = document.querySelector("[data-playground]");
 const MOST = 512; // tokens of one answer
 const STATES = {
@@ -63,7 +61,8 @@ class Column {
       const said = await response.json().catch(() => ({}));
       if (response.ok) button.textContent = "Kept";
       else button.disabled = false;
-      toast(said.kept ?? said.error ?? `It could not be kept (${response.status}).`, response.ok ? "success" : "error");
+      const text = said.kept ?? said.error ?? `It could not be kept (${response.status}).`;
+      document.dispatchEvent(new CustomEvent("toast", { detail: { text, level: response.ok ? "success" : "error" } }));
     });
     figures.append(" ", button);
   }
