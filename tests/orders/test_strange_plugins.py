@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,8 @@ def test_what_a_killed_attempt_left_running_ends_before_the_next_one_begins(star
     left = os.spawnvpe(os.P_NOWAIT, "sleep", ["sleep", "600"], os.environ | {strays.MARK: strays.mark(claimed.pk, 1)})
     other = os.spawnvpe(os.P_NOWAIT, "sleep", ["sleep", "600"], os.environ | {strays.MARK: strays.mark("another", 1)})
     try:
+        while not any(each.startswith(strays.MARK.encode()) for each in strays.environment(left)):
+            time.sleep(0.01)  # until then it is a copy of this process
         Order.objects.filter(pk=order.pk).update(status=Order.Status.QUEUED, attempt=2)
         order.refresh_from_db()
         assert work_off(order).status == "succeeded"
