@@ -16,14 +16,14 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from studio.datasets import fast_lane, rows, sealing, splitting, toolcalls
+from studio.datasets import fast_lane, rows, sealing, splitting
 from studio.datasets.ahead import ahead
 from studio.datasets.findings import FEW, Findings
 from studio.datasets.messages import Unusable
 from studio.datasets.readers import Line, Reading, Refusal, jsonl, open_file
 from studio.datasets.readers.blocks import LINE_END, Block, blocks
 from studio.datasets.readers.lines import COLUMNS, excerpt
-from studio.datasets.shapes import Converter, Detection, detect
+from studio.datasets.shapes import Converter, Detection, canonical_json, detect
 from studio.errors import UserError
 from studio.training.job import Job
 from studio.training.orders import DatasetPayload, SplitRules
@@ -294,7 +294,7 @@ class Intake:
         self._saw(line.columns)
         try:
             row = self.converter.row(line.columns)
-            canonical = _canonical(row)
+            canonical = canonical_json(row)
         except Unusable as problem:
             self.identical += problem.kind == "identical"
             column = problem.column or (f"message {problem.message}" if problem.message else "")
@@ -366,17 +366,6 @@ class Intake:
         if percent > 0 and not validation:
             told.append("Too few different rows to hold any back for validation: the run will show no validation loss.")
         return told
-
-
-def _canonical(row: dict[str, Any]) -> bytes:
-    """Compact JSON. Raises Unusable for text that a database or another program could not take."""
-    try:
-        canonical = orjson.dumps(row)
-    except orjson.JSONEncodeError:
-        raise Unusable("broken Unicode escape.") from None
-    if b"\\u0000" in canonical and any("\0" in text for text in toolcalls.texts(row)):
-        raise Unusable("contains a NUL character.")
-    return canonical
 
 
 def shortened(row: dict[str, Any]) -> dict[str, Any]:

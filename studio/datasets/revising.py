@@ -23,7 +23,8 @@ from studio.datasets.findings import FEW, Findings
 from studio.datasets.flags import Flag
 from studio.datasets.importing import PREVIEWED, REPORT_EVERY, shortened
 from studio.datasets.rows import HERE, Texts
-from studio.datasets.typed import accepted, canonical
+from studio.datasets.shapes import canonical_json
+from studio.datasets.typed import accepted
 from studio.errors import UserError
 from studio.rowfile import stores
 from studio.training.job import Job
@@ -113,7 +114,7 @@ class Revision:
         _put(self.writer, row["line"], text, store, at)
 
     def _add(self, row: dict[str, Any], *, line: int, flag: Flag, kept: int, stratum: int = 0, together: int = 0) -> None:
-        written = canonical(row)
+        written = canonical_json(row)
         digest = splitting.row_hash(hashlib.sha256(written).digest())
         self._remember(row, written, digest, flag, kept, stratum, together)
         self.writer.add(line=line, row=written.decode())

@@ -418,3 +418,14 @@ def check_order(messages: list[Message], *, added: int = 0) -> None:
         raise Unusable(f"ends with {what}. Every chat must end with an answer.", whole=True)
     if previous != "assistant":
         raise Unusable("has no answer. Every chat must end with an answer.", whole=True)
+
+
+def canonical_json(row: dict[str, Any]) -> bytes:
+    """Compact JSON, whose hash is the row's. Raises Unusable for text that a database or another program could not take."""
+    try:
+        written = orjson.dumps(row)
+    except orjson.JSONEncodeError:
+        raise Unusable("broken Unicode escape.") from None
+    if b"\\u0000" in written and any("\0" in text for text in toolcalls.texts(row)):
+        raise Unusable("contains a NUL character.")
+    return written

@@ -2,11 +2,8 @@
 
 from typing import Any
 
-import orjson
-
 from studio.datasets.messages import Message, Unusable
-from studio.datasets.rows import said
-from studio.datasets.shapes import CANONICAL, Converter, Detection, Shape, check_order
+from studio.datasets.shapes import CANONICAL, Converter, Detection, Shape, canonical_json, check_order
 
 FIELDS: dict[str, tuple[str, ...]] = {"chat": ("messages",), "text": ("text",), "preference": ("prompt", "chosen", "rejected")}
 """What a row of each shape is made of."""
@@ -23,20 +20,9 @@ def accepted(row: Any, shape: str) -> dict[str, Any]:
     if unknown:
         raise Unusable(f"{unknown[0]} does not belong to a row of this dataset. Use {' and '.join(names)}.", column=unknown[0])
     taken = Converter(_detection(shape, tools="tools" in row)).row(row)
-    if len(canonical(taken)) > LONGEST:
+    if len(canonical_json(taken)) > LONGEST:
         raise Unusable(f"is longer than {LONGEST >> 20} MB.", whole=True)
     return taken
-
-
-def canonical(row: dict[str, Any]) -> bytes:
-    """Compact JSON, whose hash is the row's. Raises Unusable for text that a database or another program could not take."""
-    try:
-        written = orjson.dumps(row)
-    except orjson.JSONEncodeError:
-        raise Unusable("broken Unicode escape.") from None
-    if b"\\u0000" in written and any("\0" in text for text in said(row)):
-        raise Unusable("contains a NUL character.")
-    return written
 
 
 def place_of(problem: Unusable, row: dict[str, Any], shape: str) -> str:

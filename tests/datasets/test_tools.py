@@ -12,6 +12,7 @@ from studio.datasets import rows
 from studio.datasets.messages import Unusable
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.datasets.shapes import Converter, detect
+from studio.datasets.typed import accepted
 from studio.training import ModelFacts, TrainConfig
 from studio.training.checks import row_issues
 from tests.fixtures import MODEL_FACTS
@@ -259,3 +260,10 @@ def test_a_run_is_told_of_tools_and_thumbs_and_refused_where_its_base_has_no_cal
     facts = facts | {"shape": "preference", "statistics": {"forms": {"liked": 25, "disliked": 5}}}
     data = DatasetVersion(dataset=Dataset(name="Thumbs"), number=1, facts=facts).dataset_facts(None)
     assert (data.unpaired, data.liked, data.tools) == (30, 25, 0)
+
+
+def test_a_typed_row_is_looked_through_for_nul_as_a_file_is() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Ro\0me"}}}
+    row = {"messages": [ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}], "tools": [WEATHER]}
+    with pytest.raises(Unusable, match="contains a NUL character"):
+        accepted(row, "chat")
