@@ -1,10 +1,13 @@
 """Fetches what is still missing of a file over HTTP, so that a broken download goes on where it stopped. No Django, no torch."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
+
+from studio.training.job import Job
 
 PIECE = 1 << 20
 Ask = Callable[[dict[str, str]], AbstractContextManager[httpx.Response]]
@@ -46,3 +49,12 @@ class Rest:
 
 def size_of(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
+
+
+def wait(job: Job, seconds: float, *, broke: str) -> None:
+    """Says that the connection broke, and lets some time pass before the next try; a stop is heeded meanwhile."""
+    job.note(f"{broke}; trying again.", level="warning")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        job.raise_if_stopped()
+        time.sleep(0.1)

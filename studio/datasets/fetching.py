@@ -5,7 +5,6 @@ Nothing is opened here but to join the parts of one split. Which file it is, and
 
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +15,7 @@ import httpx
 
 from studio import outgoing
 from studio.errors import UserError
-from studio.resuming import Rest, TooShort, size_of
+from studio.resuming import Rest, TooShort, size_of, wait
 from studio.storage import remove_folder
 from studio.training.job import Job
 from studio.training.orders import FetchPayload, Remote
@@ -88,14 +87,7 @@ class Fetch:
                         f"{self.order.place} could not be reached, or the connection broke ({type(error).__name__}). "
                         "Fetch the file again later: what was downloaded is kept for a week."
                     ) from error
-                self._wait(WAIT * failures, error)
-
-    def _wait(self, seconds: float, error: Exception) -> None:
-        self.job.note(f"The connection broke ({type(error).__name__}); trying again.", level="warning")
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.job.raise_if_stopped()
-            time.sleep(0.1)
+                wait(self.job, WAIT * failures, broke=f"The connection broke ({type(error).__name__})")
 
     @contextmanager
     def _open(self, remote: Remote, headers: dict[str, str]) -> Iterator[httpx.Response]:

@@ -3,7 +3,6 @@
 The library asks the hub what there is. The bytes are fetched here, because since huggingface_hub 1.3x it begins every file anew.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from studio.errors import UserError
 from studio.ml.modelfiles import enough_room, small_files, weights_among
-from studio.resuming import Rest, TooShort, size_of
+from studio.resuming import Rest, TooShort, size_of, wait
 from studio.storage import sha256_file
 from studio.training import Job
 
@@ -100,7 +99,7 @@ class _Hub:
                         f"The hub at {self.endpoint} could not be reached, or the connection broke ({type(error).__name__}). "
                         "Check the worker's network, then try again: what was downloaded is kept."
                     ) from error
-                self._wait(WAIT * failures, error)
+                wait(self.job, WAIT * failures, broke=f"The connection to the hub broke ({type(error).__name__})")
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
@@ -121,13 +120,6 @@ class _Hub:
             if status >= 500 or status in (408, 429):
                 raise
             raise UserError(f"The hub refused {self.repository} ({status}). Check the name and HF_TOKEN.") from error
-
-    def _wait(self, seconds: float, error: Exception) -> None:
-        self.job.note(f"The connection to the hub broke ({type(error).__name__}); trying again.", level="warning")
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.job.raise_if_stopped()
-            time.sleep(0.1)
 
 
 @contextmanager
