@@ -14,8 +14,6 @@ MASKS: dict[personal.Kind, str] = {
     "iban": "[account]",
     "card": "[card]",
 }
-FIXED = Flag.SECRET | Flag.PERSONAL | Flag.CONTROL | Flag.HIDDEN | Flag.PLACEHOLDER
-"""What can be fixed."""
 
 Row = dict[str, Any]
 

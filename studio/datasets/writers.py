@@ -32,7 +32,7 @@ def base_models(member: Member, client: Client) -> Iterable[Writer]:
 
 
 def endpoints(member: Member, client: Client) -> Iterable[Writer]:
-    for connection in Connection.objects.filter(workspace=member.workspace, kind=Connection.Kind.OPENAI):
+    for connection in Connection.objects.for_action(member, "dataset.create").filter(kind=Connection.Kind.OPENAI):
         yield Writer(f"connection:{connection.pk}", connection.name, "Endpoints", connection=connection)
 
 
