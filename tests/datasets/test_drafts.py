@@ -11,7 +11,8 @@ from studio.datasets import changing, drafting, rows
 from studio.datasets.changing import Changes
 from studio.datasets.models import DatasetVersion, Draft
 from studio.errors import UserError
-from tests.datasets.test_rows_page import SECRET, address, browser_of, chat, numbers, upload
+from tests.datasets.made import browser_of, upload
+from tests.datasets.test_rows_page import SECRET, address, chat, numbers
 from tests.fixtures import make_member, work_off
 
 

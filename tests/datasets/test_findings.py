@@ -3,15 +3,14 @@
 import json
 
 import pytest
-from django.test import Client as Browser
 from django.urls import reverse
 
 from studio.datasets import findings, personal, rows
 from studio.datasets.flags import FINDINGS, Flag
 from studio.datasets.languages import tell
 from studio.datasets.models import Draft
-from studio.datasets.services import Upload, create_with_version
-from tests.fixtures import make_member, work_off
+from tests.datasets.made import browser_of, upload
+from tests.fixtures import make_member
 
 KEY = "sk-" + "a1B2" * 8
 
@@ -214,29 +213,13 @@ def test_turns_and_roles_are_counted(write, import_file) -> None:
 # --- the page --------------------------------------------------------------------------------------------------------------------------
 
 
-def upload(world, lines):
-    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    sent = Upload(filename="replies.jsonl", chunks=[content], size=len(content))
-    version = create_with_version(world.owner, project=world.project, name="Looked at", upload=sent)
-    work_off(version.order)
-    version.refresh_from_db()
-    assert version.is_ready, version.order.error
-    return version
-
-
-def browser_of(user):
-    browser = Browser()
-    browser.force_login(user)
-    return browser
-
-
 @pytest.fixture
 def version(acme):
     lines = [ordinary(number) for number in range(40)]
     lines[3] = chat("Who are you then?", "I am {{name}} of {{company}}.")
     lines[5] = chat("What is the key?", f"It is {KEY}.")
     lines[7] = lines[8]
-    return upload(acme, lines)
+    return upload(acme, lines, name="Looked at")
 
 
 def test_a_person_sees_what_to_look_at_and_goes_there(acme, version) -> None:
@@ -275,6 +258,6 @@ def test_a_viewer_looks_and_changes_nothing(acme, version) -> None:
 
 
 def test_a_clean_dataset_has_nothing_to_look_at(acme) -> None:
-    clean = upload(acme, [ordinary(number) for number in range(40)])
+    clean = upload(acme, [ordinary(number) for number in range(40)], name="Clean")
     page = browser_of(acme.owner.user).get(reverse("datasets:version", args=[clean.pk])).content.decode()
     assert "Nothing to look at" in page

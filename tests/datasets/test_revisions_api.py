@@ -4,7 +4,8 @@ import pytest
 
 from studio.audit.models import AuditRecord
 from studio.datasets.models import DatasetVersion
-from tests.datasets.test_rows_page import SECRET, chat, upload
+from tests.datasets.made import upload
+from tests.datasets.test_rows_page import SECRET, chat
 from tests.fixtures import Api, make_key, make_member, work_off
 
 

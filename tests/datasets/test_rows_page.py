@@ -1,38 +1,18 @@
 """A person pages, searches, filters and marks a version's rows, and opens one whole."""
 
-import json
-
 import pytest
-from django.test import Client as Browser
 from django.urls import reverse
 
 from studio.audit.models import AuditRecord
 from studio.datasets.models import Dataset, DatasetVersion, RowMark
-from studio.datasets.services import Upload, create_with_version
-from tests.fixtures import make_member, work_off
+from tests.datasets.made import browser_of, upload
+from tests.fixtures import make_member
 
 SECRET = "sk-" + "a1B2" * 8
 
 
 def chat(question, answer):
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-
-
-def upload(world, lines, name="Replies"):
-    """A version of these rows, read by a worker."""
-    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    sent = Upload(filename="replies.jsonl", chunks=[content], size=len(content))
-    version = create_with_version(world.owner, project=world.project, name=name, upload=sent)
-    work_off(version.order)
-    version.refresh_from_db()
-    assert version.is_ready, version.order.error
-    return version
-
-
-def browser_of(user):
-    browser = Browser()
-    browser.force_login(user)
-    return browser
 
 
 def address(name, version, query=""):

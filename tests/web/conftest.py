@@ -4,7 +4,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import uvicorn
 from django.conf import settings
 from django.test import Client as Browser
+from playwright.sync_api import Page, sync_playwright
 from websockets.sync.client import ClientConnection, connect
 
 from studio.asgi import application
@@ -20,6 +22,10 @@ from studio.runs.models import Run
 from studio.runs.services import create_run
 from studio.workspaces.models import Member
 from tests.fixtures import World, make_slot, make_world
+
+Do = Callable[[Page], None]
+SLOW = 90_000
+"""Milliseconds that a machine may take which does much else."""
 
 
 @dataclass(frozen=True)
@@ -118,3 +124,24 @@ def watching(server: Server, world: World) -> Iterator[Any]:
     yield open_page
     for watcher in watchers:
         watcher.join(30)
+
+
+@pytest.fixture
+def browse(server: Server, world: World, browser_type_launch_args: dict[str, Any]) -> Callable[[str, Do], None]:
+    """`browse(path, do)` opens a page in Chromium, with the world's owner signed in, and does something there."""
+    name, value = cookie(world.owner).split("=")
+
+    def in_browser(path: str, do: Do) -> None:
+        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
+            page = browser.new_page()
+            page.set_default_timeout(SLOW)
+            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
+            page.goto(f"{server.address}{path}")
+            do(page)
+
+    def visited(path: str, do: Do) -> None:
+        # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(in_browser, path, do).result()
+
+    return visited

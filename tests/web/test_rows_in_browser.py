@@ -1,41 +1,24 @@
 """Rows are gone through by keyboard: opened, dropped, marked and edited, and the focus stays where one was."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from studio.datasets.models import DatasetVersion, Draft, RowMark
 from tests.fixtures import World, work_off
 from tests.visits import Visit
-from tests.web.conftest import Server, cookie
+from tests.web.conftest import SLOW, Do
 
 pytestmark = pytest.mark.browser
-SLOW = 60_000
-"""Milliseconds that a machine may take which does much else."""
 
 
 @pytest.fixture
-def visit(server: Server, world: World, browser_type_launch_args: dict[str, Any]) -> Callable[[Callable[[Page], None]], None]:
-    """Opens the rows of the world's version, with its owner signed in, and does something there."""
-    name, value = cookie(world.owner).split("=")
-
-    def in_browser(do: Callable[[Page], None]) -> None:
-        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
-            page = browser.new_page()
-            page.set_default_timeout(SLOW)
-            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
-            page.goto(f"{server.address}/datasets/versions/{world.version.pk}/rows/")
-            do(page)
-
-    def visited(do: Callable[[Page], None]) -> None:
-        # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(in_browser, do).result()
-
-    return visited
+def visit(browse: Callable[[str, Do], None], world: World) -> Callable[[Do], None]:
+    """Opens the rows of the world's version."""
+    return partial(browse, f"/datasets/versions/{world.version.pk}/rows/")
 
 
 def press(page: Page, *keys: str) -> None:

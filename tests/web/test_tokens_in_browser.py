@@ -2,46 +2,29 @@
 
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from studio.datasets.models import TokenView
 from studio.datasets.tokenviews import ask
 from tests.fixtures import World, work_off
 from tests.small_tokenizer import give_tokenizer
 from tests.visits import Visit
-from tests.web.conftest import Server, cookie
+from tests.web.conftest import Do
 
 pytestmark = [pytest.mark.browser, pytest.mark.torch]
-SLOW = 60_000
-"""Milliseconds that a machine may take which does much else."""
 
 
 @pytest.fixture
-def visit(server: Server, world: World, browser_type_launch_args: dict[str, Any]) -> Callable[[Callable[[Page], None]], None]:
-    """Opens the tokens of the third row, with the owner signed in, and does something there."""
+def visit(browse: Callable[[str, Do], None], world: World) -> Callable[[Do], None]:
+    """Opens the tokens of the third row."""
     give_tokenizer(world.base)
     ask(world.owner, world.version, world.base, index=0)
     assert work_off(TokenView.objects.get().order).status == "succeeded"
-    name, value = cookie(world.owner).split("=")
-
-    def in_browser(do: Callable[[Page], None]) -> None:
-        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
-            page = browser.new_page()
-            page.set_default_timeout(SLOW)
-            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
-            page.goto(f"{server.address}/datasets/versions/{world.version.pk}/tokens/?row=3")
-            do(page)
-
-    def visited(do: Callable[[Page], None]) -> None:
-        # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(in_browser, do).result()
-
-    return visited
+    return partial(browse, f"/datasets/versions/{world.version.pk}/tokens/?row=3")
 
 
 def test_a_row_is_looked_at_by_pointer_keyboard_and_slider(visit: Any) -> None:

@@ -2,45 +2,28 @@
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect
 
 from studio.datasets.models import DatasetVersion, Upload
 from tests.fixtures import World
 from tests.visits import Visit
-from tests.web.conftest import Server, cookie
+from tests.web.conftest import SLOW, Do
 
 TICKETS = "ticket_text,agent_reply,team\n" + "".join(f"Where is order {n}?,On its way: {n}.,north\n" for n in range(30))
 
 
 pytestmark = pytest.mark.browser
-SLOW = 90_000
-"""Milliseconds that a machine may take which does much else."""
-Do = Callable[[Page], None]
 
 
 @pytest.fixture
-def visit(server: Server, world: World, browser_type_launch_args: dict[str, Any]) -> Callable[[Do], None]:
-    """Opens the page for a new dataset, with its owner signed in, and does something there."""
-    name, value = cookie(world.owner).split("=")
-
-    def in_browser(do: Do) -> None:
-        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
-            page = browser.new_page()
-            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
-            page.goto(f"{server.address}/datasets/new/?project={world.project.pk}")
-            do(page)
-
-    def visited(do: Do) -> None:
-        # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(in_browser, do).result()
-
-    return visited
+def visit(browse: Callable[[str, Do], None], world: World) -> Callable[[Do], None]:
+    """Opens the page for a new dataset."""
+    return partial(browse, f"/datasets/new/?project={world.project.pk}")
 
 
 def chats(path: Path, size: int) -> Path:
