@@ -235,6 +235,8 @@ def make_build(member: Member, source: Artifact, *, quantization: str = "q8_0", 
     files = {f"{source.file_stem}-{quantization}.gguf": content, "report.json": b"{}"}
     artifact = make_artifact(order, source.project, files, kind=Artifact.Kind.GGUF, **lineage)
     artifact.parents.add(source)
+    build.artifact = artifact
+    build.save()
     return build
 
 

@@ -79,7 +79,7 @@ def get_artifact(request: HttpRequest, pk: UUID) -> dict[str, Any]:
 
 
 def downloadable(request: HttpRequest) -> "QuerySet[Artifact]":
-    return Artifact.objects.for_action(request, "artifact.download").select_related("order__build", "project__client")
+    return Artifact.objects.for_action(request, "artifact.download").select_related("order", "build", "project__client")
 
 
 @router.api_operation(["GET", "HEAD"], "/artifacts/{uuid:pk}/download", response={200: None}, url_name="artifact_download")
@@ -139,9 +139,15 @@ def request_build(request: HttpRequest, payload: BuildIn) -> dict[str, Any]:
     """Begins to build one GGUF file from an adapter or a model. One that is there or on its way answers instead of another."""
     sources = Artifact.objects.for_action(request, "build.create").select_related("project__client")
     source = named(sources, payload.artifact, field="artifact")
-    return build_out(services.request_build(request.member, artifact=source, quantization=payload.quantization))  # type: ignore[attr-defined]
+    builds = services.request_builds(
+        request.member,  # type: ignore[attr-defined]
+        source=source,
+        project=source.project,
+        quantizations=[payload.quantization],
+    )
+    return build_out(builds[0])
 
 
 @router.get("/builds/{uuid:pk}", response=BuildOut, url_name="build")
 def get_build(request: HttpRequest, pk: UUID) -> dict[str, Any]:
-    return build_out(get_object_or_404(Build.objects.for_action(request, "build.view").select_related("order__artifact"), pk=pk))
+    return build_out(get_object_or_404(Build.objects.for_action(request, "build.view").select_related("order", "artifact"), pk=pk))

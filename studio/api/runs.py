@@ -117,7 +117,7 @@ def run_out(run: Run) -> dict[str, Any]:
 
 
 def visible(request: HttpRequest, action: str = "run.view") -> "QuerySet[Run]":
-    return Run.objects.for_action(request, action).select_related("order__artifact")
+    return Run.objects.for_action(request, action).select_related("order").prefetch_related("order__artifacts")
 
 
 @router.get("/runs", response=Page[RunOut], url_name="runs")

@@ -50,7 +50,7 @@ def main_file(artifact: Artifact) -> str | None:
 
 def refuse_unproved(artifact: Artifact) -> None:
     """A GGUF leaves the house only after llama.cpp has run it."""
-    build = getattr(artifact.order, "build", None)
+    build = getattr(artifact, "build", None)
     if artifact.kind in GGUF_KINDS and not (build and build.passed):
         raise UserError("This file has not passed its verification, so it cannot be downloaded. Build it again.", code="not_verified")
 

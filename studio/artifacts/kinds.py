@@ -1,15 +1,23 @@
-"""The order that writes a model, or an adapter merged into its base, as one GGUF file and proves that it runs."""
+"""The order that writes a model, or an adapter merged into its base, as files to take home, and proves that they run."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
 from studio.artifacts.models import Artifact, Build
-from studio.artifacts.services import record_artifact
+from studio.basemodels.models import BaseModel
+from studio.datasets.models import DatasetVersion
 from studio.orders.kinds import OrderKind, register
 from studio.orders.models import Order
-from studio.training.orders import BuildPayload
+from studio.training.orders import BuildAbout, BuildPayload
+
+KINDS = {
+    Build.Kind.GGUF: Artifact.Kind.GGUF,
+    Build.Kind.GGUF_ADAPTER: Artifact.Kind.GGUF_ADAPTER,
+    Build.Kind.MERGED: Artifact.Kind.MODEL,
+}
 
 
 class BuildKind(OrderKind):
@@ -17,38 +25,87 @@ class BuildKind(OrderKind):
     time_limit = 6 * 3600
 
     def payload(self, order: Order) -> dict[str, Any]:
-        build: Build = order.build
-        source, base, version = build.source, build.source.base_model, build.source.dataset_version
-        assert base is not None  # of an adapter and of a model alike
+        builds = builds_of(order)
+        first = builds[0]
+        base, version = base_of(first), version_of(first)
+        answering = first.source.answering if first.source else {"base": str(base.folder), "adapter": ""}
         return BuildPayload(
-            **source.answering,
-            quantization=build.quantization,  # type: ignore[arg-type]
-            name=source.file_stem,
+            **answering,
+            kind=first.kind,  # type: ignore[arg-type]
+            quantizations=[build.quantization for build in builds],  # type: ignore[misc]
+            importance=first.importance,
+            name=first.file_stem,
             rows=str(version.rows_path) if version else "",
             model=base.model_facts,
+            state=str(order.checkpoints),
+            about=about(first),
         ).model_dump()
 
     def target(self, order: Order) -> Path:
         return Path(settings.DATA_DIR, "artifacts", f"{order.pk}-{order.attempt}")
 
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
-        build: Build = order.build
-        build.verification = result.get("verification")
-        build.save(update_fields=["verification"])
-        if "folder" not in result:
-            return
-        source = build.source
-        artifact = record_artifact(
-            order,
-            result,
-            project=build.project,
-            kind=Artifact.Kind.GGUF,
-            name=f"{source.name} {build.quantization}",
-            base_model=source.base_model,
-            dataset_version=source.dataset_version,
-            lineage=source.lineage | {"quantization": build.quantization, f"{source.kind}_sha256": source.sha256},
-        )
+        for build in builds_of(order):
+            build.verification = result["builds"][build.quantization].get("verification")
+            if "folder" in result:
+                build.artifact = record_part(order, build, result)
+            build.save(update_fields=["verification", "artifact"])
+
+
+def builds_of(order: Order) -> list[Build]:
+    """In the order that they were asked for."""
+    return list(
+        order.builds.select_related(
+            "project__client__workspace", "source__project__client", "source__base_model", "source__dataset_version__dataset", "base_model"
+        ).order_by("created_at")
+    )
+
+
+def base_of(build: Build) -> BaseModel:
+    found = build.source.base_model if build.source else build.base_model
+    assert found is not None  # of an adapter and of a model alike
+    return found
+
+
+def version_of(build: Build) -> DatasetVersion | None:
+    return build.source.dataset_version if build.source else None
+
+
+def about(build: Build) -> BuildAbout:
+    base, version = base_of(build), version_of(build)
+    return BuildAbout(
+        title=build.made_from.name,
+        author=build.project.client.workspace.name,
+        license=base.license,
+        base_name=base.name,
+        base_source=base.source,
+        dataset=str(version) if version else "",
+        version=build.made_from.sha256[:12],
+    )
+
+
+def record_part(order: Order, build: Build, result: dict[str, Any]) -> Artifact:
+    """The row for one type's folder in the sealed folder; its hash is made of its files' as a manifest's is."""
+    part, source = f"{build.quantization}/", build.source
+    files = {name.removeprefix(part): facts for name, facts in result["files"].items() if name.startswith(part)}
+    lines = "".join(f"{facts['sha256']}  {name}\n" for name, facts in files.items())
+    made = {"quantization": build.quantization, "importance": build.importance}
+    artifact: Artifact = Artifact.objects.create(
+        order=order,
+        project=build.project,
+        kind=KINDS[Build.Kind(build.kind)],
+        name=str(build),
+        base_model=base_of(build),
+        dataset_version=version_of(build),
+        folder_name=f"{Path(result['folder']).name}/{build.quantization}",
+        files=files,
+        size=sum(facts["size"] for facts in files.values()),
+        sha256=hashlib.sha256(lines.encode()).hexdigest(),
+        lineage=(source.lineage | {f"{source.kind}_sha256": source.sha256} if source else {}) | made,
+    )
+    if source:
         artifact.parents.add(source)
+    return artifact
 
 
 register(BuildKind())

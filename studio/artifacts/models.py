@@ -28,9 +28,10 @@ class Artifact(Tenant):
     base_model = models.ForeignKey(BaseModel, models.PROTECT, null=True, related_name="artifacts")
     dataset_version = models.ForeignKey(DatasetVersion, models.PROTECT, null=True, related_name="artifacts")
     parents = models.ManyToManyField("self", symmetrical=False, blank=True, related_name="children")
-    order = models.OneToOneField(Order, models.PROTECT, related_name="artifact")
-    """The order that made it."""
-    folder_name = models.CharField(max_length=80)
+    order = models.ForeignKey(Order, models.PROTECT, related_name="artifacts")
+    """The order that made it; one that builds several types makes several."""
+    folder_name = models.CharField(max_length=120)
+    """Below DATA_DIR/artifacts: the sealed folder of its order, or a folder in that."""
     sha256 = models.CharField(max_length=64)
     size = models.BigIntegerField()
     files = models.JSONField(default=dict)
@@ -74,15 +75,28 @@ class Artifact(Tenant):
 
 
 class Build(Tenant):
-    """One GGUF file in the making, and the proof that it runs."""
+    """One file to take home in the making, and the proof that it runs. Those that were asked for together share an order."""
 
     WORKSPACE, CLIENT = "project__client__workspace", "project__client"
 
+    class Kind(models.TextChoices):
+        GGUF = "gguf", "GGUF file"
+        GGUF_ADAPTER = "gguf_adapter", "GGUF adapter"
+        MERGED = "merged", "Merged weights"
+
     project = models.ForeignKey(Project, models.CASCADE, related_name="builds")
-    source = models.ForeignKey(Artifact, models.PROTECT, related_name="builds")
-    """The adapter that is merged, or the model that is written as it is."""
+    source = models.ForeignKey(Artifact, models.PROTECT, null=True, related_name="builds")
+    """The adapter that is merged, or the model that is written as it is; None for a base model as it is."""
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, null=True, related_name="builds")
+    """What a build without a source is made from."""
+    kind = models.CharField(max_length=14, choices=Kind.choices, default=Kind.GGUF)
     quantization = models.CharField(max_length=10)
-    order = models.OneToOneField(Order, models.PROTECT, related_name="build")
+    """The type of a GGUF's weights, or the format (f32, f16, bf16) of merged weights and of a GGUF adapter."""
+    importance = models.BooleanField(default=False)
+    """Whether the weights that matter for the training rows are rounded with more care."""
+    order = models.ForeignKey(Order, models.PROTECT, related_name="builds")
+    artifact = models.OneToOneField(Artifact, models.PROTECT, null=True, related_name="build")
+    """The file, once it is there."""
     verification = models.JSONField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -90,15 +104,24 @@ class Build(Tenant):
         ordering = ["-created_at"]
 
     def __str__(self) -> str:
-        return f"{self.source.name} {self.quantization}"
+        return f"{self.made_from.name} {self.quantization}"
 
     @property
     def audit_client(self) -> Client:
         return self.project.client
 
     @property
-    def artifact(self) -> Artifact | None:
-        return getattr(self.order, "artifact", None)
+    def file_stem(self) -> str:
+        """What its files are called, without type and suffix."""
+        if self.source:
+            return self.source.file_stem
+        return re.sub(r"[^a-z0-9.]+", "-", self.made_from.name.lower()).strip("-.")[:80]
+
+    @property
+    def made_from(self) -> Artifact | BaseModel:
+        found = self.source or self.base_model
+        assert found is not None  # one of them always is
+        return found
 
     @property
     def passed(self) -> bool:

@@ -23,13 +23,13 @@ def artifacts(request: HttpRequest) -> HttpResponse:
 def artifact(request: HttpRequest, pk: str) -> HttpResponse:
     visible = Artifact.objects.for_action(request, "artifact.view")
     found = get_object_or_404(visible.select_related("project__client", "base_model", "dataset_version__dataset", "order"), pk=pk)
-    builds = Build.objects.for_action(request, "build.view").filter(source=found).select_related("order__artifact")
+    builds = Build.objects.for_action(request, "build.view").filter(source=found).select_related("order", "artifact")
     context = {
         "section": "artifacts",
         "artifact": found,
         "project": found.project,
         "builds": builds,
-        "build": getattr(found.order, "build", None),
+        "build": getattr(found, "build", None),
         "quantizations": services.QUANTIZATIONS,
         "run": getattr(found.order, "run", None),
     }
@@ -43,13 +43,18 @@ def download(request: HttpRequest, pk: str) -> HttpResponseBase:
 
 def build_new(request: HttpRequest, pk: str) -> HttpResponse:
     found = get_object_or_404(Artifact.objects.for_action(request, "build.create").select_related("project__client"), pk=pk)
-    build = services.request_build(request.member, artifact=found, quantization=request.POST.get("quantization", ""))  # type: ignore[attr-defined]
-    return redirect("builds:detail", pk=build.pk)
+    builds = services.request_builds(
+        request.member,  # type: ignore[attr-defined]
+        source=found,
+        project=found.project,
+        quantizations=request.POST.getlist("quantization"),
+    )
+    return redirect("builds:detail", pk=builds[0].pk)
 
 
 def build(request: HttpRequest, pk: str) -> HttpResponse:
     visible = Build.objects.for_action(request, "build.view")
-    found = get_object_or_404(visible.select_related("order", "source__base_model", "project__client"), pk=pk)
+    found = get_object_or_404(visible.select_related("order", "artifact", "source__base_model", "base_model", "project__client"), pk=pk)
     context = {"section": "artifacts", "build": found, "order": found.order, "project": found.project, "source": found.source}
     return render_live(request, "artifacts/build.html", context, live=found.order.is_live)
 

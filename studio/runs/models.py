@@ -47,7 +47,7 @@ class Run(Tenant):
 
     @property
     def artifact(self) -> Artifact | None:
-        return getattr(self.order, "artifact", None)
+        return next(iter(self.order.artifacts.all()), None)
 
     @property
     def usage(self) -> dict[str, Any]:

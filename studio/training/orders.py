@@ -188,16 +188,48 @@ class SynthesisPayload(Wire):
     """Hosts of private addresses that the operator allows."""
 
 
+BuildKind = Literal["gguf", "gguf_adapter", "merged"]
+Quantization = Literal[
+    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q4_0", "q3_k_m", "q2_k", "iq4_nl", "iq4_xs", "mxfp4"
+]
+"""From the largest to the smallest, then the special ones."""
+
+
+class BuildAbout(Wire):
+    """What is written into the file about where it comes from. Everything may be empty."""
+
+    title: str = ""
+    """How people call it."""
+    author: str = ""
+    """The workspace."""
+    license: str = ""
+    """SPDX identifier, or what the base model's maker calls it."""
+    base_name: str = ""
+    base_source: str = ""
+    """hub:OWNER/NAME@REVISION and the like, as in BaseModel.source."""
+    dataset: str = ""
+    version: str = ""
+    """The first twelve digits of the source's hash."""
+    languages: list[str] = []
+
+
 class BuildPayload(Wire):
     base: str
     adapter: str = ""
     """Folder of the adapter; empty builds the base as it is."""
-    quantization: Literal["f16", "bf16", "q8_0", "q4_k_m"] = "q8_0"
+    kind: BuildKind = "gguf"
+    quantizations: list[Quantization] = Field(default=["q8_0"], min_length=1)
+    """All are written in one pass. Each becomes a folder of its own in the result, named by it. A GGUF adapter is f16 or f32."""
+    importance: bool = False
+    """Measure on the training rows which weights matter, and round those with more care; not for f32, f16, bf16, q8_0."""
     name: str
     """File name without suffix: letters, digits, dots and dashes."""
     rows: str = ""
-    """rows.parquet to take held-out prompts from."""
+    """The version's stored rows, to take held-out and training rows from."""
     model: ModelFacts
+    state: str = ""
+    """A folder that outlives the attempt: what a killed attempt had written is gone on from."""
+    about: BuildAbout = BuildAbout()
 
 
 class Order(Wire):

@@ -93,6 +93,10 @@ class Shape:
             return self.heads
         return self.kv_heads if ".self_attn.k_proj." in name else 0
 
+    def shift_of(self, name: str) -> float:
+        """What is added to every weight of a tensor of the base: 1 where llama.cpp's norms hold 1 + weight."""
+        return 0.0
+
 
 def read_shape(folder: Path) -> Shape:
     """The shape of a supported model. Raises UserError where `supported` would."""

@@ -21,20 +21,27 @@ THREADS = 2
 
 
 def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Returns `{"file", "size", "quantization", "verification": {...}}`. A file that fails its check stays, with the reasons.
+    """Returns `{"builds": {quantization: {"file", "size", "verification": {...}}}}`. A file that fails its check stays, with the reasons.
+
+    Each type stands in a folder of its own, named by it.
 
     Raises UserError before anything runs for a base or an adapter that no GGUF can be built from, and for a full disk.
     """
     order = BuildPayload.model_validate(payload)
-    base, adapter = Path(order.base), Path(order.adapter) if order.adapter else None
+    base = Path(order.base)
     architectures.supported(base)
-    _enough_disk(job.out, estimated_size(base, order.quantization) + MOST_LOGITS)
-    target = job.out / f"{order.name}-{order.quantization}.gguf"
+    _enough_disk(job.out, sum(estimated_size(base, quantization) for quantization in order.quantizations) + MOST_LOGITS)
+    return {"builds": {quantization: _build(order, quantization, job) for quantization in order.quantizations}}
+
+
+def _build(order: BuildPayload, quantization: str, job: Job) -> dict[str, Any]:
+    base, adapter = Path(order.base), Path(order.adapter) if order.adapter else None
+    target = job.out / quantization / f"{order.name}-{quantization}.gguf"
     job.phase("converting", f"Building {target.name}")
     made = export(
         base=base,
         adapter=adapter,
-        quantization=order.quantization,
+        quantization=quantization,
         target=target,
         name=order.name,
         threads=THREADS,
@@ -42,12 +49,10 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
         stopping=job.stopping,
     )
     job.phase("checking", "Comparing its answers with the merged model")
-    verification = verify(
-        gguf=target, base=base, adapter=adapter, quantization=order.quantization, rows=held_out(order.rows), job=job, threads=1
-    )
+    verification = verify(gguf=target, base=base, adapter=adapter, quantization=quantization, rows=held_out(order.rows), job=job, threads=1)
     for reason in verification["reasons"]:
         job.note(reason, level="warning")
-    return {"file": target.name, "size": made["size"], "quantization": order.quantization, "verification": verification}
+    return {"file": target.name, "size": made["size"], "verification": verification}
 
 
 def held_out(rows: str) -> list[Row]:

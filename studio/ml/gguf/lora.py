@@ -89,6 +89,13 @@ class Whole:
 class Adapter:
     changes: dict[str, Change | Whole]
     """By the name of the tensor in the base, such as model.layers.0.self_attn.q_proj.weight."""
+    rows: int | None = None
+    """Rows of the embedding where the vocabulary grew in training; None where it is the base's."""
+    tokenizer: Path | None = None
+    """The folder whose tokenizer counts where the vocabulary grew."""
+    untied: bool = False
+    """The base shares one table for words and output, and training changed one of them alone: `lm_head.weight` stands in `changes`, or
+    keeps the base's embedding, and both are written."""
 
     @property
     def swappable(self) -> bool:

@@ -80,8 +80,12 @@ def row_bytes(columns: int, kind: str) -> int:
     return columns // weights * size
 
 
-def quantize(rows: npt.NDArray[np.float32], kind: str, *, name: str) -> npt.NDArray[np.uint8]:
+def quantize(
+    rows: npt.NDArray[np.float32], kind: str, *, name: str, importance: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.uint8]:
     """The bytes of float32 rows of shape (rows, columns), as (rows, row_bytes). The GIL is released meanwhile.
+
+    `importance`, of shape (columns,), weighs the error in each column (llama.cpp's importance matrix); all count alike without.
 
     Raises UserError where a weight is not a number, or too large for F16.
     """
@@ -92,11 +96,20 @@ def quantize(rows: npt.NDArray[np.float32], kind: str, *, name: str) -> npt.NDAr
         return rows.view(np.uint8).reshape(rows.shape[0], -1)
     if kind == "F16" and np.abs(rows).max(initial=0) >= LARGEST_F16:
         raise OutOfRange(name)
+    weights = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
     out = np.empty((rows.shape[0], row_bytes(rows.shape[1], kind)), np.uint8)
     call = library().ggml_quantize_chunk
     call.restype = ctypes.c_size_t
     call.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
-    written = call(TYPE_NUMBERS[kind], rows.ctypes.data, out.ctypes.data, 0, rows.shape[0], rows.shape[1], None)
+    written = call(
+        TYPE_NUMBERS[kind],
+        rows.ctypes.data,
+        out.ctypes.data,
+        0,
+        rows.shape[0],
+        rows.shape[1],
+        None if weights is None else weights.ctypes.data,
+    )
     if written != out.nbytes:
         raise RuntimeError(f"ggml wrote {written} bytes of {name} where {out.nbytes} were expected")
     return out
