@@ -66,7 +66,7 @@ FACTS = ModelFacts(
 
 
 def payload(base: Path, **changes: Any) -> dict[str, Any]:
-    return {"base": str(base), "quantization": "q8_0", "name": "acme-support", "model": FACTS.model_dump()} | changes
+    return {"base": str(base), "quantizations": ["q8_0"], "name": "acme-support", "model": FACTS.model_dump()} | changes
 
 
 def checked(path: Path, base: Path, folder: Path, *, quantization: str = "f16", rows: list[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -94,10 +94,11 @@ def rows(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("quantization", ["f16", "bf16", "q8_0", "q4_k_m"])
 def test_a_build_leaves_one_file_with_the_figures_that_prove_it(tiny_model: Path, rows: Path, tmp_path: Path, quantization: str) -> None:
     job = BuildJob(tmp_path / "job")
-    result = run(payload(tiny_model, quantization=quantization, rows=str(rows)), job)
+    result = run(payload(tiny_model, quantizations=[quantization], rows=str(rows)), job)["builds"][quantization]
 
-    assert [path.name for path in job.out.iterdir()] == [f"acme-support-{quantization}.gguf"] == [result["file"]]
-    assert result["size"] == (job.out / result["file"]).stat().st_size
+    folder = job.out / quantization
+    assert [path.name for path in folder.iterdir()] == [f"acme-support-{quantization}.gguf"] == [result["file"]]
+    assert result["size"] == (folder / result["file"]).stat().st_size
     verification = result["verification"]
     assert verification["passed"] and verification["reasons"] == [] == job.notes
     assert verification["loads"] and verification["template"] and verification["stops"]
@@ -130,7 +131,7 @@ def test_a_build_that_is_stopped_leaves_no_file_half_done(tiny_model: Path, tmp_
     for job in (converting, checking):
         with pytest.raises(Stopped):
             run(payload(tiny_model), job)
-    assert list(converting.out.iterdir()) == []
+    assert [path for path in converting.out.rglob("*") if path.is_file()] == []
 
 
 def test_a_base_that_no_gguf_can_be_built_from_is_refused_before_anything_runs(tiny_model: Path, tmp_path: Path) -> None:
