@@ -17,7 +17,7 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from studio.ml.gguf.exporting import export
-from studio.ml.gguf.quantizing import RECIPES
+from studio.ml.gguf.recipes import RECIPES
 from studio.ml.gguf.verifying import verify
 from studio.training.job import Job, Phase
 

@@ -23,8 +23,10 @@ from studio.ml.gguf.adapters import export_adapter
 from studio.ml.gguf.architectures import read_shape, supported
 from studio.ml.gguf.exporting import estimated_size, export
 from studio.ml.gguf.header import read_header
-from studio.ml.gguf.quantizing import TYPE_NUMBERS, OutOfRange, tensor_type
+from studio.ml.gguf.quantizing import OutOfRange
+from studio.ml.gguf.recipes import tensor_type
 from studio.ml.gguf.serving import prepare
+from studio.ml.gguf.writing import TYPE_NUMBERS
 from studio.storage import commit_folder
 from studio.training.job import Stopped
 from tests.ml.conftest import ModelMaker

@@ -15,7 +15,8 @@ from studio.ml.gguf import architectures, vocabulary
 from studio.ml.gguf.architectures import Shape
 from studio.ml.gguf.header import Entry
 from studio.ml.gguf.lora import NOTHING, Adapter, read_adapter
-from studio.ml.gguf.quantizing import RECIPES, quantize, row_bytes, tensor_type
+from studio.ml.gguf.quantizing import quantize, row_bytes
+from studio.ml.gguf.recipes import RECIPES, tensor_type
 from studio.ml.gguf.weights import Array, Weights
 from studio.ml.gguf.writing import Planned, header_bytes, padded
 from studio.storage import fsync_path
