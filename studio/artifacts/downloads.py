@@ -41,6 +41,12 @@ def artifact_file_response(request: HttpRequest, artifact: Artifact, name: str) 
     return ranged_file(request, artifact.folder / name, filename=PurePosixPath(name).name, sha256=artifact.files[name]["sha256"])
 
 
+def bundle_response(request: HttpRequest, artifact: Artifact) -> HttpResponseBase:
+    """Everything that lies beside the file to take home, as a zip, with SHA256SUMS for `sha256sum -c`."""
+    refuse_unproved(artifact)
+    return zip_response(request, artifact)
+
+
 def main_file(artifact: Artifact) -> str | None:
     names = list(artifact.files)
     if artifact.kind in GGUF_KINDS:
@@ -49,9 +55,9 @@ def main_file(artifact: Artifact) -> str | None:
 
 
 def refuse_unproved(artifact: Artifact) -> None:
-    """A GGUF leaves the house only after llama.cpp has run it."""
+    """What a build left leaves the house only after it was run and compared."""
     build = getattr(artifact, "build", None)
-    if artifact.kind in GGUF_KINDS and not (build and build.passed):
+    if artifact.was_built and not (build and build.passed):
         raise UserError("This file has not passed its verification, so it cannot be downloaded. Build it again.", code="not_verified")
 
 

@@ -62,8 +62,18 @@ class Artifact(Tenant):
 
     @property
     def is_chattable(self) -> bool:
-        """True of what answers: an adapter on its base, or a model of its own. Of that a GGUF can be built as well."""
-        return self.kind == self.Kind.MODEL or (self.kind == self.Kind.ADAPTER and self.base_model is not None)
+        """True of what answers: an adapter on its base, or a model of its own. Of that a GGUF can be built as well.
+
+        Merged weights are for taking home: what they were merged from answers for them.
+        """
+        if self.kind == self.Kind.MODEL:
+            return not self.was_built
+        return self.kind == self.Kind.ADAPTER and self.base_model is not None
+
+    @property
+    def was_built(self) -> bool:
+        """True of what a build left: it was made from something here, and leaves the house only with a proof."""
+        return self.kind in (self.Kind.GGUF, self.Kind.GGUF_ADAPTER) or "quantization" in self.lineage
 
     @property
     def answering(self) -> dict[str, str]:

@@ -4,31 +4,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
+from studio.artifacts import buildable
 from studio.artifacts.models import Artifact, Build
+from studio.artifacts.quantizations import uses_importance
 from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.datasets.writers import Writer
 from studio.errors import UserError
 from studio.orders.models import Order
-from studio.orders.services import place, request_stop
+from studio.orders.services import go_back, place, request_stop
+from studio.storage import remove_folder
 from studio.workspaces.models import Client, Member, Project, hold
-
-PRECISIONS: dict[str, dict[str, str]] = {
-    Build.Kind.GGUF_ADAPTER: {"f16": "2 bytes per weight.", "f32": "4 bytes per weight."},
-    Build.Kind.MERGED: {
-        "bf16": "As most models are published.",
-        "f16": "Finer steps, a smaller range.",
-        "f32": "Everything, at twice the size.",
-    },
-}
-"""What merged weights and GGUF adapters can be stored as, the first by default."""
-QUANTIZATIONS: dict[str, tuple[str, str]] = {
-    "q8_0": ("q8_0 · recommended", "About 1 byte per weight. Answers as the original does, at half its size."),
-    "q4_k_m": ("q4_k_m · smallest", "About 5 bits per weight. Runs on small machines; answers may differ a little."),
-    "f16": ("f16 · exact", "2 bytes per weight. The reference, for further work."),
-}
 
 
 def record_artifact(order: Order, result: dict[str, Any], **columns: Any) -> Artifact:
@@ -61,43 +50,75 @@ def request_builds(
     *,
     source: Artifact | None = None,
     base_model: BaseModel | None = None,
-    project: Project,
+    project: Project | None = None,
     kind: str = Build.Kind.GGUF,
     quantizations: list[str],
     importance: bool = False,
 ) -> list[Build]:
     """Builds in the queue, in the order of `quantizations`, all of one order: the weights are read once.
 
-    What succeeded or is on its way is answered instead of being made again. Give a `source`, or a `base_model` as it is.
+    What succeeded or is on its way is answered instead of being made again. Give a `source`, or a `base_model` as it is; that one goes
+    to `project`, or where none is named to the in-house one. Types that do not use the importance of weights are built without.
     """
-    _refuse(source, base_model, kind=kind, quantizations=quantizations, importance=importance)
+    quantizations = list(dict.fromkeys(quantizations))
+    buildable.refuse(source, base_model, kind=kind, names=quantizations, importance=importance)
+    if source is not None:
+        project, base_model = source.project, None
+    project = project or in_house_project(member)
+    common: dict[str, Any] = {"project": project, "source": source, "base_model": base_model, "kind": kind}
+    wanted = {name: common | {"quantization": name, "importance": importance and uses_importance(kind, name)} for name in quantizations}
     with transaction.atomic():
         hold(source or project)
-        wanted = dict(project=project, source=source, base_model=None if source else base_model, kind=kind, importance=importance)
-        known = {
-            build.quantization: build
-            for build in Build.objects.filter(**wanted, quantization__in=quantizations).select_related("order").order_by("created_at")
-            if build.order.is_live or build.passed
-        }
-        missing = [name for name in quantizations if name not in known]
+        found = {name: _there(wanted[name]) for name in quantizations}
+        missing = [name for name, build in found.items() if build is None]
         if missing:
             order = place(member, kind="build", client=project.client)
         for name in missing:
-            known[name] = build = Build.objects.create(**wanted, quantization=name, order=order)
+            found[name] = build = Build.objects.create(**wanted[name], order=order)
             record(member, "build.create", build, change={"kind": [None, kind], "quantization": [None, name]})
-    return [known[name] for name in quantizations]
+    return [build for build in found.values() if build is not None]
 
 
-def _refuse(source: Artifact | None, base_model: BaseModel | None, *, kind: str, quantizations: list[str], importance: bool) -> None:
-    if source is not None and not source.is_chattable:
-        raise UserError(f"A file is built from an adapter or a model; this is a {source.get_kind_display().lower()}.")
-    if source is None and (base_model is None or not base_model.is_ready):
-        raise UserError("This base model is not here yet. Wait until it has been read, then build from it.")
-    choices = QUANTIZATIONS if kind == Build.Kind.GGUF else PRECISIONS[kind]
-    unknown = [name for name in quantizations if name not in choices]
-    if unknown or not quantizations:
-        text = f"Choose from {', '.join(choices)}."
-        raise UserError(text, fields={"quantization": text})
+def _there(wanted: dict[str, Any]) -> Build | None:
+    """The same build where it passed or is on its way; the one that passed first."""
+    same = Build.objects.filter(**wanted).select_related("order", "artifact", "source", "base_model")
+    kept: list[Build] = sorted((build for build in same if build.passed or build.order.is_live), key=lambda build: not build.passed)
+    return kept[0] if kept else None
+
+
+def in_house_project(member: Member) -> Project:
+    """Where what is built from a base model goes, unless somebody says otherwise: the first project that the member may build in."""
+    mine = Project.objects.for_action(member, "build.create").filter(client__archived_at=None).select_related("client")
+    found: Project | None = mine.filter(client__slug="in-house").order_by("created_at").first() or mine.order_by("created_at").first()
+    if found is None:
+        raise UserError("There is no project to put it in. Make one first.", fields={"project": "Choose a project."})
+    return found
+
+
+def retry_build(member: Member, build: Build) -> Build:
+    """Builds again what failed or was stopped, and all that was asked for with it, going on with what an earlier attempt had written.
+
+    A file that was made and did not pass is built anew, as another build. Returns the build to watch.
+    """
+    order = build.order
+    if order.is_live or build.passed:
+        raise UserError("This build has not failed, so there is nothing to build again.")
+    if order.status == Order.Status.SUCCEEDED:
+        return request_builds(
+            member,
+            source=build.source,
+            base_model=build.base_model,
+            project=build.project,
+            kind=build.kind,
+            quantizations=[build.quantization],
+            importance=build.importance,
+        )[0]
+    buildable.refuse(build.source, build.base_model, kind=build.kind, names=[build.quantization], importance=build.importance)
+    with transaction.atomic():
+        if not go_back(order, why="Started again; it waits for a worker."):
+            raise UserError("Somebody else has just started this again.")
+        record(member, "build.retry", build)
+    return build
 
 
 def stop_build(member: Member, build: Build) -> None:
@@ -105,3 +126,30 @@ def stop_build(member: Member, build: Build) -> None:
     with transaction.atomic():
         request_stop(build.order)
         record(member, "build.stop", build)
+
+
+def delete_build(member: Member, build: Build) -> None:
+    """Deletes a build that failed, with its file; its order goes with the last of those that were asked for together."""
+    order, artifact = build.order, build.artifact
+    if order.is_live:
+        raise UserError("This is still being built. Stop it first, then delete it.")
+    if build.passed:
+        raise UserError("This build has passed its verification, so it stays. Only what failed can be deleted.")
+    with transaction.atomic():
+        hold(order)
+        record(member, "build.delete", build, change={"quantization": [build.quantization, None]})
+        build.delete()
+        if artifact is not None:
+            artifact.delete()
+            transaction.on_commit(lambda: remove_part(artifact.folder))
+        if not order.builds.exists():
+            order.delete()
+            transaction.on_commit(lambda: remove_folder(order.folder.parent))
+
+
+def remove_part(folder: Path) -> None:
+    """Removes one type's folder, and the sealed folder that it shared with others once it was the last."""
+    remove_folder(folder)
+    shared = folder.parent
+    if shared.parent == Path(settings.DATA_DIR, "artifacts") and not any(path.is_dir() for path in shared.iterdir()):
+        remove_folder(shared)

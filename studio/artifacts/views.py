@@ -7,6 +7,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from studio.artifacts import services
 from studio.artifacts.downloads import artifact_response
 from studio.artifacts.models import Artifact, Build
+from studio.artifacts.quantizations import choices
 from studio.orders.pages import render_live
 
 
@@ -30,7 +31,7 @@ def artifact(request: HttpRequest, pk: str) -> HttpResponse:
         "project": found.project,
         "builds": builds,
         "build": getattr(found, "build", None),
-        "quantizations": services.QUANTIZATIONS,
+        "quantizations": {name: (name, sentence) for name, sentence in choices("gguf").items()},
         "run": getattr(found.order, "run", None),
     }
     return render(request, "artifacts/detail.html", context)
