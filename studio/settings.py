@@ -15,6 +15,10 @@ from studio.worker.tracking import TITLES
 ROOT = Path(__file__).resolve().parent.parent
 
 
+MEMORY_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+"""Powers of two."""
+
+
 def env(name: str, default: str = "") -> str:
     return os.environ.get(f"STUDIO_{name}", default).strip()
 
@@ -87,6 +91,14 @@ def price(text: str) -> tuple[float | None, str]:
     return number, currency.strip()
 
 
+def memory(text: str) -> int:
+    """Bytes, such as 8G, 8192M or 8589934592; 0 where nothing is set."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text or "0", "")
+    if not number.isdecimal() or unit not in MEMORY_UNITS:
+        raise ImproperlyConfigured(f"STUDIO_BUILD_MEMORY must be bytes, or a number with K, M, G or T, such as 8G, not {text!r}.")
+    return int(number) << MEMORY_UNITS[unit]
+
+
 def trackers(text: str) -> tuple[str, ...]:
     """Names with commas between them, as `studio.worker.tracking` knows them."""
     names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
@@ -116,6 +128,8 @@ PRIVATE_HOSTS = env("PRIVATE_HOSTS").replace(",", " ").split()
 MAX_UPLOAD = int(env("MAX_UPLOAD", str(5 << 30)))
 PRICE_PER_HOUR, PRICE_CURRENCY = price(env("PRICE_PER_HOUR"))
 """What an hour of a worker costs; the page of an ended run tells its cost where this is set."""
+BUILD_MEMORY = memory(env("BUILD_MEMORY"))
+"""Bytes of memory that all builds of one machine may take together, where they wait for each other; 0 is half of what it has."""
 STATES_KEPT_DAYS = int(env("STATES_KEPT_DAYS", "30"))
 """Days for which a paused or failed run can be resumed; then what it would go on from is deleted."""
 TRACKERS = trackers(env("TRACKERS"))

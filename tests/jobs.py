@@ -15,6 +15,7 @@ class ListeningJob(Job):
         self.work.mkdir(parents=True)
         self.out.mkdir()
         self.phases: list[str] = []
+        self.texts: list[str] = []
         self.steps: list[tuple[float, float]] = []
         self.notes: list[str] = []
         self.stop_after = stop_after
@@ -29,6 +30,7 @@ class ListeningJob(Job):
 
     def phase(self, name: str, text: str = "") -> None:
         self.phases.append(name)
+        self.texts.append(text)
 
     def progress(self, done: float, total: float, unit: str = "") -> None:
         self.steps.append((done, total))

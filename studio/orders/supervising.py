@@ -3,6 +3,7 @@
 Knows nothing of what the order does; the kinds do.
 """
 
+import hashlib
 import logging
 import os
 import selectors
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -90,7 +92,14 @@ def child_environment(kind: OrderKind) -> dict[str, str]:
     # Where memory is to stay flat, threads share what they have freed.
     limit = {"ADAPTER_STUDIO_MEMORY_LIMIT": str(kind.memory_limit), "MALLOC_ARENA_MAX": "2"} if kind.memory_limit else {}
     path = os.pathsep.join(part for part in (str(settings.ROOT), kept.get("PYTHONPATH", "")) if part)  # it starts in another folder
-    return kept | training_environment() | limit | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
+    return kept | training_environment() | limit | shared_memory() | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
+
+
+def shared_memory() -> dict[str, str]:
+    """What builds need to agree on memory: how much it is, and a folder of this machine, which the data folder may share with others."""
+    studio = hashlib.sha256(bytes(settings.DATA_DIR)).hexdigest()[:16]
+    ledger = Path(tempfile.gettempdir(), f"adapter-studio-{os.geteuid()}-{studio}")
+    return {"ADAPTER_STUDIO_BUILD_MEMORY": str(settings.BUILD_MEMORY), "ADAPTER_STUDIO_BUILD_LEDGER": str(ledger)}
 
 
 def write_order(order: Order) -> Path:
