@@ -1,60 +1,26 @@
-"""Which model families a GGUF can be built from, as one table, and what their config.json becomes in the file. No weights.
+"""What a config.json says about one model, and what it becomes in the file: names, keys, tensors that no checkpoint holds. No weights.
 
-Names, keys and the rope rule follow llama.cpp's own converter (conversion/ and gguf-py/gguf/constants.py, MIT).
+Which families there are, and where each differs, stands in families.py; the rotation of positions in rope.py.
 """
 
-import json
-import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from studio.errors import UserError
+from studio.ml.gguf import rope
+from studio.ml.gguf.families import FAMILIES, SEEING, Family
 from studio.ml.gguf.header import Entry
+from studio.ml.gguf.rope import Array, Rope
+from studio.ml.gguf.settings import Config, positive, read_config, whole
 
 LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 IGNORED = re.compile(r".*rotary_emb\.inv_freq|.*\.masked_bias")
 """Buffers that old checkpoints carry and nobody reads."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """One row of the table: how the class in config.json is called in llama.cpp, and where it differs."""
-
-    arch: str
-    """general.architecture."""
-    shown: str
-    interleaved_rope: bool
-    """True where llama.cpp pairs neighbouring columns for rope: rows of q and k are then reordered."""
-    layer_names: dict[str, str] = field(default_factory=dict)
-    """Names inside a layer beyond LAYER_NAMES."""
-
-
-LAYER_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 OUTER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-QK_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
-
-FAMILIES: dict[str, Family] = {
-    "LlamaForCausalLM": Family("llama", "Llama (SmolLM2, Llama 2 and 3, TinyLlama)", interleaved_rope=True),
-    "MistralForCausalLM": Family("llama", "Mistral", interleaved_rope=True),
-    "Qwen2ForCausalLM": Family("qwen2", "Qwen2 and Qwen2.5", interleaved_rope=False),
-    "Qwen3ForCausalLM": Family("qwen3", "Qwen3", interleaved_rope=False, layer_names=QK_NORMS),
-}
-ROPE_SCALINGS = ("default", "linear", "llama3")
+EMBEDDING = "model.embed_tokens.weight"
+MOST_LAYERS = 512
+"""LLAMA_MAX_LAYERS."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +35,14 @@ class Shape:
     kv_heads: int
     head_size: int
     context: int
+    """Tokens that the file is right for."""
     norm_epsilon: float
-    rope_theta: float
-    rope_scaling: dict[str, Any]
+    rope: Rope
     tied: bool
+    own: dict[str, Entry]
+    """Keys of the family alone, without the architecture before each."""
+    notes: tuple[str, ...] = ()
+    """Sentences for whoever builds a file of it."""
 
     def tensor_name(self, name: str) -> str | None:
         """The name in the GGUF of a tensor of the base, None for a buffer that is left out. Raises UserError for an unknown one."""
@@ -80,10 +50,16 @@ class Shape:
         if IGNORED.fullmatch(name) or (self.tied and name == "lm_head.weight"):
             return None
         layer = LAYER.fullmatch(stem)
-        new = (LAYER_NAMES | self.family.layer_names).get(layer[2]) if layer else OUTER_NAMES.get(stem)
-        if new is None or kind not in ("weight", "bias") or (layer and int(layer[1]) >= self.layers):
+        new = self.family.names.get(layer[2]) if layer else OUTER_NAMES.get(stem)
+        known = kind == "weight" or (kind == "bias" and layer is not None and layer[2] in self.family.biases)
+        if new is None or not known or (layer and int(layer[1]) >= self.layers):
             raise UserError(f"The base model has a tensor that no {self.family.shown} has: {name}. It cannot be built into a GGUF.")
         return f"blk.{int(layer[1])}.{new}.{kind}" if layer else f"{new}.{kind}"
+
+    def needed(self) -> list[str]:
+        """Names in the GGUF, without ".weight", of everything that a whole checkpoint of this shape has."""
+        outer = ["token_embd", "output_norm"] + ([] if self.tied else ["output"])
+        return outer + [f"blk.{layer}.{name}" for layer in range(self.layers) for name in self.family.names.values()]
 
     def heads_of(self, name: str) -> int:
         """How many heads the rows of a tensor of the base are reordered in; 0 leaves them as they are."""
@@ -95,32 +71,47 @@ class Shape:
 
     def shift_of(self, name: str) -> float:
         """What is added to every weight of a tensor of the base: 1 where llama.cpp's norms hold 1 + weight."""
-        return 0.0
+        return self.family.norm_shift if name.endswith("norm.weight") else 0.0
+
+    @property
+    def may_untie(self) -> bool:
+        """False where llama.cpp always writes with the table of words: an output of its own could not be read."""
+        return False in self.family.tables
 
 
 def read_shape(folder: Path) -> Shape:
     """The shape of a supported model. Raises UserError where `supported` would."""
-    config = _config(folder)
-    family = FAMILIES.get(_architecture(config))
+    config = read_config(folder)
+    name = _architecture(config)
+    family = FAMILIES.get(name)
     if family is None:
-        name, known = _architecture(config) or "this model", "; ".join(entry.shown for entry in FAMILIES.values())
-        raise UserError(f"A GGUF cannot be built from {name} yet. Supported are: {known}.", code="unsupported_architecture")
-    _refuse_settings(config)
-    heads = int(config["num_attention_heads"])
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        raise _unknown(name)
+    config = {**family.defaults, **config}
+    config["head_dim"] = config.get("head_dim") or whole(config, "hidden_size") // whole(config, "num_attention_heads")
+    _refuse_settings(config, family)
+    heads, head_size = whole(config, "num_attention_heads"), whole(config, "head_dim")
+    context = whole(config, "max_position_embeddings")
+    usable, notes = _window(config, family, context)
     return Shape(
         family=family,
-        layers=int(config["num_hidden_layers"]),
-        hidden=int(config["hidden_size"]),
-        intermediate=int(config["intermediate_size"]),
+        layers=whole(config, "num_hidden_layers", most=MOST_LAYERS),
+        hidden=whole(config, "hidden_size"),
+        intermediate=whole(config, "intermediate_size"),
         heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_size=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
-        context=int(config["max_position_embeddings"]),
-        norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
-        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
-        rope_scaling=rope if _scaling(rope) != "default" else {},
+        kv_heads=whole(config, "num_key_value_heads", default=heads),
+        head_size=head_size,
+        context=usable,
+        norm_epsilon=positive(config.get("rms_norm_eps", 1e-6), "rms_norm_eps"),
+        rope=rope.read_rope(
+            config,
+            kinds=family.ropes,
+            head_size=head_size,
+            partial=family.partial_rope,
+            context=context,
+        ),
         tied=bool(config.get("tie_word_embeddings", False)),
+        own=family.keys(config),
+        notes=notes,
     )
 
 
@@ -131,7 +122,6 @@ def supported(folder: Path) -> None:
 
 def entries(shape: Shape, *, vocabulary: int) -> dict[str, Entry]:
     """The keys that describe the architecture, without general.* and tokenizer.*."""
-    arch = shape.family.arch
     numbers = {
         "block_count": shape.layers,
         "context_length": shape.context,
@@ -141,59 +131,73 @@ def entries(shape: Shape, *, vocabulary: int) -> dict[str, Entry]:
         "attention.head_count_kv": shape.kv_heads,
         "attention.key_length": shape.head_size,
         "attention.value_length": shape.head_size,
-        "rope.dimension_count": shape.head_size,
         "vocab_size": vocabulary,
     }
-    found = {f"{arch}.{key}": Entry("UINT32", value) for key, value in numbers.items()}
-    found[f"{arch}.attention.layer_norm_rms_epsilon"] = Entry("FLOAT32", shape.norm_epsilon)
-    found[f"{arch}.rope.freq_base"] = Entry("FLOAT32", shape.rope_theta)
-    if _scaling(shape.rope_scaling) == "linear":
-        found[f"{arch}.rope.scaling.type"] = Entry("STRING", "linear")
-        found[f"{arch}.rope.scaling.factor"] = Entry("FLOAT32", float(shape.rope_scaling["factor"]))
-    return found
+    found = {key: Entry("UINT32", value) for key, value in numbers.items()}
+    found["attention.layer_norm_rms_epsilon"] = Entry("FLOAT32", shape.norm_epsilon)
+    found |= rope.entries(shape.rope) | shape.own
+    return {f"{shape.family.arch}.{key}": entry for key, entry in found.items()}
 
 
-def rope_factors(shape: Shape) -> npt.NDArray[np.float32] | None:
-    """Divisors of the rope frequencies, shape (head_size / 2,), where the model has Llama 3's scaling; else None.
-
-    Source: transformers' `_compute_llama3_parameters`, as llama.cpp's converter writes it (rope_freqs.weight).
-    """
-    scaling = shape.rope_scaling
-    if _scaling(scaling) != "llama3":
-        return None
-    factor, low, high = float(scaling["factor"]), float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    original = float(scaling["original_max_position_embeddings"])
-    frequencies = 1.0 / shape.rope_theta ** (np.arange(0, shape.head_size, 2, dtype=np.float32) / shape.head_size)
-    turns = original * frequencies / (2 * math.pi)
-    smooth = (turns - low) / (high - low)
-    between = 1 / ((1 - smooth) / factor + smooth)
-    return np.where(turns > high, 1.0, np.where(turns < low, factor, between)).astype(np.float32)
+def extra_tensors(shape: Shape) -> dict[str, Array]:
+    """Tensors that the file needs and no checkpoint holds, by name: divisors of the rope frequencies, each of shape (columns / 2,)."""
+    return rope.tensors(shape.rope)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError("The base model has no readable config.json. Register it again.") from error
-    return config
+def _architecture(config: Config) -> str:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
 
 
-def _architecture(config: dict[str, Any]) -> str:
-    names = config.get("architectures") or [""]
-    return str(names[0])
+def _unknown(name: str) -> UserError:
+    if name in SEEING:
+        text = FAMILIES[SEEING[name]].shown
+        return UserError(f"{name} also sees images, which a GGUF built here cannot hold. Choose a {text}.", code="unsupported_architecture")
+    known = "; ".join(dict.fromkeys(family.shown for family in FAMILIES.values()))
+    return UserError(
+        f"A GGUF cannot be built from {name[:80] or 'this model'} yet. Supported are: {known}.", code="unsupported_architecture"
+    )
 
 
-def _scaling(rope: dict[str, Any]) -> str:
-    return str(rope.get("rope_type") or rope.get("type") or "default")
-
-
-def _refuse_settings(config: dict[str, Any]) -> None:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if _scaling(rope) not in ROPE_SCALINGS:
-        raise UserError(f"The base model stretches its context with {_scaling(rope)}. A GGUF can be built for: {', '.join(ROPE_SCALINGS)}.")
-    if config.get("use_sliding_window"):
-        raise UserError("The base model uses sliding-window attention, which a GGUF of this family cannot hold.")
+def _refuse_settings(config: Config, family: Family) -> None:
+    hidden, heads, head_size = (whole(config, key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
+    kv_heads = whole(config, "num_key_value_heads", default=heads)
+    whole(config, "num_hidden_layers", most=MOST_LAYERS)
+    if heads % kv_heads or head_size % 2:
+        raise UserError(f"The base model's config.json has {heads} heads, {kv_heads} of keys, of {head_size} columns. Register it again.")
+    if not family.free_heads and heads * head_size != hidden:
+        raise UserError(f"The base model's heads are not a {heads}th of its width, which llama.cpp expects of a {family.shown}.")
     if config.get("quantization_config"):
         raise UserError("The base model's weights are quantized already. Register the unquantized model and build from that.")
-    if config.get("hidden_act", "silu") != "silu":
-        raise UserError(f"The base model uses {config['hidden_act']} where llama.cpp expects silu, so no GGUF can be built from it.")
+    setting, expected = family.activation
+    if config.get(setting, expected) != expected:
+        raise UserError(f"The base model uses {config[setting]} where llama.cpp expects {expected}, so no GGUF can be built from it.")
+    if config.get("attention_bias") and "self_attn.q_proj" not in family.biases:
+        raise UserError(f"The base model's attention has biases, which llama.cpp does not know of a {family.shown}. No GGUF can be built.")
+    if config.get("mlp_bias") and "mlp.up_proj" not in family.biases:
+        raise UserError(f"The base model's feed-forward layers have biases, which llama.cpp does not know of a {family.shown}.")
+    if bool(config.get("tie_word_embeddings", False)) not in family.tables:
+        shared = "shares one table for words and output" if config.get("tie_word_embeddings") else "has a table of its own for its output"
+        raise UserError(f"The base model {shared}, which llama.cpp does not expect of a {family.shown}. No GGUF can be built from it.")
+
+
+def _window(config: Config, family: Family, context: int) -> tuple[int, tuple[str, ...]]:
+    """The context within which a sliding window makes no difference, where llama.cpp does not know it of the family."""
+    window = config.get("sliding_window")
+    counts = family.window == "always" or (family.window == "if used" and config.get("use_sliding_window"))
+    if not counts or window is None:
+        return context, ()
+    size = whole(config, "sliding_window")
+    if size >= context:
+        return context, ()
+    return size, (
+        f"This model's attention reaches back {size:,} tokens, which llama.cpp does not do for it. "
+        f"The file's context ends there instead of at {context:,}, and is right within it.",
+    )
+
+
+LAYER_NAMES: dict[str, str] = {}
+
+
+def rope_factors(shape: Shape) -> Array | None:
+    return extra_tensors(shape).get("rope_freqs.weight")
