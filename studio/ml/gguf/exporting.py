@@ -1,62 +1,67 @@
-"""Base and adapter into one GGUF in one pass: rows are read, changed, reordered, quantized, written; no model is held. No torch."""
+"""Base and adapter into GGUFs in one pass: rows are read, changed, reordered, then rounded for each file and written. No torch.
 
-import os
-import re
+No model is held: what several threads work on at a time is all that is in memory. The bytes depend on base, adapter, types and words
+alone, not on threads, machine or time.
+"""
+
+import errno
+import hashlib
+import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from studio.errors import UserError
-from studio.ml.gguf import architectures, vocabulary
-from studio.ml.gguf.architectures import Shape
-from studio.ml.gguf.header import Entry
+from studio.ml.gguf import architectures
 from studio.ml.gguf.lora import NOTHING, Adapter, read_adapter
-from studio.ml.gguf.quantizing import quantize, row_bytes
-from studio.ml.gguf.recipes import RECIPES, tensor_type
+from studio.ml.gguf.planning import Plan, Slot, Source, Wanted, plan
+from studio.ml.gguf.quantizing import quantize
+from studio.ml.gguf.recipes import RECIPES
+from studio.ml.gguf.unfinished import Stopping, Unfinished, beside, kept
 from studio.ml.gguf.weights import Array, Weights
-from studio.ml.gguf.writing import Planned, header_bytes, padded
-from studio.storage import fsync_path
+from studio.storage import MANIFEST, read_manifest
 from studio.training.job import Stopped
+from studio.training.orders import BuildAbout
 
 PIECE = 1 << 20
 """Weights that one thread handles at a time; about 25 MB of memory each."""
-FREQUENCIES = "rope_freqs.weight"
+EDITION = 1
+"""Raise it where the same input gives other bytes than before, so that no build goes on from what an older version wrote."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a planned tensor comes from."""
+class Target:
+    """A file that is asked for."""
 
-    planned: Planned
-    name: str
-    """In the base's safetensors."""
-    heads: int
-    """Heads that its rows are reordered in; 0 leaves them."""
-    offset: int
-    """Bytes from the start of the data section."""
+    quantization: str
+    """A key of RECIPES."""
+    path: Path
+    importance: bool = False
+    """Round with the importance that was measured."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class Item:
+    """What one thread does at a time: rows of one tensor, in all files."""
+
+    number: int
     source: Source
+    slots: tuple[Slot, ...]
+    """One for each file."""
     start: int
     stop: int
 
-
-@dataclass(frozen=True)
-class Plan:
-    header: bytes
-    sources: list[Source]
-    frequencies: tuple[int, bytes] | None
-    """Offset and content of Llama 3's rope divisors."""
-    size: int
-    """Bytes of the data section."""
+    @property
+    def size(self) -> int:
+        """Bytes in all files."""
+        return (self.stop - self.start) * sum(slot.row for slot in self.slots)
 
 
 def export(
@@ -66,56 +71,81 @@ def export(
     quantization: str,
     target: Path,
     name: str,
+    about: BuildAbout | None = None,
     threads: int = 2,
     progress: Progress | None = None,
-    stopping: Callable[[], bool] | None = None,
+    stopping: Stopping = None,
 ) -> dict[str, object]:
-    """Writes `target`, whole or not at all; returns its size in bytes and what stands in it.
+    """Writes one file; see `export_all`."""
+    targets = [Target(quantization, target)]
+    [made] = export_all(
+        base=base, adapter=adapter, targets=targets, name=name, about=about, threads=threads, progress=progress, stopping=stopping
+    )
+    return made
 
-    `quantization` is a key of RECIPES. `progress(done, total)` counts bytes of the result; `stopping()` is asked between pieces and ends
-    it with Stopped. Raises UserError for what cannot be built; nothing is left behind then.
+
+def export_all(
+    *,
+    base: Path,
+    adapter: Path | None,
+    targets: Sequence[Target],
+    name: str,
+    about: BuildAbout | None = None,
+    importance: Mapping[str, Array] | None = None,
+    threads: int = 2,
+    progress: Progress | None = None,
+    stopping: Stopping = None,
+    state: Path | None = None,
+) -> list[dict[str, object]]:
+    """Writes all targets in one pass over the weights, each whole or not at all; returns the size in bytes of each and what stands in it.
+
+    `importance` tells how much each column of a tensor of the base counts, shape (columns,), for the targets that ask for it.
+    `progress(done, total)` counts bytes of all files; `stopping()` is asked between items and ends it with Stopped.
+
+    With `state`, a folder on the targets' file system, unfinished files stay there when the process is killed or stopped, and the next
+    call with the same input goes on from them; the same bytes come out. They stay after the end as well: whoever gave the folder
+    removes it. Without it nothing is left behind but the files.
+
+    Raises UserError for what cannot be built.
     """
-    if quantization not in RECIPES:
-        raise UserError(f"{quantization} is no type that can be built. Choose one of {', '.join(RECIPES)}.")
+    for target in targets:
+        if target.quantization not in RECIPES:
+            raise UserError(f"{target.quantization} is no type that can be built. Choose one of {', '.join(RECIPES)}.")
     shape = architectures.read_shape(base)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")
     with Weights.of_model(base) as weights:
         changes = read_adapter(adapter, weights, tied=shape.tied) if adapter else NOTHING
-        plan = _plan(base, shape, weights, quantization=quantization, name=name)
+        wanted = [Wanted(target.quantization, _importance(target, importance)) for target in targets]
+        planned = plan(base=base, shape=shape, weights=weights, adapter=changes, wanted=wanted, name=name, about=about)
+        for target in targets:
+            target.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(temporary, plan, weights, changes, threads=threads, progress=progress, stopping=stopping)
-            fsync_path(temporary)
-            os.rename(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    fsync_path(target.parent)
-    return {
-        "size": target.stat().st_size,
-        "architecture": shape.family.arch,
-        "tensors": len(plan.sources) + (plan.frequencies is not None),
-        "changed": len(changes.changes),
-    }
+            with _unfinished(planned, targets, wanted, base, adapter, state, stopping) as work:
+                _write(work, planned, weights, changes, threads=threads, progress=progress, stopping=stopping)
+                work.flush()
+                work.publish([target.path for target in targets])
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError("The disk is full. Make room, then start again.", code="disk_full") from error
+            raise
+    return [
+        {
+            "size": layout.size,
+            "architecture": shape.family.arch,
+            "tensors": len(layout.slots) + len(layout.small),
+            "changed": len(changes.changes),
+        }
+        for layout in planned.layouts
+    ]
 
 
-def estimated_size(base: Path, quantization: str) -> int:
-    """Bytes that the file will take, from the base's headers alone."""
+def estimated_size(base: Path, quantization: str, adapter: Path | None = None, *, importance: bool = False) -> int:
+    """Bytes that the file will take, from headers alone."""
     shape = architectures.read_shape(base)
+    wanted = Wanted(quantization, {"": np.zeros(0, np.float32)} if importance and RECIPES[quantization].weighed else None)
     with Weights.of_model(base) as weights:
-        plan = _plan(base, shape, weights, quantization=quantization, name="estimate")
-    return len(plan.header) + plan.size
-
-
-def general_entries(shape: Shape, *, name: str, file_type: int) -> dict[str, Entry]:
-    # llama.cpp changes its token handling for names that contain phi3, so such a name must not come from a person
-    safe = re.sub(r"(?i)phi-?3", "phi_3", name)
-    return {
-        "general.architecture": Entry("STRING", shape.family.arch),
-        "general.type": Entry("STRING", "model"),
-        "general.name": Entry("STRING", safe),
-        "general.file_type": Entry("UINT32", file_type),
-        "general.quantization_version": Entry("UINT32", 2),
-    }
+        changes = read_adapter(adapter, weights, tied=shape.tied) if adapter else NOTHING
+        planned = plan(base=base, shape=shape, weights=weights, adapter=changes, wanted=[wanted], name="estimate")
+    return planned.layouts[0].size
 
 
 def reordered(rows: Array, heads: int) -> Array:
@@ -123,95 +153,90 @@ def reordered(rows: Array, heads: int) -> Array:
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _plan(base: Path, shape: Shape, weights: Weights, *, quantization: str, name: str) -> Plan:
-    chosen: list[tuple[Planned, str]] = []
-    for stored in weights.places:
-        new = shape.tensor_name(stored)
-        if new is not None:
-            chosen.append((_planned(new, weights.places[stored].shape, shape, quantization), stored))
-    divisors = architectures.rope_factors(shape)
-    if divisors is not None:
-        chosen.append((Planned(FREQUENCIES, divisors.shape, "F32", divisors.nbytes), ""))
-    chosen.sort(key=lambda pair: _place_in_file(pair[0].name))
-    _complete(shape, {planned.name: planned for planned, _ in chosen})
-    sources, frequencies, offset = [], None, 0
-    for planned, stored in chosen:
-        if divisors is not None and planned.name == FREQUENCIES:
-            frequencies = (offset, divisors.tobytes())
-        else:
-            sources.append(Source(planned, stored, shape.heads_of(stored), offset))
-        offset += padded(planned.size)
-    rows = weights.places["model.embed_tokens.weight"].shape[0]
-    entries = general_entries(shape, name=name, file_type=RECIPES[quantization].file_type)
-    entries |= architectures.entries(shape, vocabulary=rows) | vocabulary.entries(base, rows=rows)
-    return Plan(header_bytes(entries, [planned for planned, _ in chosen]), sources, frequencies, offset)
+def _importance(target: Target, measured: Mapping[str, Array] | None) -> Mapping[str, Array] | None:
+    """What was measured, where the target asks for it and its type can make use of it."""
+    return measured if target.importance and RECIPES[target.quantization].weighed and measured else None
 
 
-def _planned(name: str, size: tuple[int, ...], shape: Shape, quantization: str) -> Planned:
-    if len(size) not in (1, 2):
-        raise UserError(f"The base model's {name} has {len(size)} dimensions. It cannot be built into a GGUF.")
-    kind = tensor_type(name, size, quantization=quantization, layers=shape.layers, grouped=shape.heads != shape.kv_heads, tied=shape.tied)
-    rows = size[0] if len(size) == 2 else 1
-    return Planned(name, size, kind, rows * row_bytes(size[-1], kind))
+def _unfinished(
+    planned: Plan,
+    targets: Sequence[Target],
+    wanted: Sequence[Wanted],
+    base: Path,
+    adapter: Path | None,
+    state: Path | None,
+    stopping: Stopping,
+) -> AbstractContextManager[Unfinished]:
+    if state is None:
+        return beside([target.path for target in targets], planned.layouts)
+    return kept(state, planned.layouts, fingerprint=_fingerprint(planned, wanted, base, adapter), stopping=stopping)
 
 
-def _complete(shape: Shape, planned: dict[str, Planned]) -> None:
-    needed = ["token_embd", "output_norm"] + ([] if shape.tied else ["output"])
-    inner = (architectures.LAYER_NAMES | shape.family.layer_names).values()
-    needed += [f"blk.{layer}.{name}" for layer in range(shape.layers) for name in inner]
-    missing = [name for name in needed if f"{name}.weight" not in planned]
-    if missing:
-        raise UserError(f"The base model is incomplete: {missing[0]} and {len(missing) - 1} others are missing. Fetch it again.")
+def _fingerprint(planned: Plan, wanted: Sequence[Wanted], base: Path, adapter: Path | None) -> str:
+    """A hash of everything that decides the bytes of the files, and how they are cut into items."""
+    digest = hashlib.sha256(json.dumps([EDITION, PIECE, _identity(base), adapter and _identity(adapter)]).encode())
+    for layout, one in zip(planned.layouts, wanted, strict=True):
+        for content in (layout.header, *(content for _, content in layout.small)):
+            digest.update(hashlib.sha256(content).digest())
+        for name, vector in sorted((one.importance or {}).items()):
+            digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(np.ascontiguousarray(vector).tobytes()).digest())
+    return digest.hexdigest()
 
 
-def _place_in_file(name: str) -> tuple[int, str]:
-    """llama-quantize's order: what is in no layer first, then layer by layer, by name."""
-    parts = name.split(".")
-    return (int(parts[1]) if parts[0] == "blk" else -1, name)
+def _identity(folder: Path) -> object:
+    """The hash of a sealed folder; of another one the sizes and times of its files."""
+    if (folder / MANIFEST).exists():
+        return read_manifest(folder)["sha256"]
+    files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
+    return [(name, found.st_size, found.st_mtime_ns) for name, found in files]
 
 
 def _write(
-    path: Path,
-    plan: Plan,
+    work: Unfinished,
+    planned: Plan,
     weights: Weights,
     changes: Adapter,
     *,
     threads: int,
     progress: Progress | None,
-    stopping: Callable[[], bool] | None,
+    stopping: Stopping,
 ) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    begin, done = len(plan.header), 0
+    items = list(_items(planned))
+    total = sum(item.size for item in items)
+    left = [item for item in items if item.number not in work.done]
+    done = total - sum(item.size for item in left)
+    memory = threading.local()
 
-    def convert(piece: Piece) -> int:
-        source = piece.source
-        content = quantize(_rows(piece, weights, changes), source.planned.type, name=source.name).tobytes()
-        per_row = source.planned.size // _row_count(source.planned)
-        _write_at(file, content, begin + source.offset + piece.start * per_row)
-        return len(content)
+    def convert(item: Item) -> Item:
+        rows = _rows(item, weights, changes, memory)
+        rounded: dict[tuple[str, int], memoryview] = {}
+        for file, slot in enumerate(item.slots):
+            same = (slot.type, id(slot.importance))
+            if same not in rounded:
+                rounded[same] = quantize(rows, slot.type, name=item.source.stored, importance=slot.importance).data
+            work.write(file, rounded[same], slot.offset + item.start * slot.row)
+        return item
 
-    try:
-        os.ftruncate(file, begin + plan.size)
-        _write_at(file, plan.header, 0)
-        if plan.frequencies is not None:
-            _write_at(file, plan.frequencies[1], begin + plan.frequencies[0])
-        for written in _spread(convert, _pieces(plan.sources), threads=threads):
-            if stopping is not None and stopping():
-                raise Stopped
-            done += written
-            if progress is not None:
-                progress(done, plan.size)
-    finally:
-        os.close(file)
+    if progress is not None and done:
+        progress(done, total)
+    for item in _spread(convert, left, weights, threads=threads):
+        work.finished(item.number, item.size)
+        if stopping is not None and stopping():
+            raise Stopped
+        done += item.size
+        if progress is not None:
+            progress(done, total)
 
 
-def _spread(convert: Callable[[Piece], int], pieces: Iterator[Piece], *, threads: int) -> Iterator[int]:
-    """Converts pieces in several threads, a few ahead, and yields the bytes of each. An error or a stop lets no thread go on."""
+def _spread(convert: Callable[[Item], Item], items: Sequence[Item], weights: Weights, *, threads: int) -> Iterator[Item]:
+    """Converts items in several threads, a few ahead, and yields each that is done. An error or a stop lets no thread go on."""
     with ThreadPoolExecutor(threads) as pool:
-        running: set[Future[int]] = set()
+        running: set[Future[Item]] = set()
         try:
-            for piece in pieces:
-                running.add(pool.submit(convert, piece))
+            for item in items:
+                if len(item.source.shape) == 2:
+                    weights.expect(item.source.stored, item.start, item.stop)
+                running.add(pool.submit(convert, item))
                 if len(running) > 2 * threads:
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in finished)
@@ -222,39 +247,47 @@ def _spread(convert: Callable[[Piece], int], pieces: Iterator[Piece], *, threads
                 future.cancel()
 
 
-def _pieces(sources: list[Source]) -> Iterator[Piece]:
-    for source in sources:
-        rows = _row_count(source.planned)
-        columns = source.planned.shape[-1]
-        step = max(1, PIECE // columns)
-        if source.heads and rows > 1:  # whole heads, so that their rows can be reordered inside one piece
-            head = rows // source.heads
+def _items(planned: Plan) -> Iterator[Item]:
+    number = 0
+    for source, *slots in zip(planned.sources, *(layout.slots for layout in planned.layouts), strict=True):
+        step = max(1, PIECE // source.shape[-1])
+        if source.heads and source.rows > 1:  # whole heads, so that their rows can be reordered inside one item
+            head = source.rows // source.heads
             step = max(1, step // head) * head
-        for start in range(0, rows, step):
-            yield Piece(source, start, min(rows, start + step))
+        for start in range(0, source.rows, step):
+            yield Item(number, source, tuple(slots), start, min(source.rows, start + step))
+            number += 1
 
 
-def _rows(piece: Piece, weights: Weights, changes: Adapter) -> Array:
-    source = piece.source
-    if len(source.planned.shape) == 1:
-        vector = weights.whole(source.name)
-        return (reordered(vector, source.heads) if source.heads else vector)[None]
-    rows = weights.rows(source.name, piece.start, piece.stop)
-    change = changes.changes.get(source.name)
+def _rows(item: Item, weights: Weights, changes: Adapter, memory: threading.local) -> Array:
+    """The rows that are rounded, shape (rows, columns); a vector is one row. They stand in the thread's memory until its next item."""
+    source = item.source
+    if len(source.shape) == 1:
+        vector = weights.whole(source.stored)
+        return (reordered(vector, source.heads) if source.heads else vector)[None] + np.float32(source.shift)
+    rows = _memory(memory, "rows", item)
+    stored = max(0, min(item.stop, weights.places[source.stored].shape[0]) - item.start)
+    if stored:
+        weights.rows(source.stored, item.start, item.start + stored, out=rows[:stored])
+    rows[stored:] = 0  # where the vocabulary grew, the adapter brings these rows
+    change = changes.changes.get(source.change)
     if change is not None:
-        rows = change.applied(rows, piece.start)
+        rows = change.applied(rows, item.start)
+    if source.shift:
+        rows += np.float32(source.shift)
     if not source.heads:
         return rows
-    head = source.planned.shape[0] // source.heads
-    return np.ascontiguousarray(reordered(rows, len(rows) // head))
+    head = source.rows // source.heads
+    inside = _memory(memory, "reordered", item)
+    inside[...] = reordered(rows, len(rows) // head)
+    return inside
 
 
-def _row_count(planned: Planned) -> int:
-    return planned.shape[0] if len(planned.shape) == 2 else 1
-
-
-def _write_at(file: int, content: bytes, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written
+def _memory(memory: threading.local, name: str, item: Item) -> Array:
+    """An array for the item's rows out of memory that the thread has already: new pages cost more than the sums on them."""
+    shape = (item.stop - item.start, item.source.shape[-1])
+    found: Array | None = getattr(memory, name, None)
+    if found is None or found.size < shape[0] * shape[1]:
+        found = np.empty(shape[0] * shape[1], np.float32)
+        setattr(memory, name, found)
+    return found[: shape[0] * shape[1]].reshape(shape)

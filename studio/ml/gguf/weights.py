@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from studio.errors import UserError
 
 LARGEST_HEADER = 100 << 20
+LARGEST_SCRATCH = 16 << 20
+"""Bytes that a thread keeps between two reads."""
 FORMATS: dict[str, npt.DTypeLike] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 Array = npt.NDArray[np.float32]
 
@@ -32,6 +35,7 @@ class Weights:
     def __init__(self, files: list[Path]):
         self.places: dict[str, Place] = {}
         self._descriptors: dict[Path, int] = {}
+        self._memory = threading.local()
         for file in files:
             for name, place in _places(file).items():
                 if name in self.places:
@@ -62,34 +66,66 @@ class Weights:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def rows(self, name: str, start: int, stop: int) -> Array:
-        """Rows [start, stop) of a matrix as a new float32 array of shape (stop - start, columns)."""
+    def rows(self, name: str, start: int, stop: int, *, out: Array | None = None) -> Array:
+        """Rows [start, stop) of a matrix in float32, shape (stop - start, columns): a new array, or `out`, which must be contiguous."""
         place = self.places[name]
         columns = place.shape[1]
-        return self._read(place, start * columns, (stop - start) * columns).reshape(stop - start, columns)
+        out = np.empty((stop - start, columns), np.float32) if out is None else out
+        self._read(place, start * columns, out.reshape(-1))
+        return out
+
+    def flat(self, name: str, start: int, stop: int) -> Array:
+        """Weights [start, stop) of a tensor, row after row, as a new float32 array of that length."""
+        out = np.empty(stop - start, np.float32)
+        self._read(self.places[name], start, out)
+        return out
 
     def whole(self, name: str) -> Array:
         """A whole tensor, of any shape, as a new float32 array."""
         place = self.places[name]
-        return self._read(place, 0, int(np.prod(place.shape, dtype=np.int64))).reshape(place.shape)
+        out = np.empty(place.shape, np.float32)
+        self._read(place, 0, out.reshape(-1))
+        return out
 
-    def _read(self, place: Place, first: int, count: int) -> Array:
-        stored = np.empty(count, FORMATS[place.dtype])
-        view = memoryview(stored.data).cast("B")
-        offset = place.start + first * stored.itemsize
-        done = 0
-        while done < len(view):
-            got = os.preadv(self._descriptors[place.file], [view[done:]], offset + done)
+    def expect(self, name: str, start: int, stop: int) -> None:
+        """Tells the system that these rows are read soon, so that the disk works while the processor does."""
+        if not hasattr(os, "posix_fadvise"):  # not on macOS
+            return
+        place = self.places[name]
+        row = place.shape[1] * np.dtype(FORMATS[place.dtype]).itemsize
+        os.posix_fadvise(self._descriptors[place.file], place.start + start * row, (stop - start) * row, os.POSIX_FADV_WILLNEED)
+
+    def _read(self, place: Place, first: int, out: Array) -> None:
+        """Fills `out`, which is flat, with the weights from number `first` on."""
+        dtype = np.dtype(FORMATS[place.dtype])
+        offset = place.start + first * dtype.itemsize
+        if place.dtype == "F32":
+            self._fill(place, offset, out.data.cast("B"))
+            return
+        stored = self._scratch(len(out) * dtype.itemsize).view(dtype)
+        self._fill(place, offset, stored.data.cast("B"))
+        if place.dtype == "BF16":  # the upper half of a float32
+            bits = out.view(np.uint32)
+            bits[:] = stored
+            np.left_shift(bits, 16, out=bits)
+        else:
+            out[:] = stored
+
+    def _fill(self, place: Place, offset: int, view: memoryview) -> None:
+        while view:
+            got = os.preadv(self._descriptors[place.file], [view], offset)
             if got == 0:
                 raise UserError(f"{place.file.name} ends too early. Fetch the model again.")
-            done += got
-        return _float32(stored, place.dtype)
+            view, offset = view[got:], offset + got
 
-
-def _float32(stored: npt.NDArray[Any], dtype: str) -> Array:
-    if dtype == "BF16":  # the upper half of a float32
-        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return stored.astype(np.float32, copy=False)
+    def _scratch(self, size: int) -> npt.NDArray[np.uint8]:
+        """Bytes of the thread's own, which its next read takes again."""
+        found: npt.NDArray[np.uint8] | None = getattr(self._memory, "bytes", None)
+        if found is None or len(found) < size:
+            found = np.empty(size, np.uint8)
+            if size <= LARGEST_SCRATCH:
+                self._memory.bytes = found
+        return found[:size]
 
 
 def _there(file: Path) -> Path:

@@ -34,10 +34,13 @@ def padded(size: int) -> int:
 
 def header_bytes(entries: dict[str, Entry], tensors: Iterable[Planned]) -> bytes:
     """The header, padded so that the data section follows. Tensors lie in the order given, each padded."""
+    return header_of(len(entries), packed(entries), tensors)
+
+
+def header_of(count: int, entries: bytes, tensors: Iterable[Planned]) -> bytes:
+    """A header from `count` entries that are packed already, since a vocabulary that several files share is packed once."""
     tensors = list(tensors)
-    pieces = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(entries))]
-    for key, entry in entries.items():
-        pieces += [_string(key), _entry(entry)]
+    pieces = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), count), entries]
     offset = 0
     for tensor in tensors:
         dimensions = tensor.shape[::-1]
@@ -46,6 +49,11 @@ def header_bytes(entries: dict[str, Entry], tensors: Iterable[Planned]) -> bytes
         offset += padded(tensor.size)
     header = b"".join(pieces)
     return header.ljust(padded(len(header)), b"\0")
+
+
+def packed(entries: dict[str, Entry]) -> bytes:
+    """Keys and values as they stand in the header."""
+    return b"".join(_string(key) + _entry(entry) for key, entry in entries.items())
 
 
 def write_small(path: Path, entries: dict[str, Entry], tensors: list[tuple[Planned, npt.NDArray[np.uint8]]]) -> None:
