@@ -44,13 +44,15 @@ def extras_for(command: str) -> set[str]:
 
 
 def fingerprint() -> str:
-    """Changes when the environment has to be installed again: other dependencies, or the folder has moved."""
+    """Changes when the environment has to be installed again: other dependencies, other native sources, or the folder has moved."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     relevant = [
         project["project"],
         project["build-system"],
         project["tool"]["setuptools"],
         (ROOT / "constraints.txt").read_text(),
+        (ROOT / "setup.py").read_text(),
+        *(source.read_text() for source in sorted((ROOT / "studio/ml/gguf/native").glob("*.[ch]*"))),
         str(ROOT),
     ]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()

@@ -33,7 +33,7 @@ KINDS = ("F16", "BF16", "Q4_K", "Q5_K", "Q6_K")
 """Types that the extension writes. All others go through llama.cpp's own kernels."""
 WEIGHED: tuple[str, ...] = ()
 """Those of them that it writes with an importance."""
-ANSWER = ""
+ANSWER = "f7d5374adb231f15dbda6c5a260d7ee491af1d996a11b44c42a73f9572d40ef2"
 """SHA-256 of what the kernels make of a few weights: a library that answers anything else is not used."""
 POINTER, COUNT, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -63,7 +63,7 @@ def variants() -> tuple[str, ...]:
     library = _library()
     if library is None:
         return ()
-    runs = [name for name in VARIANTS if getattr(library, f"runs_{name}")()]
+    runs = [name for name in _built(library) if getattr(library, f"runs_{name}")()]
     wrong = [name for name in runs if _answer(name) != ANSWER]
     if wrong:
         log.warning("The native kernels in %s answer wrongly (%s) and are not used. Install the studio again.", FILE, ", ".join(wrong))
@@ -147,22 +147,26 @@ def largest(values: Array, *, variant: str | None = None) -> float:
 
 def widen_bf16(stored: npt.NDArray[np.uint16], *, variant: str | None = None) -> Array:
     """bfloat16, given by its bits, as float32."""
-    return _converted("widen_bf16", stored, np.uint16, np.float32, variant, fallback.widen_bf16)
+    widened: Array = _converted("widen_bf16", stored, np.uint16, np.float32, variant, fallback.widen_bf16)
+    return widened
 
 
 def widen_f16(stored: npt.NDArray[np.float16], *, variant: str | None = None) -> Array:
     """float16 as float32."""
-    return _converted("widen_f16", stored, np.float16, np.float32, variant, fallback.widen_f16)
+    widened: Array = _converted("widen_f16", stored, np.float16, np.float32, variant, fallback.widen_f16)
+    return widened
 
 
 def narrow_bf16(values: Array, *, variant: str | None = None) -> npt.NDArray[np.uint16]:
     """The bits of the nearest bfloat16, to even where two are as near. Values must be finite."""
-    return _converted("narrow_bf16", values, np.float32, np.uint16, variant, fallback.narrow_bf16)
+    narrow: npt.NDArray[np.uint16] = _converted("narrow_bf16", values, np.float32, np.uint16, variant, fallback.narrow_bf16)
+    return narrow
 
 
 def narrow_f16(values: Array, *, variant: str | None = None) -> npt.NDArray[np.float16]:
     """The nearest float16, to even where two are as near; infinite from 65520 on. Values must be finite."""
-    return _converted("narrow_f16", values, np.float32, np.float16, variant, fallback.narrow_f16)
+    narrow: npt.NDArray[np.float16] = _converted("narrow_f16", values, np.float32, np.float16, variant, fallback.narrow_f16)
+    return narrow
 
 
 def _converted(name: str, values: Any, source: Any, target: Any, variant: str | None, otherwise: Callable[[Any], Any]) -> Any:
@@ -201,8 +205,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(FILE))
-        for variant in VARIANTS:
-            getattr(library, f"runs_{variant}").restype = ctypes.c_int32
+        for variant in _built(library):
             for name, (result, arguments) in SIGNATURES.items():
                 function = getattr(library, f"{name}_{variant}")
                 function.restype, function.argtypes = result, arguments
@@ -210,6 +213,11 @@ def _library() -> ctypes.CDLL | None:
         log.warning("The native kernels in %s cannot be used: %s. Install the studio again.", FILE, error)
         return None
     return library
+
+
+def _built(library: ctypes.CDLL) -> list[str]:
+    """What the compiler wrote for this family of processors."""
+    return [name for name in VARIANTS if hasattr(library, f"runs_{name}")]
 
 
 def _answer(variant: str) -> str:
@@ -233,4 +241,5 @@ def _weights() -> Array:
     """Weights of shape (7, 256), most of them small, from whole numbers alone."""
     numbers = np.arange(7 * 256, dtype=np.uint64) * np.uint64(2_654_435_761) % np.uint64(1 << 20)
     spread = numbers.astype(np.float32) * np.float32(2.0**-19) - np.float32(1)
-    return (spread * spread * spread).reshape(7, 256)
+    weights: Array = (spread * spread * spread).reshape(7, 256)
+    return weights
