@@ -6,6 +6,7 @@ Everything is streamed by asynchronous generators: a synchronous one is read int
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile, ZipInfo
 
@@ -21,6 +22,7 @@ PIECE = 1 << 20
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 """The earliest date that a zip can hold: the same files are the same zip on every day."""
+SUMS = "SHA256SUMS"
 GGUF_KINDS = (Artifact.Kind.GGUF, Artifact.Kind.GGUF_ADAPTER)
 
 
@@ -42,7 +44,7 @@ def artifact_file_response(request: HttpRequest, artifact: Artifact, name: str) 
 
 
 def bundle_response(request: HttpRequest, artifact: Artifact) -> HttpResponseBase:
-    """Everything that lies beside the file to take home, as a zip, with SHA256SUMS for `sha256sum -c`."""
+    """The file to take home with all that lies beside it, as a zip."""
     refuse_unproved(artifact)
     return zip_response(request, artifact)
 
@@ -126,12 +128,23 @@ async def file_bytes(path: Path, *, start: int, end: int) -> AsyncIterator[bytes
 
 
 def zip_response(request: HttpRequest, artifact: Artifact) -> HttpResponseBase:
-    """All files in one folder of a zip, made while it is sent. Single files answer ranges; a zip comes whole."""
+    """All files and SHA256SUMS in one folder of a zip, made while it is sent. Single files answer ranges; a zip comes whole."""
     stem = artifact.file_stem or "artifact"
-    files = [(f"{stem}/{name}", artifact.folder / name) for name in sorted(artifact.files)]
+    files: list[tuple[str, Path | bytes]] = [(f"{stem}/{name}", artifact.folder / name) for name in sorted(artifact.files)]
+    if SUMS not in artifact.files:
+        files.append((f"{stem}/{SUMS}", sums(artifact).encode()))
     response = attachment(request, zip_bytes(files), filename=f"{stem}.zip")
     response["Accept-Ranges"] = "none"
     return response
+
+
+def sums(artifact: Artifact) -> str:
+    """The hashes as they were sealed, as `sha256sum -c` reads them: a line with a sign that breaks it begins with a backslash."""
+    lines = []
+    for name, facts in sorted(artifact.files.items()):
+        escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        lines.append(f"{'' if escaped == name else chr(92)}{facts['sha256']}  {escaped}\n")
+    return "".join(lines)
 
 
 class Sink:
@@ -155,14 +168,15 @@ class Sink:
         return taken
 
 
-async def zip_bytes(files: list[tuple[str, Path]]) -> AsyncIterator[bytes]:
-    """A zip of (name in it, path), stored without compression: weights do not get smaller."""
+async def zip_bytes(files: list[tuple[str, Path | bytes]]) -> AsyncIterator[bytes]:
+    """A zip of (name in it, path or content), stored without compression: weights do not get smaller."""
     sink = Sink()
     with ZipFile(sink, "w") as archive:
-        for name, path in files:
+        for name, content in files:
             info = ZipInfo(name, date_time=NO_DATE)
             info.external_attr = 0o644 << 16
-            with path.open("rb") as file, archive.open(info, "w", force_zip64=True) as entry:
+            opened = BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+            with opened as file, archive.open(info, "w", force_zip64=True) as entry:
                 while piece := await asyncio.to_thread(file.read, PIECE):
                     await asyncio.to_thread(entry.write, piece)
                     yield sink.take()

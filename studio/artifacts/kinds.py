@@ -1,16 +1,20 @@
 """The order that writes a model, or an adapter merged into its base, as files to take home, and proves that they run."""
 
 import hashlib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
 
 from studio.artifacts.models import Artifact, Build
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
-from studio.orders.kinds import OrderKind, register
+from studio.orders.kinds import SWEEPS, OrderKind, register
 from studio.orders.models import Order
+from studio.storage import remove_folder
 from studio.training.orders import BuildAbout, BuildPayload
 
 KINDS = {
@@ -18,6 +22,9 @@ KINDS = {
     Build.Kind.GGUF_ADAPTER: Artifact.Kind.GGUF_ADAPTER,
     Build.Kind.MERGED: Artifact.Kind.MODEL,
 }
+
+STATES_KEPT = timedelta(days=1)
+"""How long an unfinished file is kept for somebody who builds again: it can be as large as the model."""
 
 
 class BuildKind(OrderKind):
@@ -33,7 +40,7 @@ class BuildKind(OrderKind):
             **answering,
             kind=first.kind,  # type: ignore[arg-type]
             quantizations=[build.quantization for build in builds],  # type: ignore[misc]
-            importance=first.importance,
+            importance=any(build.importance for build in builds),
             name=first.file_stem,
             rows=str(version.rows_path) if version else "",
             model=base.model_facts,
@@ -101,11 +108,34 @@ def record_part(order: Order, build: Build, result: dict[str, Any]) -> Artifact:
         files=files,
         size=sum(facts["size"] for facts in files.values()),
         sha256=hashlib.sha256(lines.encode()).hexdigest(),
-        lineage=(source.lineage | {f"{source.kind}_sha256": source.sha256} if source else {}) | made,
+        lineage=(source.lineage | {f"{source.kind}_sha256": source.sha256} if source else base_lineage(build)) | made,
     )
     if source:
         artifact.parents.add(source)
     return artifact
 
 
+def base_lineage(build: Build) -> dict[str, Any]:
+    base = base_of(build)
+    return {
+        "base_model": {"id": str(base.pk), "name": base.name, "source": base.source, "revision": base.revision, "sha256": base.sha256},
+        "client": build.project.client.name,
+        "project": build.project.name,
+    }
+
+
+def forget_states() -> list[str]:
+    """Deletes what builds had written that failed or were stopped and that nobody has started again for a day."""
+    ended = Order.objects.filter(kind=BuildKind.kind, status__in=(Order.Status.FAILED, Order.Status.STOPPED))
+    did = []
+    for order in ended.filter(ended_at__lt=timezone.now() - STATES_KEPT):
+        with transaction.atomic():
+            still = ended.select_for_update().filter(pk=order.pk, attempt=order.attempt).exists()
+            if still and order.checkpoints.exists():
+                remove_folder(order.checkpoints)
+                did.append(f"{order}: what it had written was deleted")
+    return did
+
+
 register(BuildKind())
+SWEEPS.append(forget_states)

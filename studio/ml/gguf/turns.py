@@ -41,7 +41,8 @@ class Turns:
             last, around = number == len(messages) - 1, getattr(self, message["role"])
             if around is None:
                 continue
-            text += around[0] + (system + self.folded if last and system and self.folded else "") + message["content"]
+            folded = system + self.folded if system and self.folded and last and message["role"] == "user" else ""
+            text += around[0] + folded + message["content"]
             text += "" if last and message["role"] == "assistant" else around[1]
         return text if messages and messages[-1]["role"] == "assistant" else text + self.generation
 
