@@ -2,81 +2,116 @@
 
 import os
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from studio.errors import UserError
 from studio.ml.gguf import architectures
 from studio.ml.gguf.architectures import Shape
+from studio.ml.gguf.changes import LowRank
 from studio.ml.gguf.exporting import reordered
 from studio.ml.gguf.header import Entry
-from studio.ml.gguf.lora import Change, read_adapter
-from studio.ml.gguf.quantizing import quantize
+from studio.ml.gguf.lora import read_adapter
+from studio.ml.gguf.metadata import general_entries
+from studio.ml.gguf.quantizing import quantize, row_bytes
 from studio.ml.gguf.weights import Array, Weights
-from studio.ml.gguf.writing import Planned, write_small
+from studio.ml.gguf.writing import Planned, header_bytes, padded
 from studio.storage import fsync_path
+from studio.training.orders import BuildAbout
+
+Precision = Literal["f16", "f32"]
+FILE_TYPES = {"f32": 0, "f16": 1}
+"""general.file_type, llama.cpp's `llama_ftype`."""
 
 
-def export_adapter(*, base: Path, adapter: Path, target: Path) -> dict[str, object]:
-    """Writes `target`, whole or not at all; returns its size in bytes and how many matrices stand in it.
+@dataclass(frozen=True)
+class Matrix:
+    """One of the two of a layer, which is read when it is written."""
 
-    Raises UserError for a DoRA adapter, for one with tables of its own, and for what `read_adapter` refuses.
+    planned: Planned
+    source: str
+    """The layer's tensor in the base, for what there is to say about it."""
+    read: Callable[[], Array]
+
+
+def export_adapter(
+    *, base: Path, adapter: Path, target: Path, precision: Precision = "f16", name: str = "adapter", about: BuildAbout | None = None
+) -> dict[str, object]:
+    """Writes `target`, whole or not at all; returns its size in bytes and how many layers it changes.
+
+    Works on every GGUF of the base, whatever its type. One layer is in memory at a time. Raises UserError for an adapter that is more
+    than products beside plain layers, for one whose numbers f16 cannot hold, and for what `read_adapter` refuses.
     """
     shape = architectures.read_shape(base)
-    with Weights.of_model(base) as weights:
-        found = read_adapter(adapter, weights, tied=shape.tied)
-    if not found.swappable:
-        raise UserError(
-            "An adapter with DoRA or with tables of its own cannot be swapped on a running model. Build a merged GGUF from it.",
-            code="not_swappable",
-        )
-    changes = {name: change for name, change in found.changes.items() if isinstance(change, Change)}
-    alpha = _alpha(next(iter(changes.values())))
-    tensors = []
-    for name, change in changes.items():
-        tensors += _matrices(shape, name, change, alpha=alpha)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        write_small(temporary, _entries(shape, alpha), tensors)
-        fsync_path(temporary)
-        os.rename(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_path(target.parent)
-    return {"size": target.stat().st_size, "changed": len(found.changes)}
+    with Weights.of_model(base) as weights, read_adapter(adapter, weights, tied=shape.tied) as found:
+        changes = {tensor: change for tensor, change in found.changes.items() if isinstance(change, LowRank)}
+        if not found.swappable:
+            raise UserError(
+                "An adapter with DoRA or with tables of its own cannot be swapped on a running model. Build a merged GGUF from it.",
+                code="not_swappable",
+            )
+        alpha = _alpha(list(changes.values()))
+        matrices = [matrix for tensor, change in changes.items() for matrix in _matrices(shape, tensor, change, alpha, precision)]
+        entries = general_entries(shape.family.arch, name=name, file_type=FILE_TYPES[precision], about=about)
+        _write(target, entries | _adapter_entries(alpha), matrices)
+    return {"size": target.stat().st_size, "changed": len(changes)}
 
 
-def _alpha(first: Change) -> float:
-    """The one alpha of the file. llama.cpp scales each matrix by alpha / rank, where rank is read off its shape."""
-    return first.scale * first.rank
+def _alpha(changes: list[LowRank]) -> float:
+    """The one alpha of the file. llama.cpp scales each layer by alpha / rank, whose rank it reads off the shape, and by 1 where it is 0."""
+    return next((change.scale * change.rank for change in changes if change.scale), 1.0)
 
 
-def _entries(shape: Shape, alpha: float) -> dict[str, Entry]:
+def _adapter_entries(alpha: float) -> dict[str, Entry]:
     return {
-        "general.architecture": Entry("STRING", shape.family.arch),
         "general.type": Entry("STRING", "adapter"),
-        "general.name": Entry("STRING", "adapter"),
-        "general.file_type": Entry("UINT32", 1),
         "adapter.type": Entry("STRING", "lora"),
         "adapter.lora.alpha": Entry("FLOAT32", alpha),
     }
 
 
-def _matrices(shape: Shape, name: str, change: Change, *, alpha: float) -> list[tuple[Planned, npt.NDArray[np.uint8]]]:
-    """A as it is, B with its rows in llama.cpp's order; where the scale is not the file's alpha / rank, B makes up for it."""
-    new = shape.tensor_name(name)
-    if new is None:
-        raise UserError(f"The adapter changes {name}, which this base model shares with its embedding. Train without it.")
-    heads = shape.heads_of(name)
-    b = change.b * np.float32(change.scale * change.rank / alpha)
-    if heads:
-        b = reordered(b, heads)
-    return [_half(f"{new}.lora_a", change.a), _half(f"{new}.lora_b", b)]
+def _matrices(shape: Shape, tensor: str, change: LowRank, alpha: float, precision: Precision) -> list[Matrix]:
+    """A as it is, B with its rows in llama.cpp's order; where the scale is not the file's alpha / rank, B makes up for it.
+
+    Of a table of words llama.cpp wants what a token picks first, shape (tokens, rank), then what it is multiplied by, (columns, rank):
+    `build_inp_embd` in llama-graph.cpp.
+    """
+    name, ratio = shape.tensor_name(tensor), np.float32(change.scale * change.rank / alpha)
+    if name is None:
+        raise UserError(f"The adapter changes {tensor}, which this base model shares with its embedding. Train without it.")
+    heads, (rows, columns) = shape.heads_of(tensor), change.shape
+    if name == "token_embd.weight":
+        first = (lambda: change.outer(0, rows)), rows, change.rank
+        second = (lambda: change.inner().T * ratio), columns, change.rank
+    else:
+        first = change.inner, change.rank, columns
+        second = (lambda: _reordered(change.outer(0, rows) * ratio, heads)), rows, change.rank
+    kind, found = precision.upper(), []
+    for side, (read, count, width) in (("lora_a", first), ("lora_b", second)):
+        planned = Planned(f"{name}.{side}", (count, width), kind, count * row_bytes(width, kind))
+        found.append(Matrix(planned, tensor, read))
+    return found
 
 
-def _half(name: str, matrix: Array) -> tuple[Planned, npt.NDArray[np.uint8]]:
-    content = quantize(matrix, "F16", name=name)
-    return Planned(name, matrix.shape, "F16", content.nbytes), content
+def _reordered(matrix: Array, heads: int) -> Array:
+    return reordered(matrix, heads) if heads else matrix
+
+
+def _write(target: Path, entries: dict[str, Entry], matrices: list[Matrix]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(header_bytes(entries, [matrix.planned for matrix in matrices]))
+            for matrix in matrices:
+                content = quantize(matrix.read(), matrix.planned.type, name=matrix.source)
+                file.write(content.tobytes().ljust(padded(matrix.planned.size), b"\0"))
+        fsync_path(temporary)
+        os.rename(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_path(target.parent)

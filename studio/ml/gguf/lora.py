@@ -1,207 +1,305 @@
-"""What an adapter makes of the weights of its base, a few rows at a time: LoRA, rsLoRA, DoRA, tables in its own words.
+"""Reads an adapter as PEFT and those who build on it write it: which change each tensor of the base gets. `changes.py` applies them.
 
-What cannot be is refused. No torch.
+LoRA, rsLoRA, DoRA, layers and tables trained in full, single rows of tables, biases, a vocabulary that grew. What weights cannot
+hold is refused. No torch.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from studio.errors import UserError
-from studio.ml.gguf.weights import Array, Weights
+from studio.ml.gguf.changes import Added, Chain, Change, LowRank, Stored, Tokens, Whole, alike, equal
+from studio.ml.gguf.peft_settings import Settings, names, read_plain, read_settings
+from studio.ml.gguf.weights import Array, Place, Weights
 
 PREFIX = "base_model.model."
-PART = re.compile(r"(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?")
-LONGEST_PATTERN = 200
-EMBEDDING = "model.embed_tokens.weight"
-TABLES = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
-"""What modules_to_save may name, and where it stands in every family that is built."""
-COMPARED = 4096
-"""Rows at a time."""
-REFUSED = {
-    "trainable_token_indices": "trained token embeddings",
-    "target_parameters": "adapters on single parameters (target_parameters)",
-    "layer_replication": "replicated layers",
-    "fan_in_fan_out": "transposed layers (fan_in_fan_out)",
-    "lora_bias": "trained biases (lora_bias)",
-    "use_qalora": "QALoRA",
-    "use_bdlora": "block-diagonal LoRA",
-    "alora_invocation_tokens": "activated LoRA",
-    "arrow_config": "Arrow routing",
-    "kasa_config": "KaSA",
-    "velora_config": "VeLoRA",
-    "monteclora_config": "MonteCLoRA",
-    "megatron_config": "Megatron layers",
+PARTS = {
+    "lora_A.weight": "a",
+    "lora_B.weight": "b",
+    "lora_B.bias": "more_bias",
+    "lora_embedding_A": "table_a",
+    "lora_embedding_B": "table_b",
+    "lora_magnitude_vector": "magnitude",
+    "lora_magnitude_vector.weight": "magnitude",
+    "trainable_tokens_delta": "tokens",
+    "token_adapter.trainable_tokens_delta": "tokens",
+    "weight": "weight",
+    "bias": "bias",
+    "base_layer.weight": "weight",
+    "base_layer.bias": "bias",
+    "token_adapter.base_layer.weight": "weight",
+    "modules_to_save.weight": "copy",
+    "modules_to_save.bias": "copy",
+    "original_module.weight": "copy",
+    "original_module.bias": "copy",
 }
-"""Settings that change what an adapter computes, in words."""
-SHIFTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways to begin that change the base's weights, which the adapter alone does not tell."""
+"""Ends of names in peft's files, and what stands there. A copy stands elsewhere in the file as well, or is the base's own."""
+NAME = re.compile(rf"(?P<layer>.+?)\.(?P<part>{'|'.join(re.escape(part) for part in PARTS)})")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+OTHER_EMBEDDINGS, OTHER_HEADS = (
+    (".wte.weight", ".embed_in.weight", ".word_embeddings.weight", ".embed_tokens.weight"),
+    ("embed_out.weight",),
+)
+"""How the two tables are called in families that are only merged."""
+LARGEST_TOKENIZER = 256 << 20
+OTHER_BASE = "Choose the base that it was trained on."
 
-
-@dataclass(frozen=True)
-class Change:
-    """One matrix's change: W' = W + scale · B A, and for DoRA each row of it brought to its magnitude."""
-
-    a: Array
-    """Shape (rank, inputs)."""
-    b: Array
-    """Shape (outputs, rank)."""
-    scale: float
-    magnitude: Array | None = None
-    """Shape (outputs,): the length of each row under DoRA."""
-
-    @property
-    def rank(self) -> int:
-        return int(self.a.shape[0])
-
-    def applied(self, rows: Array, start: int) -> Array:
-        """Rows [start, start + len(rows)) of W as they are after the change. `rows` may be overwritten.
-
-        DoRA: peft's `DoraLinearLayer`, arXiv 2402.09353 eq. 5: m · (W + scale BA) / ‖W + scale BA‖ per output row.
-        """
-        stop = start + len(rows)
-        rows += (self.b[start:stop] @ self.a) * np.float32(self.scale)
-        if self.magnitude is not None:
-            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-            with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros is refused by name when it is quantized
-                rows *= (self.magnitude[start:stop] / lengths)[:, None]
-        return rows
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A matrix that was trained in full (peft's modules_to_save) and takes the place of the base's. It stays in its file."""
-
-    file: Path
-    name: str
-
-    def applied(self, rows: Array, start: int) -> Array:
-        """Rows [start, start + len(rows)) of it, in place of the base's."""
-        with Weights([self.file]) as stored:
-            return stored.rows(self.name, start, start + len(rows))
+Parts = dict[str, str]
+"""By what it is, a tensor's name in the file."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    changes: dict[str, Change | Whole]
+    changes: Mapping[str, Change]
     """By the name of the tensor in the base, such as model.layers.0.self_attn.q_proj.weight."""
     rows: int | None = None
-    """Rows of the embedding where the vocabulary grew in training; None where it is the base's."""
+    """Rows of the tables where training made the vocabulary larger or smaller; None where they are the base's."""
     tokenizer: Path | None = None
     """The folder whose tokenizer counts where the vocabulary grew."""
     untied: bool = False
     """The base shares one table for words and output, and training changed one of them alone: `lm_head.weight` stands in `changes`, or
     keeps the base's embedding, and both are written."""
+    swappable: bool = True
+    """True where llama.cpp can add it to a running model: products beside plain layers. All else must be merged."""
+    stored: Stored | None = None
 
-    @property
-    def swappable(self) -> bool:
-        """True where llama.cpp can add it to a running model: DoRA and whole matrices must be merged."""
-        return all(isinstance(change, Change) and change.magnitude is None for change in self.changes.values())
+    def close(self) -> None:
+        """Lets go of its file, which is else done once nobody knows the adapter any more."""
+        if self.stored is not None:
+            self.stored.close()
+
+    def __enter__(self) -> "Adapter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 NOTHING = Adapter({})
 
 
 def read_adapter(folder: Path, base: Weights, *, tied: bool) -> Adapter:
-    """The changes that the adapter in `folder` makes to `base`. Raises UserError for what cannot be added to weights."""
-    config = _config(folder)
-    _refuse_settings(config)
+    """The changes that the adapter in `folder` makes to `base`, which stays open while they are applied.
+
+    `tied` says that the base uses its table of words as its output layer. Matrices are read where they are needed, from a file that stays
+    open until `close`. Raises UserError for what cannot be added to weights.
+    """
+    settings = read_settings(folder)
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
         raise UserError("The adapter has no adapter_model.safetensors. Only adapters saved as safetensors are read.")
-    parts: dict[str, dict[str, Array]] = {}
-    with Weights([file]) as stored:
-        whole = _whole(file, stored, config, base, tied=tied)
-        for name in stored.places:
-            if name.removeprefix(PREFIX) not in whole:
-                layer, part = _split(name)
-                parts.setdefault(layer, {})[part] = stored.whole(name)
-    if not parts:
-        raise UserError("The adapter is empty. Train it again.")
-    changes: dict[str, Change | Whole] = {
-        f"{layer}.weight": _change(layer, found, config, base, tied=tied) for layer, found in sorted(parts.items())
-    }
-    return Adapter(changes | {name: change for name, change in whole.items() if name in base.places})
-
-
-def _config(folder: Path) -> dict[str, Any]:
+    stored = Stored(file)
     try:
-        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError("The adapter has no readable adapter_config.json. Train or upload it again.") from error
-    return config
+        return _Reading(folder, settings, stored, base, tied=tied).adapter()
+    except BaseException:
+        stored.close()
+        raise
 
 
-def _refuse_settings(config: dict[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"An adapter of type {config.get('peft_type')} cannot be built into a GGUF; LoRA, rsLoRA and DoRA can.")
-    held = [words for key, words in REFUSED.items() if config.get(key)]
-    if config.get("bias", "none") != "none":
-        held.append("trained biases")
-    begin = config.get("init_lora_weights", True)
-    if isinstance(begin, str) and begin.lower().startswith(SHIFTING):
-        held.append(f"a start ({begin}) that changes the base's own weights")
-    if held:
-        raise UserError(f"The adapter holds {', '.join(held)}, which cannot be built into a GGUF. Train it as plain LoRA, rsLoRA or DoRA.")
+class _Reading:
+    """One adapter beside one base, while it is looked through."""
+
+    def __init__(self, folder: Path, settings: Settings, stored: Stored, base: Weights, *, tied: bool):
+        self.folder, self.settings, self.stored, self.base, self.tied = folder, settings, stored, base, tied
+        self.embedding, self.head = tables(base)
+        self.layers = self._layers()
+
+    def adapter(self) -> Adapter:
+        changes: dict[str, Change] = {}
+        for layer, parts in sorted(self.layers.items()):
+            changes |= self._changes(layer, parts)
+        untied = self.tied and self._share(changes)
+        rows = self._rows(changes, untied=untied)
+        plain = all(isinstance(change, LowRank) and change.magnitude is None for change in changes.values())
+        return Adapter(
+            changes=changes,
+            rows=rows,
+            tokenizer=self._tokenizer() if self.embedding in changes else None,
+            untied=untied,
+            # llama.cpp would take a product beside a shared table for both of its uses, and stops at its shape in the second
+            swappable=plain and not (self.tied and {self.embedding, self.head} & changes.keys()),
+            stored=self.stored,
+        )
+
+    def _layers(self) -> dict[str, Parts]:
+        """What the file holds of each layer."""
+        found: dict[str, Parts] = {}
+        for name in self.stored.places:
+            match = NAME.fullmatch(name.removeprefix(PREFIX))
+            if match is None:
+                raise UserError(f"The adapter holds {name}, which is no part of a LoRA. It cannot be merged into weights.")
+            layer, part = match["layer"], PARTS[match["part"]]
+            if part == "copy":
+                continue
+            if part in found.setdefault(layer, {}):
+                raise UserError(f"The adapter holds two of {layer}'s {match['part']}. Train it again.")
+            found[layer][part] = name
+        if not found:
+            raise UserError("The adapter is empty. Train it again.")
+        for kept in self.settings.modules_to_save or []:
+            if not any(
+                names(layer, kept) or f".{kept}." in f".{layer}." for layer, parts in found.items() if {"weight", "bias"} & parts.keys()
+            ):
+                raise UserError(f"The adapter is incomplete: {kept}, which was trained in full, is missing. Train it again.")
+        return found
+
+    def _changes(self, layer: str, parts: Parts) -> dict[str, Change]:
+        weight, bias = f"{layer}.weight", f"{layer}.bias"
+        links: dict[str, list[Change]] = {weight: [], bias: []}
+        kinds = parts.keys()
+        if "weight" in kinds and not (len(kinds) > 1 and self._is_the_bases(weight, parts["weight"])):
+            links[weight].append(self._whole(weight, parts["weight"]))
+        if {"a", "b", "table_a", "table_b", "magnitude"} & kinds:
+            links[weight].append(self._low_rank(layer, parts))
+        if "tokens" in kinds:
+            links[weight].append(self._tokens(layer, parts))
+        if "bias" in kinds:
+            links[bias].append(self._whole(bias, parts["bias"]))
+        if "more_bias" in kinds:
+            self._expect(bias, parts["more_bias"], self._place(bias).shape)
+            links[bias].append(Added(self.stored, parts["more_bias"], self.settings.scale(layer)))
+        return {name: found[0] if len(found) == 1 else Chain(tuple(found)) for name, found in links.items() if found}
+
+    def _whole(self, name: str, part: str) -> Whole:
+        rows, *columns = self._place(name).shape
+        if name in (self.embedding, self.head):  # whose vocabulary may have grown
+            rows = next(iter(self.stored.places[part].shape), 0)
+        self._expect(name, part, (rows, *columns))
+        return Whole(self.stored, part)
+
+    def _low_rank(self, layer: str, parts: Parts) -> LowRank:
+        name, table = f"{layer}.weight", "table_a" in parts
+        a, b, magnitude = (parts.get(part) for part in ("table_a" if table else "a", "table_b" if table else "b", "magnitude"))
+        if a is None or b is None or (magnitude is None) == bool(self.settings.use_dora):
+            raise UserError(f"The adapter is incomplete: parts of {layer} are missing. Train it again.")
+        rank = self.settings.rank(layer)
+        rows, columns = self._size(name, parts)
+        straight, turned = ((rank, columns), (rows, rank)), ((rank, rows), (columns, rank))
+        found = (self.stored.places[a].shape, self.stored.places[b].shape)
+        if found not in (straight, turned) or (table and found != turned):
+            raise UserError(f"The adapter's {layer} does not fit the base model. {OTHER_BASE}")
+        is_turned = found == turned and (table or bool(self.settings.fan_in_fan_out))
+        if not is_turned and found != straight:
+            raise UserError(f"The adapter's {layer} does not fit the base model. {OTHER_BASE}")
+        if magnitude is not None and int(np.prod(self.stored.places[magnitude].shape)) != (columns if is_turned else rows):
+            raise UserError(f"The adapter's {layer} does not fit the base model. {OTHER_BASE}")
+        before = (lambda start, stop: self._before(name, parts, start, stop)) if is_turned and magnitude is not None else None
+        return LowRank(self.stored, a, b, self.settings.scale(layer), is_turned, magnitude, before)
+
+    def _tokens(self, layer: str, parts: Parts) -> Tokens:
+        rows, columns = self._size(f"{layer}.weight", parts)
+        indices = self.settings.tokens_of(layer)
+        self._expect(f"{layer}.weight", parts["tokens"], (len(indices), columns))
+        if len(set(indices)) < len(indices) or not all(0 <= index < rows for index in indices):
+            raise UserError(f"The adapter trained tokens that the base model's {rows} rows do not hold. {OTHER_BASE}")
+        return Tokens(self.stored, parts["tokens"], tuple(indices))
+
+    def _share(self, changes: dict[str, Change]) -> bool:
+        """Settles what becomes of the one table of a tied base. True where words and output are two tables from here on."""
+        words, output = changes.get(self.embedding), changes.get(self.head)
+        parts = self.layers.get(self.embedding.removesuffix(".weight"), {})
+        if output is None and (words is None or ("tokens" in parts and "table_a" not in parts)):
+            return False  # peft lets the output layer follow tokens that were trained one by one
+        if words is not None and output is not None and alike(words, output, rows=self._size(self.embedding, parts)[0]):
+            del changes[self.head]
+            return False
+        for name, other in ((self.embedding, self.head), (self.head, self.embedding)):
+            under = changes.get(other)
+            # what peft saves beneath an adapter is the shared table itself
+            if name not in changes and isinstance(under, Chain) and isinstance(under.links[0], Whole):
+                changes[name] = under.links[0]
+        return True
+
+    def _rows(self, changes: Mapping[str, Change], *, untied: bool) -> int | None:
+        """Rows of both tables; None where they are the base's."""
+        both = [self.embedding] if self.tied and not untied else [self.embedding, self.head]
+        own = {name: place.shape[0] for name in both if (place := self._there(name))}
+        found = {name: _own_rows(changes.get(name)) or rows for name, rows in own.items()}
+        if found == own:
+            return None
+        if len(set(found.values())) > 1:
+            sizes = " and ".join(f"{rows} rows in {name}" for name, rows in found.items())
+            raise UserError(f"The vocabulary has {sizes} after the training. Train it again, with both tables in modules_to_save.")
+        return found[self.embedding]
+
+    def _tokenizer(self) -> Path | None:
+        """The adapter's folder, where its tokenizer knows more tokens than the base's."""
+        own, base = (_tokens_in(folder / "tokenizer.json") for folder in (self.folder, self._base_folder()))
+        return self.folder if own > base else None
+
+    def _base_folder(self) -> Path:
+        return next(iter(self.base.places.values())).file.parent
+
+    def _there(self, name: str) -> Place | None:
+        """Where a tensor stands in the base; of the output layer of a tied one, where its words stand."""
+        shared = self.tied and name == self.head
+        return self.base.places.get(self.embedding if shared else name)
+
+    def _place(self, name: str) -> Place:
+        place = self._there(name)
+        if place is None:
+            layer, _, kind = name.rpartition(".")
+            what = f"trained a bias of {layer}" if kind == "bias" else f"changes {layer}"
+            raise UserError(f"The adapter {what}, which the base model does not have. {OTHER_BASE}")
+        return place
+
+    def _expect(self, name: str, part: str, shape: tuple[int, ...]) -> None:
+        if self.stored.places[part].shape != shape:
+            raise UserError(f"The adapter's {name} does not fit the base model. {OTHER_BASE}")
+
+    def _size(self, name: str, parts: Parts) -> tuple[int, int]:
+        """Rows and columns of a matrix as the adapter sees it."""
+        shape = self._place(name).shape
+        if len(shape) != 2:
+            raise UserError(f"The adapter changes {name}, which has {len(shape)} dimensions in the base model. {OTHER_BASE}")
+        return (self.stored.places[parts["weight"]].shape[0] if "weight" in parts else shape[0]), shape[1]
+
+    def _before(self, name: str, parts: Parts, start: int, stop: int) -> Array:
+        if "weight" in parts:
+            return self.stored.weights.rows(parts["weight"], start, stop)
+        return self._base_rows(name, start, stop)
+
+    def _base_rows(self, name: str, start: int, stop: int) -> Array:
+        return self.base.rows(self.embedding if self.tied and name == self.head else name, start, stop)
+
+    def _is_the_bases(self, name: str, part: str) -> bool:
+        """True where what peft saved beneath an adapter is what the base has."""
+        shape = self._place(name).shape
+        if len(shape) != 2 or self.stored.places[part].shape != shape:
+            return False
+        return equal(
+            lambda start, stop: self.stored.weights.rows(part, start, stop),
+            lambda start, stop: self._base_rows(name, start, stop),
+            rows=shape[0],
+        )
 
 
-def _whole(file: Path, stored: Weights, config: dict[str, Any], base: Weights, *, tied: bool) -> dict[str, Whole]:
-    """The tables among the adapter's tensors. Where the base shares one for words and output, so must the adapter."""
-    kept = config.get("modules_to_save") or []
-    if not isinstance(kept, list) or not set(kept) <= set(TABLES):
-        raise UserError(f"The adapter trained {kept} in full. Only {' and '.join(TABLES)} can be built into a GGUF.")
-    names = [f"{TABLES[name]}.weight" for name in kept]
-    for name in names:
-        place = base.places.get(name) or (base.places.get(EMBEDDING) if tied else None)
-        if place is None or PREFIX + name not in stored.places or stored.places[PREFIX + name].shape != place.shape:
-            raise UserError(f"The adapter's {name} does not fit the base model. Choose the base that it was trained on.")
-    if names and tied and (len(set(names)) < len(TABLES) or not _same(stored, *names)):
-        raise UserError("The adapter trained embed_tokens and lm_head apart, which this base model shares. Train them as one.")
-    return {name: Whole(file, PREFIX + name) for name in names}
+def tables(base: Weights) -> tuple[str, str]:
+    """The names of the table that words are read with, and of the one that they are chosen with, there or not."""
+    embedding = next((name for name in base.places if name == EMBEDDING), None)
+    embedding = embedding or next((name for name in base.places if name.endswith(OTHER_EMBEDDINGS)), EMBEDDING)
+    return embedding, next((name for name in base.places if name in OTHER_HEADS), HEAD)
 
 
-def _same(stored: Weights, one: str, other: str) -> bool:
-    rows = stored.places[PREFIX + one].shape[0]
-    pieces = ((start, min(rows, start + COMPARED)) for start in range(0, rows, COMPARED))
-    return all(np.array_equal(stored.rows(PREFIX + one, *piece), stored.rows(PREFIX + other, *piece)) for piece in pieces)
+def _own_rows(change: Change | None) -> int | None:
+    """Rows of the table that a change brings with it."""
+    first = change.links[0] if isinstance(change, Chain) else change
+    return first.stored.places[first.name].shape[0] if isinstance(first, Whole) else None
 
 
-def _split(name: str) -> tuple[str, str]:
-    match = PART.fullmatch(name.removeprefix(PREFIX))
-    if match is None:
-        raise UserError(f"The adapter holds {name}, which is no part of a LoRA. It cannot be built into a GGUF.")
-    return match["layer"], match["part"]
-
-
-def _change(layer: str, parts: dict[str, Array], config: dict[str, Any], base: Weights, *, tied: bool) -> Change:
-    place = base.places.get(f"{layer}.weight")
-    if layer == "lm_head" and tied:
-        raise UserError("The adapter changes lm_head, which this base model shares with its embedding. Train without it.")
-    if place is None or len(place.shape) != 2:
-        raise UserError(f"The adapter changes {layer}, which the base model does not have. Choose the base that it was trained on.")
-    a, b, magnitude = parts.get("lora_A"), parts.get("lora_B"), parts.get("lora_magnitude_vector")
-    if a is None or b is None or (magnitude is None) == bool(config.get("use_dora")):
-        raise UserError(f"The adapter is incomplete: parts of {layer} are missing. Train it again.")
-    rank, alpha = _by_pattern(config, "rank_pattern", layer, config["r"]), _by_pattern(config, "alpha_pattern", layer, config["lora_alpha"])
-    outputs, inputs = place.shape
-    if a.shape != (rank, inputs) or b.shape != (outputs, rank) or (magnitude is not None and magnitude.size != outputs):
-        raise UserError(f"The adapter's {layer} does not fit the base model. Choose the base that it was trained on.")
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    return Change(a, b, scale, None if magnitude is None else magnitude.reshape(-1))
-
-
-def _by_pattern(config: dict[str, Any], key: str, layer: str, default: Any) -> Any:
-    """peft's rule (`get_pattern_key`): the first pattern that matches the end of the layer's name."""
-    for pattern, value in (config.get(key) or {}).items():
-        if len(pattern) > LONGEST_PATTERN:
-            raise UserError(f"A pattern in the adapter's {key} is longer than {LONGEST_PATTERN} characters.")
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", layer):
-                return value
-        except re.error as error:
-            raise UserError(f"The adapter's {key} holds a pattern that cannot be read: {pattern}") from error
-    return default
+def _tokens_in(file: Path) -> int:
+    """How many tokens a tokenizer.json knows, by the highest number among them; 0 where there is none."""
+    try:
+        found = json.loads(read_plain(file, most=LARGEST_TOKENIZER))
+        numbers = [token["id"] for token in found.get("added_tokens") or []]
+        vocabulary = found["model"]["vocab"]
+        return max([len(vocabulary), *(int(number) + 1 for number in numbers)])
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file.name} beside {file.parent.name} cannot be read. Fetch or train it again.") from error
