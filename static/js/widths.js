@@ -1,7 +1,8 @@
 // Lengths that come from figures, set through the CSSOM because the page's policy allows no style attributes.
-// data-left and data-width: shares from 0 to 1; data-height: an amount out of data-of; data-grow: parts of a bar, with data-limit on its box.
+// data-left, data-bottom and data-width: shares from 0 to 1; data-height: an amount out of data-of; data-grow: parts of a bar, with data-limit on its box.
 export function setWidths(root) {
   for (const each of root.querySelectorAll("[data-left]")) each.style.left = percent(each.dataset.left);
+  for (const each of root.querySelectorAll("[data-bottom]")) each.style.bottom = percent(each.dataset.bottom);
   for (const each of root.querySelectorAll("[data-width]")) each.style.width = percent(each.dataset.width);
   for (const each of root.querySelectorAll("[data-height]")) each.style.height = percent(each.dataset.height / (each.dataset.of || 1));
   for (const box of root.querySelectorAll("[data-parts]")) setParts(box);
