@@ -22,6 +22,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client as Browser
 from django.utils import timezone
 
+from studio.artifacts import kinds
 from studio.artifacts.models import Artifact, Build
 from studio.basemodels.models import BaseModel
 from studio.datasets import rows, uploading
@@ -225,19 +226,48 @@ def make_artifact(
     return Artifact.objects.create(order=order, project=project, kind=kind, **columns)
 
 
-def make_build(member: Member, source: Artifact, *, quantization: str = "q8_0", passed: bool = True, content: bytes = b"GGUF") -> Build:
-    """A build that has ended, with its file."""
-    order = make_order(member, kind="build", client=source.project.client)
+def make_build(
+    member: Member,
+    source: Artifact | BaseModel,
+    *,
+    quantization: str = "q8_0",
+    passed: bool = True,
+    content: bytes = b"GGUF",
+    project: Project | None = None,
+    kind: str = Build.Kind.GGUF,
+    importance: bool = False,
+    **figures: Any,
+) -> Build:
+    """A build that has ended, with its file; `figures` stand in its proof. Of a base model as it is, in `project`."""
+    made_from = {"source": source} if isinstance(source, Artifact) else {"base_model": source}
+    project = project or made_from["source"].project
+    order = make_order(member, kind="build", client=project.client)
     build = Build.objects.create(
-        project=source.project, source=source, quantization=quantization, order=order, verification={"passed": passed, "mean_kl": 0.001}
+        project=project,
+        kind=kind,
+        quantization=quantization,
+        importance=importance,
+        order=order,
+        verification={"passed": passed, "reasons": [], "mean_kl": 0.001} | figures,
+        **made_from,
     )
-    lineage = {"lineage": source.lineage, "base_model": source.base_model}
-    files = {f"{source.file_stem}-{quantization}.gguf": content, "report.json": b"{}"}
-    artifact = make_artifact(order, source.project, files, kind=Artifact.Kind.GGUF, **lineage)
-    artifact.parents.add(source)
-    build.artifact = artifact
+    name = "model.safetensors" if kind == Build.Kind.MERGED else f"{build.file_stem}-{quantization}.gguf"
+    folder = kinds.BuildKind().target(order)
+    temp = Path(settings.DATA_DIR, "temp", folder.name)
+    (temp / quantization).mkdir(parents=True)
+    for file, written in {name: content, "README.md": b"# A model\n", "Modelfile": f"FROM ./{name}\n".encode()}.items():
+        (temp / quantization / file).write_bytes(written)
+    build.artifact = kinds.record_part(order, build, {"folder": str(folder), **commit_folder(temp, folder)})
     build.save()
     return build
+
+
+def make_failed_build(member: Member, source: Artifact, *, quantization: str = "f16", order: Order | None = None) -> Build:
+    """A build of which nothing came, with what it had written so far."""
+    order = order or make_order(member, kind="build", client=source.project.client, status=Order.Status.FAILED)
+    order.checkpoints.mkdir(parents=True, exist_ok=True)
+    (order.checkpoints / "unfinished").write_bytes(b"GG")
+    return Build.objects.create(project=source.project, source=source, quantization=quantization, order=order)
 
 
 @dataclass

@@ -15,6 +15,12 @@ SUPPORTED: dict[str, str] = {
     "MistralForCausalLM": "Mistral",
     "Qwen2ForCausalLM": "Qwen2 and Qwen2.5",
     "Qwen3ForCausalLM": "Qwen3",
+    "Gemma2ForCausalLM": "Gemma 2",
+    "Gemma3ForCausalLM": "Gemma 3 (text)",
+    "Phi3ForCausalLM": "Phi-3 and Phi-4-mini",
+    "SmolLM3ForCausalLM": "SmolLM3",
+    "Olmo2ForCausalLM": "OLMo 2",
+    "GraniteForCausalLM": "Granite 3",
 }
 """The class in config.json of what can be built, and how people call it. studio.ml.gguf.architectures has what each needs."""
 
@@ -171,6 +177,13 @@ def estimated_size(facts: ModelFacts, quantization: str) -> int:
         tables += table * bits(entry.default, facts.hidden_size)
     norms = (2 * facts.layers + 1) * facts.hidden_size * BITS["F32"]
     return int((layers + tables + norms) / 8) + facts.vocabulary * PER_TOKEN
+
+
+def expected_size(facts: ModelFacts, kind: str, name: str) -> int | None:
+    """Bytes of what a build leaves; None of an adapter, whose rank the base model does not tell."""
+    if kind == "gguf":
+        return estimated_size(facts, name)
+    return int(facts.parameters * BITS[name.upper()] / 8) if kind == "merged" else None
 
 
 def refuse_unsupported(facts: ModelFacts) -> None:

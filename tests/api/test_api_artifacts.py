@@ -110,7 +110,7 @@ def test_an_adapter_comes_as_one_zip(acme):
     with zipfile.ZipFile(io.BytesIO(body)) as archive:
         assert archive.testzip() is None
         folder = "in-house-first-project-try"
-        assert archive.namelist() == [f"{folder}/adapter_config.json", f"{folder}/adapter_model.safetensors"]
+        assert archive.namelist() == [f"{folder}/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "SHA256SUMS")]
         assert archive.read(f"{folder}/adapter_model.safetensors") == CONTENT
     assert fetch(acme, f"{acme.artifact.pk}/download")[1] == body
 
@@ -123,7 +123,7 @@ def test_a_verified_gguf_comes_as_its_one_file(acme):
 
 def test_a_gguf_that_was_not_verified_stays_here(acme):
     build = make_build(acme.owner, acme.artifact, quantization="f16", passed=False)
-    for path in ("download", "files/report.json", "files/in-house-first-project-try-f16.gguf"):
+    for path in ("download", "bundle", "files/README.md", "files/in-house-first-project-try-f16.gguf"):
         answer = acme.api.get(f"artifacts/{build.artifact.pk}/{path}")
         assert answer.status_code == 409
         assert answer.json()["error"]["code"] == "not_verified"
