@@ -42,7 +42,7 @@ BITS = {
     "Q2_K": 2.625,
 }
 """Bits per weight of ggml's types, with their scales."""
-IN_256 = {"Q6_K": "Q8_0", "Q5_K": "Q5_1", "Q4_K": "Q5_0", "IQ4_XS": "IQ4_NL", "Q3_K": "IQ4_NL", "Q2_K": "IQ4_NL"}
+IN_256 = {"Q6_K": "Q8_0", "Q5_K": "Q5_1", "Q4_K": "Q5_0", "IQ4_XS": "IQ4_NL", "Q3_K": "Q4_0", "Q2_K": "Q4_0"}
 """Types that pack 256 weights, and what llama.cpp takes where a row is no multiple of that."""
 ROUGH = ("F32", "F16", "BF16")
 """Types that take a row of any length."""
@@ -63,6 +63,8 @@ class Quantization:
     """Whether measured importance changes the file."""
     output: str = "Q6_K"
     """Of the output layer, also where that is the embedding."""
+    embedding: str = ""
+    """Of an embedding that is not the output layer too; the default where empty."""
     better: Mapping[str, Better] = field(default_factory=dict)
     """By what a linear layer's name ends with."""
 
@@ -110,7 +112,9 @@ QUANTIZATIONS: dict[str, Quantization] = {
         Quantization("q4_0", "Q4_0", "The oldest 4-bit type: quick on phones and ARM processors, less exact than q4_k_s."),
         Quantization("iq4_nl", "IQ4_NL", "4 bits in uneven steps; takes rows of any width.", better={"down_proj": ("Q5_K", 0.1)}),
         Quantization("iq4_xs", "IQ4_XS", "Smaller than q4_k_s and about as exact, but slower.", better={"down_proj": ("Q5_K", 0.1)}),
-        Quantization("mxfp4", "MXFP4", "4-bit floating point, as newer graphics cards compute it.", importance=False, output="Q8_0"),
+        Quantization(
+            "mxfp4", "MXFP4", "4-bit floating point, as newer graphics cards compute it.", importance=False, output="Q8_0", embedding="Q8_0"
+        ),
         Quantization(
             "q3_k_m",
             "Q3_K",
@@ -174,7 +178,7 @@ def estimated_size(facts: ModelFacts, quantization: str) -> int:
     table = facts.vocabulary * facts.hidden_size
     tables = table * bits(entry.output, facts.hidden_size)
     if not facts.tied:
-        tables += table * bits(entry.default, facts.hidden_size)
+        tables += table * bits(entry.embedding or entry.default, facts.hidden_size)
     norms = (2 * facts.layers + 1) * facts.hidden_size * BITS["F32"]
     return int((layers + tables + norms) / 8) + facts.vocabulary * PER_TOKEN
 
