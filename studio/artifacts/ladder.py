@@ -90,7 +90,7 @@ class Rung:
 
     @property
     def is_close(self) -> bool:
-        """True where its answers are hard to tell from the merged model's."""
+        """True where its answers are hard to tell from the original's."""
         if self.mean_kl is None or self.mean_kl > MOST_KL:
             return False
         return self.surprise is None or self.surprise <= MOST_PERPLEXITY - 1
@@ -157,9 +157,7 @@ def recommend(steps: Sequence[Rung]) -> list[Rung]:
         reason = _close_reason(chosen, alone=len(steps) == 1, is_smallest=chosen.size == min(step.size for step in steps))
     elif measured:
         chosen = min(measured, key=lambda step: (step.mean_kl or 0.0, step.size))
-        reason = (
-            f"None stays within {MOST_KL:g} nats of the merged model and 1 % of its perplexity. This one loses the least: {_loss(chosen)}."
-        )
+        reason = f"None stays within {MOST_KL:g} nats of the original and 1 % of its perplexity. This one loses the least: {_loss(chosen)}."
     else:
         return steps
     return [replace(step, recommended=True, reason=reason) if step is chosen else step for step in steps]
@@ -167,9 +165,9 @@ def recommend(steps: Sequence[Rung]) -> list[Rung]:
 
 def _close_reason(chosen: Rung, *, alone: bool, is_smallest: bool) -> str:
     if alone:
-        return f"Its answers are hard to tell from the merged model's: {_loss(chosen)}."
+        return f"Its answers are hard to tell from the original's: {_loss(chosen)}."
     smaller = "" if is_smallest else " Smaller ones lose more."
-    return f"The smallest file whose answers are hard to tell from the merged model's: {_loss(chosen)}.{smaller}"
+    return f"The smallest file whose answers are hard to tell from the original's: {_loss(chosen)}.{smaller}"
 
 
 def _loss(step: Rung) -> str:
