@@ -155,9 +155,8 @@ class Whole(Change):
         return True
 
     def applied(self, rows: Array, start: int) -> Array:
-        if len(self.stored.places[self.name].shape) == 1:
-            return self.stored.weights.whole(self.name).reshape(rows.shape)
-        return self.stored.weights.rows(self.name, start, start + len(rows))
+        width = rows.size // len(rows)
+        return self.stored.weights.flat(self.name, start * width, start * width + rows.size).reshape(rows.shape)
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,8 @@ def _rows(item: Item, weights: Weights, changes: Adapter, memory: threading.loca
     """The rows that are rounded, shape (rows, columns); a vector is one row. They stand in the thread's memory until its next item."""
     source = item.source
     if len(source.shape) == 1:
-        vector = weights.whole(source.stored)
+        vector, change = weights.whole(source.stored), changes.changes.get(source.change)
+        vector = vector if change is None else change.applied(vector, 0)
         return (reordered(vector, source.heads) if source.heads else vector)[None] + np.float32(source.shift)
     rows = _memory(memory, "rows", item)
     stored = max(0, min(item.stop, weights.places[source.stored].shape[0]) - item.start)
