@@ -1,8 +1,8 @@
 """llama.cpp at our fingertips: a GGUF's tokens, logits and prompts, through the C functions that xllamacpp exports. No torch, no Django.
 
-`python -m studio.ml.llamacpp REQUEST.json FOLDER` answers one request in a process of its own, so that a crash in C++ ends that
-process and nothing else. The C structs that are passed by value grow from release to release; only their first fields, which have been
-the same for years, are touched, and their defaults are checked before anything is loaded.
+`python -m studio.ml.llamacpp REQUEST.json FOLDER` answers one request in a process of its own, locked in by `studio.ml.sandbox`, so that
+a crash in C++ ends that process and nothing else. The C structs that are passed by value grow from release to release; only their first
+fields, which have been the same for years, are touched, and their defaults are checked before anything is loaded.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import http.client
 import importlib.util
 import json
 import os
+import resource
 import socket
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from studio.errors import UserError
+from studio.ml import sandbox
 
 BATCH = 128
 """Tokens that are decoded at once."""
@@ -131,6 +133,7 @@ class Model:
         lib.llama_log_set(ctypes.cast(_listener, POINTER), None)
         lib.llama_backend_init()
         _complaints.clear()
+        begun = time.perf_counter()
         self._model = lib.llama_model_load_from_file(os.fsencode(path), lib.llama_model_default_params())
         if not self._model:
             raise UserError(f"llama.cpp could not load the file: {_reason()}", code="not_loaded")
@@ -147,7 +150,9 @@ class Model:
         self._vocabulary = lib.llama_model_get_vocab(self._model)
         self._batch = lib.llama_batch_init(BATCH, 0, 1)
         self.context = context
-        self.written, self.seconds = 0, 0.0  # tokens of answers, and the time they took without their prompts
+        self.load_seconds = time.perf_counter() - begun
+        self.read, self.reading_seconds = 0, 0.0  # tokens of prompts, and the time they took
+        self.written, self.writing_seconds = 0, 0.0  # tokens of answers, and the time they took without their prompts
         self.vocabulary: int = lib.llama_vocab_n_tokens(self._vocabulary)
 
     def __enter__(self) -> "Model":
@@ -194,8 +199,10 @@ class Model:
         """The likeliest next tokens, at most `count`; the one that ends the answer stands last."""
         self._forget()
         last = np.empty((0, self.vocabulary), np.float32)
+        begun = time.perf_counter()
         for start in range(0, len(ids), BATCH):
             last = self._decode(ids[start : start + BATCH], start, every=False)
+        self.read, self.reading_seconds = self.read + len(ids), self.reading_seconds + time.perf_counter() - begun
         answer: list[int] = []
         begun = time.perf_counter()
         while len(answer) < count and len(ids) + len(answer) < self.context:
@@ -204,7 +211,7 @@ class Model:
                 break
             last = self._decode(answer[-1:], len(ids) + len(answer) - 1, every=False)
             self.written += 1
-        self.seconds += time.perf_counter() - begun
+        self.writing_seconds += time.perf_counter() - begun
         return answer
 
     def _add(self, adapter: Path) -> None:
@@ -248,13 +255,14 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-def rendered(path: Path, chats: list[list[dict[str, str]]]) -> list[str]:
+def rendered(path: Path, chats: list[list[dict[str, str]]], *, folder: Path | None = None) -> list[str]:
     """The prompts that llama.cpp makes of conversations with the template in the file, up to where the answer begins.
 
-    Its template engine is only reachable through its server, which is started on a socket in a folder of its own.
+    Its template engine is only reachable through its server, which is started on a socket in a folder of its own inside `folder`, the
+    system's for temporary files without. A socket's path must be shorter than 100 letters, so one below the working folder is best.
     """
-    with tempfile.TemporaryDirectory(prefix="llama-") as folder:  # a socket's path must be shorter than most work folders are
-        address = Path(folder, "llama.sock")
+    with tempfile.TemporaryDirectory(prefix="llama-", dir=folder) as own:
+        address = Path(own, "llama.sock")
         server = _server(path, address)
         prompts = [str(_ask(address, "/apply-template", {"messages": chat})["prompt"]) for chat in chats]
         del server  # ends its threads and lets go of the socket
@@ -292,30 +300,54 @@ def _ask(address: Path, route: str, body: dict[str, Any]) -> dict[str, Any]:
 def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What the file says to one request; logits go to `folder`/LOGITS as rows of float32, one after another.
 
-    Keys of `request`: gguf, threads, context, texts (to tokenize), chats (to render), sequences (token ids to take logits of), prompts
-    (token ids to go on from), count (tokens of an answer), ends (token ids that should end an answer).
+    Keys of `request`: gguf, adapter (a GGUF added to it, or nothing), threads, context, texts (to tokenize, with the names of special
+    tokens read as such and as letters), chats (to render), sequences (token ids to take logits of), prompts (token ids to go on from),
+    count (tokens of an answer), ends (token ids that should end an answer).
     """
     path = Path(request["gguf"])
-    with Model(path, threads=request["threads"], context=request["context"]) as model:
+    adapter = Path(request["adapter"]) if request["adapter"] else None
+    with Model(path, adapter=adapter, threads=request["threads"], context=request["context"]) as model:
         result: dict[str, Any] = {"vocabulary": model.vocabulary}
         result["texts"] = [model.tokenize(text) for text in request["texts"]]
+        result["letters"] = [model.tokenize(text, special=False) for text in request["texts"]]
         result["ends"] = [model.ends(number) for number in request["ends"]]
         with (folder / LOGITS).open("wb") as file:
             for ids in request["sequences"]:
                 model.logits(ids).tofile(file)
         result["answers"] = [model.generate(ids, count=request["count"]) for ids in request["prompts"]]
-        result["tokens_per_second"] = model.written / model.seconds if model.seconds else 0.0
-        prompts = rendered(path, request["chats"]) if request["chats"] else []
-        result["chats"] = [{"prompt": prompt, "ids": model.tokenize(prompt, begin=True)} for prompt in prompts]
+        result["tokens_per_second"] = model.written / model.writing_seconds if model.writing_seconds else 0.0
+        result["prompt_tokens_per_second"] = model.read / model.reading_seconds if model.reading_seconds else 0.0
+        result["load_seconds"] = model.load_seconds
+        result["memory"] = peak_memory()  # before the server of the template loads the file once more
+        prompts = rendered(path, request["chats"], folder=Path()) if request["chats"] else []
+        result["chats"] = [model.tokenize(prompt, begin=True) for prompt in prompts]
     return result
 
 
-def main(request: Path, folder: Path) -> None:
+def peak_memory() -> int:
+    """The most bytes that this process had in memory, its mapped files included.
+
+    Linux counts into `ru_maxrss` what the process was a copy of before it began, so its own mark is read there.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def main(request_file: Path, folder: Path) -> None:
+    """Reads the request, gives up all rights but those it needs, and only then opens the file."""
+    request = json.loads(request_file.read_text())
+    library()
+    os.chdir(folder)
+    os.environ["TMPDIR"] = str(folder)
+    files = [Path(request[key]) for key in ("gguf", "adapter") if request[key]]
+    held = sandbox.enter(folder=folder, reads=files, bounds=sandbox.Bounds(**request["bounds"]), parent=request["parent"])
     try:
-        result = answer(json.loads(request.read_text()), folder)
+        result = answer(request, folder)
     except UserError as error:
         result = {"refused": error.message}
-    (folder / ANSWER).write_text(json.dumps(result))
+    (folder / ANSWER).write_text(json.dumps(result | {"sandbox": held}))
 
 
 if __name__ == "__main__":
