@@ -22,6 +22,8 @@ from studio.training.orders import BuildAbout
 
 CARD, MODELFILE, NOTICE = "README.md", "Modelfile", "NOTICE"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
+"""Of a licence or a language."""
 LICENCES = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|USE_POLICY)[A-Za-z0-9._-]{0,60}", re.IGNORECASE)
 LARGEST_LICENCE = 1 << 20
 MOST_LICENCES = 10
@@ -178,10 +180,10 @@ def _front_matter(about: BuildAbout, kind: str) -> list[str]:
     repository = re.fullmatch(r"hub:([\w.-]+/[\w.-]+)(@.*)?", about.base_source, re.ASCII)
     if repository:
         found.append(f"base_model: {json.dumps(repository[1])}")
-    if about.license:
-        found.append(f"license: {json.dumps(UNSEEN.sub(' ', about.license))}")
-    if about.languages:
-        found.append(f"language: {json.dumps([UNSEEN.sub(' ', language) for language in about.languages])}")
+    if IDENTIFIER.fullmatch(about.license):
+        found.append(f"license: {json.dumps(about.license)}")
+    if languages := [language for language in about.languages if IDENTIFIER.fullmatch(language)]:
+        found.append(f"language: {json.dumps(languages)}")
     return ["---", *found, "---"]
 
 
