@@ -36,8 +36,6 @@ MIXES: dict[str, tuple[int, str, str, str, dict[str, dict[str, list[int]]]]] = {
 def model(
     *, arch: str = "llama", layers: int = LAYERS, heads: int = 9, kv_heads: int = 3, tied: bool = False, importance: bool = False
 ) -> Model:
-    *, arch: str = "llama", layers: int = LAYERS, heads: int = 9, kv_heads: int = 3, tied: bool = False, importance: bool = False
-) -> Model:
     return Model(arch, layers, heads, kv_heads, tied, importance)
 
 
