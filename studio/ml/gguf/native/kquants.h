@@ -164,7 +164,7 @@ struct Q5K {
 
 // Several blocks of Q4_K or Q5_K, without an importance: ggml's quantize_row_q4_K_ref and quantize_row_q5_K_ref.
 template <class Type> struct Lines {
-    static constexpr int GROUPS = 2, BLOCKS = GROUPS * LANES / 8, BYTES = Type::BYTES;
+    static constexpr int GROUPS = 4, BLOCKS = GROUPS * LANES / 8, BYTES = Type::BYTES;
 
     static void write(uint8_t *out, const float *x, const float *) {
         Line lines[GROUPS];
@@ -271,7 +271,7 @@ template <int GROUPS> INLINE void fit_slopes(Slope (&slopes)[GROUPS], const floa
 
 // Several blocks of Q6_K: ggml's quantize_row_q6_K_ref.
 struct Q6K {
-    static constexpr int GROUPS = 16 / LANES > 2 ? 16 / LANES : 2, BLOCKS = GROUPS * LANES / 16, BYTES = 210;
+    static constexpr int GROUPS = 4, BLOCKS = GROUPS * LANES / 16, BYTES = 210;
 
     static void write(uint8_t *out, const float *x, const float *) {
         Slope slopes[GROUPS];

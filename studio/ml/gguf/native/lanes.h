@@ -36,8 +36,30 @@ INLINE floats load(const float *from) {
     return values;
 }
 INLINE void store(float *to, floats values) { memcpy(to, &values, sizeof values); }
-INLINE floats smaller(floats a, floats b) { return a < b ? a : b; }
-INLINE floats larger(floats a, floats b) { return a > b ? a : b; }
+
+// a < b ? a : b and a > b ? a : b, which is what x86's own instructions do, also for what is no number. GCC does not see that.
+INLINE floats smaller(floats a, floats b) {
+#if defined(__AVX512F__) && LANES == 16
+    return (floats)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__) && LANES == 8
+    return (floats)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__) && LANES == 4
+    return (floats)_mm_min_ps((__m128)a, (__m128)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+INLINE floats larger(floats a, floats b) {
+#if defined(__AVX512F__) && LANES == 16
+    return (floats)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__) && LANES == 8
+    return (floats)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__) && LANES == 4
+    return (floats)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    return a > b ? a : b;
+#endif
+}
 INLINE floats magnitude(floats a) { return (floats)((ints)a & 0x7fffffff); }
 INLINE floats root(floats a) {
     for (int k = 0; k < LANES; k++) a[k] = __builtin_sqrtf(a[k]);
