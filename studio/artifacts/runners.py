@@ -31,7 +31,7 @@ def _running_file(file: str, stem: str) -> list[Runner]:
         Runner(
             "Ollama",
             [
-                ("Take the bundle, unpack it, and give it to Ollama. Template and stop words stand in its Modelfile.", _unpacked(stem)),
+                ("Take the bundle and unpack it: Ollama goes by the Modelfile that lies beside the file.", _unpacked(stem)),
                 ("Then talk to it.", f"ollama create {stem} -f Modelfile\nollama run {stem}"),
             ],
         ),
@@ -39,7 +39,7 @@ def _running_file(file: str, stem: str) -> list[Runner]:
             "llama.cpp",
             [
                 ("Talk to it in a terminal.", f"llama-cli -m {file} -cnv"),
-                ("Or serve it: a page to chat on, and an API as OpenAI's, at port 8080.", f"llama-server -m {file} -c 4096 --jinja"),
+                ("Or serve it: a page to chat on, and an API as OpenAI's, at port 8080.", f"llama-server -m {file}"),
             ],
         ),
         Runner("LM Studio", [("Import it, then choose it among your models.", f"lms import {file}")]),
@@ -54,7 +54,7 @@ def _running_adapter(file: str, stem: str) -> list[Runner]:
             [
                 (
                     f"Put it on a GGUF of its base model, here {base}; a build of the base as it is makes one.",
-                    f"llama-server -m {base} --lora {file} -c 4096 --jinja",
+                    f"llama-server -m {base} --lora {file}",
                 ),
                 (
                     "With several adapters, each request says how strong each of them is.",
