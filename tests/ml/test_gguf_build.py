@@ -1,7 +1,11 @@
 """A build ends with one file and the figures that prove it; a file that says something else than the model does not pass."""
 
 import json
-from collections.abc import Iterator
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,29 +14,35 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from studio.errors import UserError
 from studio.ml import llamacpp
-from studio.ml.gguf import vocabulary
-from studio.ml.gguf.building import held_out, run
+from studio.ml.gguf import budget, vocabulary
+from studio.ml.gguf.asking import Refused, ask_llamacpp
+from studio.ml.gguf.building import run
+from studio.ml.gguf.cases import BUILT_IN, make_case
+from studio.ml.gguf.choosing import held_out, learnt
 from studio.ml.gguf.exporting import export
-from studio.ml.gguf.header import InvalidGguf, read_header
-from studio.ml.gguf.verifying import BUILT_IN, ask_llamacpp, make_case, verify
+from studio.ml.gguf.header import read_header
+from studio.ml.gguf.verifying import verify
 from studio.training.facts import ModelFacts
 from studio.training.job import Job, Phase, Stopped
+from tests.ml.adapters import make_adapter
 from tests.ml.conftest import CHATML, ModelMaker
 
 
 class BuildJob(Job):
     """A job that remembers what it was told."""
 
-    def __init__(self, folder: Path, *, stop_at: str = ""):
+    def __init__(self, folder: Path, *, stop_at: str = "", pauses: bool = False):
         self.work, self.out = folder / "work", folder / "out"
         self.work.mkdir(parents=True)
         self.out.mkdir()
-        self.stop_at = stop_at
+        self.stop_at, self.pauses = stop_at, pauses
         self.phases: list[str] = []
+        self.texts: list[str] = []
         self.notes: list[str] = []
         self.steps: list[tuple[float, float, str]] = []
 
@@ -42,8 +52,12 @@ class BuildJob(Job):
     def stopping(self) -> bool:
         return bool(self.phases) and self.phases[-1] == self.stop_at
 
+    def pausing(self) -> bool:
+        return self.pauses and self.stopping()
+
     def phase(self, name: Phase, text: str = "") -> None:
         self.phases.append(name)
+        self.texts.append(text)
 
     def progress(self, done: float, total: float, unit: str = "") -> None:
         self.steps.append((done, total, unit))
@@ -73,22 +87,38 @@ def checked(path: Path, base: Path, folder: Path, *, quantization: str = "f16", 
     return verify(gguf=path, base=base, adapter=None, quantization=quantization, rows=rows or [], job=BuildJob(folder))
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True)
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that run side by side do not wait for each other's memory."""
+    monkeypatch.setenv(budget.LEDGER, str(tmp_path / "ledger"))
+
+
+def stored(path: Path, *, train: int, validation: int) -> Path:
+    """A version's rows: short chats, each of which says which split it is of."""
+
     def row(number: int, text: str) -> str:
         return json.dumps({"messages": [{"role": "user", "content": f"{text} {number}"}, {"role": "assistant", "content": "Paris."}]})
 
-    splits = ["train"] * 12 + ["validation"] * 3
+    splits = ["train"] * train + ["validation"] * validation
     table = pyarrow.table(
         {
-            "index": list(range(15)),
-            "line": list(range(1, 16)),
+            "index": list(range(len(splits))),
+            "line": list(range(1, len(splits) + 1)),
             "split": splits,
             "row": [row(number, split) for number, split in enumerate(splits)],
         }
     )
-    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
-    return tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(table, path)
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return stored(tmp_path / "rows.parquet", train=12, validation=3)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("quantization", ["f16", "bf16", "q8_0", "q4_k_m"])
@@ -97,25 +127,110 @@ def test_a_build_leaves_one_file_with_the_figures_that_prove_it(tiny_model: Path
     result = run(payload(tiny_model, quantizations=[quantization], rows=str(rows)), job)["builds"][quantization]
 
     folder = job.out / quantization
-    assert [path.name for path in folder.iterdir()] == [f"acme-support-{quantization}.gguf"] == [result["file"]]
+    assert [path.name for path in folder.glob("*.gguf")] == [f"acme-support-{quantization}.gguf"] == [result["file"]]
     assert result["size"] == (folder / result["file"]).stat().st_size
     verification = result["verification"]
     assert verification["passed"] and verification["reasons"] == [] == job.notes
     assert verification["loads"] and verification["template"] and verification["stops"]
     assert verification["tokenizer_equal"] == verification["tokenizer_texts"] >= 40
-    assert verification["greedy_prompts"] == 10
+    assert (verification["rows_from"], verification["greedy_prompts"]) == ("validation", 3)
     assert 0 <= verification["mean_kl"] <= verification["max_kl"] < 0.01
     assert verification["perplexity"] == pytest.approx(verification["perplexity_reference"], rel=0.01)
     assert verification["tokens_per_second"] > 0
     assert job.phases == ["converting", "checking"]
-    assert ("bytes" in {unit for _, _, unit in job.steps}) and job.steps[-1] == (4, 4, "checks")
+    assert "bytes" in {unit for _, _, unit in job.steps}
     json.dumps(result, allow_nan=False)
 
 
-def test_the_rows_that_were_held_out_are_asked_first(rows: Path) -> None:
-    questions = [row["messages"][0]["content"].split()[0] for row in held_out(str(rows))]
-    assert questions == ["validation"] * 3 + ["train"] * 7
-    assert held_out("") == []
+def test_several_types_are_written_in_one_pass_each_with_what_lies_beside_it(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+    job = BuildJob(tmp_path / "job")
+    built = run(payload(tiny_model, quantizations=["f16", "q4_0", "q8_0"], rows=str(rows)), job)["builds"]
+    assert list(built) == ["f16", "q4_0", "q8_0"]
+    assert built["q8_0"]["tensor_types"] == {"Q8_0": 15, "F32": 5}
+    assert job.texts[0] == "Writing 3 files in one pass"
+    assert {path.name for path in job.out.iterdir()} == set(built)
+    for name, facts in built.items():
+        folder = job.out / name
+        assert {"README.md", "Modelfile", "report.json", facts["file"]} <= {path.name for path in folder.iterdir()}
+        report = json.loads((folder / "report.json").read_text())
+        assert (report["quantization"], report["kind"], report["importance"]) == (name, "gguf", False)
+        assert report["verification"] == facts["verification"] and report["kernels"] == facts["kernels"]
+        assert "xllamacpp" in report["packages"]
+        assert str(tmp_path) not in (folder / "report.json").read_text()
+
+
+def test_importance_is_measured_on_training_rows_and_shows_what_it_buys(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+    job, without = BuildJob(tmp_path / "job"), BuildJob(tmp_path / "without")
+    asked = payload(tiny_model, quantizations=["q8_0", "q4_0"], importance=True, rows=str(rows))
+    built = run(asked, job)["builds"]
+    [plain] = run(payload(tiny_model, quantizations=["q4_0"], rows=str(rows)), without)["builds"].values()
+
+    bought, verification = built["q4_0"]["verification"]["plain"], built["q4_0"]["verification"]
+    assert bought == {"mean_kl": plain["verification"]["mean_kl"], "perplexity": plain["verification"]["perplexity"], "size": plain["size"]}
+    assert verification["passed"] and verification["mean_kl"] != bought["mean_kl"]
+    assert "plain" not in built["q8_0"]["verification"]
+    assert [path.name for path in job.out.rglob("importance.gguf")] == ["importance.gguf"]
+    assert read_header(job.out / "q4_0" / "importance.gguf").get("imatrix.chunk_count") == 12
+    assert job.phases[:2] == ["evaluating", "converting"]
+    assert list(job.work.rglob("*.gguf")) == []
+
+
+def test_an_adapter_becomes_a_file_that_is_swapped_on_its_base(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+    job, adapter = BuildJob(tmp_path / "job"), make_adapter(tiny_model, tmp_path / "adapter")
+    asked = payload(tiny_model, adapter=str(adapter), kind="gguf_adapter", quantizations=["f16", "f32"], rows=str(rows))
+    built = run(asked, job)["builds"]
+    for name, facts in built.items():
+        assert facts["file"] == f"acme-support-lora-{name}.gguf" and facts["verification"]["passed"]
+        assert facts["verification"]["mean_kl"] < 1e-3
+        assert facts["tensor_types"] == {name.upper(): 28}
+        folder = job.out / name
+        assert {"README.md", "Modelfile", "report.json", facts["file"]} <= {path.name for path in folder.iterdir()}
+        assert facts["size"] == (folder / facts["file"]).stat().st_size < 100_000
+    assert list(job.work.rglob("*.gguf")) == []
+
+
+def test_an_adapter_is_merged_into_a_model_for_transformers(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+    job, adapter = BuildJob(tmp_path / "job"), make_adapter(tiny_model, tmp_path / "adapter", use_dora=True)
+    asked = payload(tiny_model, adapter=str(adapter), kind="merged", quantizations=["bf16", "f32"], rows=str(rows))
+    built = run(asked, job)["builds"]
+    assert built["f32"]["verification"]["mean_kl"] < 1e-9 < built["bf16"]["verification"]["mean_kl"] < 1e-5
+    for name, facts in built.items():
+        folder = job.out / name
+        assert facts["verification"]["passed"] and facts["file"] == "" and facts["tensor_types"] == {name.upper(): 20}
+        names = {path.name for path in folder.iterdir()}
+        assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "report.json"} <= names and "Modelfile" not in names
+        assert "adapter_model.safetensors" not in names
+
+
+def test_rows_to_compare_on_are_validation_rows_alone(tmp_path: Path) -> None:
+    def said(found: Iterable[dict[str, Any]]) -> list[str]:
+        return [row["messages"][0]["content"] for row in found]
+
+    rows = str(stored(tmp_path / "some.parquet", train=5, validation=50))
+    assert said(held_out(rows, parameters=10**9).rows) == [f"validation {number}" for number in range(5, 45)]
+    assert len(held_out(rows, parameters=2 * 10**9).rows) == 20 and len(held_out(rows, parameters=10**11).rows) == 10
+    assert said(learnt(rows)) == [f"train {number}" for number in range(5)]
+    assert held_out("", parameters=1).rows == [] == list(learnt(""))
+
+
+def test_where_there_is_no_validation_split_importance_is_measured_on_other_rows(tmp_path: Path) -> None:
+    rows = str(stored(tmp_path / "train.parquet", train=30, validation=0))
+    compared = held_out(rows, parameters=10**9)
+    assert compared.split == "train" and len(compared.rows) == 10
+    assert len(list(learnt(rows))) == 20
+    assert not [row for row in learnt(rows) if row in compared.rows]
+
+
+def test_of_answers_that_were_compared_the_better_ones_count(tmp_path: Path) -> None:
+    def said(role: str, text: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": text}]
+
+    pair = {"prompt": said("user", "Hi"), "chosen": said("assistant", "Hello!"), "rejected": said("assistant", "What?")}
+    disliked = {"prompt": said("user", "Hi"), "rejected": said("assistant", "No.")}
+    table = pyarrow.table({"split": ["validation"] * 2, "row": [json.dumps(pair), json.dumps(disliked)]})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    [row] = held_out(str(tmp_path / "rows.parquet"), parameters=1).rows
+    assert [message["content"] for message in row["messages"]] == ["Hi", "Hello!"]
 
 
 def test_rows_of_plain_text_can_be_compared_on(tiny_model: Path, tmp_path: Path) -> None:
@@ -126,12 +241,79 @@ def test_rows_of_plain_text_can_be_compared_on(tiny_model: Path, tmp_path: Path)
     assert found["greedy_prompts"] == 1
 
 
-def test_a_build_that_is_stopped_leaves_no_file_half_done(tiny_model: Path, tmp_path: Path) -> None:
-    converting, checking = BuildJob(tmp_path / "one", stop_at="converting"), BuildJob(tmp_path / "two", stop_at="checking")
-    for job in (converting, checking):
-        with pytest.raises(Stopped):
-            run(payload(tiny_model), job)
-    assert [path for path in converting.out.rglob("*") if path.is_file()] == []
+@pytest.mark.parametrize("at", ["evaluating", "converting", "checking"])
+def test_a_build_that_is_stopped_leaves_nothing_to_go_on_from(tiny_model: Path, rows: Path, tmp_path: Path, at: str) -> None:
+    job, state = BuildJob(tmp_path / "job", stop_at=at), tmp_path / "state"
+    with pytest.raises(Stopped):
+        run(payload(tiny_model, quantizations=["q4_0"], importance=True, rows=str(rows), state=str(state)), job)
+    assert not state.exists()
+    assert at == "checking" or files(job.out) == []
+
+
+def test_a_build_that_is_paused_keeps_what_it_had_written(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+    asked = payload(tiny_model, quantizations=["q4_0"], importance=True, rows=str(rows), state=str(tmp_path / "state"))
+    with pytest.raises(Stopped):
+        run(asked, BuildJob(tmp_path / "paused", stop_at="checking", pauses=True))
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "state").rglob("*") if path.suffix in (".part", ".safetensors")}
+    assert len(kept) == 3
+    job = BuildJob(tmp_path / "again")
+    result = run(asked, job)["builds"]["q4_0"]
+    assert result["verification"]["passed"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_build_that_is_killed_is_gone_on_from(tiny_model: Path, tmp_path: Path) -> None:
+    """A killed process cannot tidy up: the next attempt finds the files that were whole, and makes the same of the rest."""
+    asked = payload(tiny_model, quantizations=["f16", "q8_0"], state=str(tmp_path / "state"))
+    killed = SPAWN.Process(target=build_until_killed, args=(asked, tmp_path / "killed"))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    begun = sorted((tmp_path / "state").rglob("*.part"))
+    assert len(begun) == 2
+    job, other = BuildJob(tmp_path / "again"), BuildJob(tmp_path / "other")
+    run(asked, job)
+    assert sorted(path.stat().st_ino for path in job.out.rglob("*.gguf")) == sorted(path.stat().st_ino for path in begun)
+    run(payload(tiny_model, quantizations=["f16", "q8_0"]), other)
+    for path in job.out.rglob("*.gguf"):
+        assert path.read_bytes() == (other.out / path.relative_to(job.out)).read_bytes()
+
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def build_until_killed(asked: dict[str, Any], folder: Path) -> None:
+    class Killed(BuildJob):
+        def phase(self, name: Phase, text: str = "") -> None:
+            if name == "checking":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    run(asked, Killed(folder))
+
+
+def test_an_error_leaves_nothing_to_go_on_from(tiny_model: Path, tmp_path: Path) -> None:
+    """The seam between two layers holds a weight that f16 does not; nothing before it tells."""
+    base = copied(tiny_model, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][-1, -1] = 1e30
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    job = BuildJob(tmp_path / "job")
+    with pytest.raises(UserError, match=r"which f16 cannot hold"):
+        run(payload(base, quantizations=["f16"], state=str(tmp_path / "state")), job)
+    assert not (tmp_path / "state").exists() and files(job.out) == []
+
+
+def copied(base: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for file in base.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def refused(job: BuildJob, asked: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        run(asked, job)
+    assert job.phases == [] and files(job.out) == []
 
 
 def test_a_base_that_no_gguf_can_be_built_from_is_refused_before_anything_runs(tiny_model: Path, tmp_path: Path) -> None:
@@ -139,9 +321,42 @@ def test_a_base_that_no_gguf_can_be_built_from_is_refused_before_anything_runs(t
     base.mkdir()
     config = json.loads((tiny_model / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
-    with pytest.raises(UserError, match="Supported are"):
-        run(payload(base), job)
-    assert job.phases == [] and list(job.out.iterdir()) == []
+    refused(job, payload(base), "Supported are")
+
+
+def test_an_importance_that_cannot_be_measured_is_refused_before_anything_runs(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+    job, few = BuildJob(tmp_path / "job"), stored(tmp_path / "few.parquet", train=10, validation=0)
+    refused(job, payload(tiny_model, quantizations=["q4_k_m"], importance=True), "there are none. Build without it")
+    refused(job, payload(tiny_model, quantizations=["q4_k_m"], importance=True, rows=str(few)), "there are none")
+    refused(job, payload(tiny_model, quantizations=["f16", "q8_0"], importance=True, rows=str(rows)), "changes none of these types")
+
+
+def test_what_cannot_be_swapped_or_merged_is_refused_before_anything_runs(tiny_model: Path, tmp_path: Path) -> None:
+    job, dora = BuildJob(tmp_path / "job"), make_adapter(tiny_model, tmp_path / "dora", use_dora=True)
+    swapped = {"kind": "gguf_adapter", "quantizations": ["f16"]}
+    refused(job, payload(tiny_model, **swapped), "is built from an adapter")
+    refused(job, payload(tiny_model, **swapped | {"adapter": str(dora)}), "cannot be swapped")
+    refused(job, payload(tiny_model, **swapped | {"adapter": str(dora), "quantizations": ["q8_0"]}), "is f16 or f32, not q8_0")
+    refused(job, payload(tiny_model, kind="merged", quantizations=["q4_0"]), "not q4_0")
+    config = json.loads((dora / "adapter_config.json").read_text())
+    (dora / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
+    for kind in ("gguf", "gguf_adapter", "merged"):
+        refused(job, payload(tiny_model, kind=kind, quantizations=["f16"], adapter=str(dora)), "IA3")
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_runs(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300 << 20))
+    refused(BuildJob(tmp_path / "job"), payload(tiny_model), r"need 0\.3 GB of disk; 0\.3 GB are free")
+
+
+def test_a_build_waits_for_memory_that_others_hold(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(budget.LIMIT, str(2 << 30))
+    holder, job = BuildJob(tmp_path / "holder"), BuildJob(tmp_path / "job", stop_at="preparing")
+    with budget.reserved(1 << 30, job=holder, limit=2 << 30, folder=budget.ledger()), pytest.raises(Stopped):
+        run(payload(tiny_model), job)
+    assert job.phases == ["preparing"] and job.texts[0].startswith("Waiting for memory: 1.6 GB are needed")
+    assert files(job.out) == []
 
 
 def test_a_file_of_other_weights_does_not_pass(tiny_model: Path, tiny_model_maker: ModelMaker, tmp_path: Path) -> None:
@@ -178,16 +393,15 @@ def test_a_file_that_llamacpp_refuses_is_reported_with_its_reason(tiny_model: Pa
     assert not found["loads"] and not found["passed"]
     assert "could not load the file" in found["reasons"][0] and "attn_q" in found["reasons"][0]
     path.write_bytes(path.read_bytes()[:-64])
-    with pytest.raises(InvalidGguf):
-        checked(path, tiny_model, tmp_path / "again")
+    assert "not a sound GGUF file" in checked(path, tiny_model, tmp_path / "again")["reasons"][0]
 
 
 def test_a_process_of_llamacpp_that_dies_is_a_failed_check(tiny_model: Path, tmp_path: Path) -> None:
     path, job = tmp_path / "m.gguf", BuildJob(tmp_path / "job")
     export(base=tiny_model, adapter=None, quantization="f16", target=path, name="tiny")
     unknown = replace(make_case(tiny_model, BUILT_IN), sequences=[[1, 100_000]])
-    answered = ask_llamacpp(path, unknown, folder=job.work, job=job, threads=1)
-    assert "ended without an answer (exit 1)" in answered["refused"]
+    with pytest.raises(Refused, match=r"ended without an answer \(exit 1\)"):
+        ask_llamacpp(path, unknown, folder=job.work, job=job, threads=1)
 
 
 def test_a_model_without_a_template_gets_the_one_it_is_trained_with(tiny_model_maker: ModelMaker, tmp_path: Path) -> None:

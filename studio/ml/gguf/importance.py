@@ -4,6 +4,8 @@ Source: llama.cpp, tools/imatrix/imatrix.cpp (`collect_imatrix`): for each matri
 into each column. The embedding is looked up, not multiplied, and has none.
 """
 
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,15 @@ from studio.errors import UserError
 from studio.ml.gguf.header import Entry
 from studio.ml.gguf.weights import Array
 from studio.ml.gguf.writing import Planned, write_small
+from studio.storage import fsync_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_ROWS, MOST_TOKENS = 256, 32_768
-"""Training rows, and tokens of them, that are looked at. llama.cpp's makers of such files take some ten thousand tokens."""
+MOST_ROWS = 256
+"""Training rows that are looked at."""
+MOST_TOKENS, LEAST_TOKENS, TOKENS_TIMES_WEIGHTS = 32_768, 8_192, 4e13
+"""Tokens of them. Makers of such files take some ten thousand; a product of tokens and weights sets where in between."""
 LONGEST_ROW = 512
 """Tokens of one row."""
 OUTPUT_TOKENS = 32
@@ -60,14 +65,15 @@ class Importance:
         return {name: total / np.float32(self.counts[name]) for name, total in self.sums.items()}
 
 
-def sequences(rows: Iterable[dict[str, Any]], tokenizer: Any) -> list[list[int]]:
-    """The tokens of the first rows, up to MOST_TOKENS."""
+def sequences(rows: Iterable[dict[str, Any]], tokenizer: Any, *, parameters: int = 0) -> list[list[int]]:
+    """The tokens of the first rows; of fewer, the larger the model is, whose every word takes longer."""
     from studio.ml.tokens import encode_rows
 
+    most = int(min(MOST_TOKENS, max(LEAST_TOKENS, TOKENS_TIMES_WEIGHTS / max(1, parameters))))
     found: list[list[int]] = []
     tokens = 0
     for row in encode_rows(tokenizer, rows, max_length=LONGEST_ROW):
-        if len(found) == MOST_ROWS or tokens + len(row.ids) > MOST_TOKENS:
+        if len(found) == MOST_ROWS or tokens + len(row.ids) > most:
             break
         if row.ids:
             found.append(row.ids)
@@ -101,6 +107,27 @@ def _floored(name: str, total: Any) -> Array:
         raise UserError(f"What the model computes before {name} is not a number. Train again, or build without the importance of columns.")
     floored: Array = np.maximum(total, LEAST * total.mean() or 1.0).astype(np.float32)
     return floored
+
+
+def kept(path: Path, make: Callable[[], Importance]) -> Importance:
+    """What an earlier attempt had measured and kept in this file, or what `make` measures, which is kept.
+
+    Measured again it may differ in its last digits, and the files that were begun with it could not be gone on from.
+    """
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    if path.is_file():
+        with safe_open(path, framework="np") as file:
+            facts = json.loads(file.metadata()["facts"])
+            return Importance({name: file.get_tensor(name) for name in file.keys()}, facts["counts"], facts["rows"])  # noqa: SIM118
+    measured = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.part")
+    save_file(measured.sums, temporary, {"facts": json.dumps({"counts": measured.counts, "rows": measured.rows})})
+    fsync_path(temporary)
+    os.rename(temporary, path)
+    return measured
 
 
 def write(path: Path, importance: Importance, *, names: Mapping[str, str], dataset: str) -> None:
