@@ -1,25 +1,27 @@
 """The tokenizer.* keys of a GGUF: copied from the GGUF that the base came from, or built from tokenizer.json. Proved by verifying.py.
 
-llama.cpp splits text by its own named rules, so the name is derived from the structure of tokenizer.json. Nothing is guessed: an
-unknown structure is refused, and a known one is still compared id by id after every build.
+Which rule of llama.cpp's is the tokenizer's stands in pretokenizers.py and sentencepiece.py; an unknown structure is refused, and a known
+one is still compared id by id after every build.
 """
 
 import json
+import re
+import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.errors import UserError
 from studio.ml.gguf.header import Entry, Value
+from studio.ml.gguf.pretokenizers import WITHOUT_MARKS, splitting, steps_of
+from studio.ml.gguf.sentencepiece import BYTES, Prefix, refuse_missing_bytes, scores, spaces_before
 
 COPIED = "gguf_tokenizer.json"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-SPACE = "▁"
-
-LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
-SPLITS = {LLAMA3_SPLIT: "llama-bpe", QWEN2_SPLIT: "qwen2"}
-"""Regular expression in tokenizer.json -> tokenizer.ggml.pre, from llama.cpp's src/llama-vocab.cpp."""
+SWALLOWING_BY_NAME = re.compile(r"(?i)phi-?3")
+"""llama.cpp swallows blanks after special tokens where general.name matches."""
+NEVER_SWALLOWING = ("<unk>", "<s>", "<|endoftext|>")
 
 
 @dataclass(frozen=True)
@@ -33,44 +35,117 @@ class Special:
     padding: int | None
 
 
-def entries(base: Path, *, rows: int) -> dict[str, Entry]:
-    """Every tokenizer.* key for a model whose embedding has `rows` rows. Raises UserError for a tokenizer that llama.cpp cannot have."""
-    found = _copied(base, rows) if (base / COPIED).exists() else _built(base, rows)
+def entries(base: Path, *, rows: int, tokenizer: Path | None = None) -> dict[str, Entry]:
+    """Every tokenizer.* key for a model whose embedding has `rows` rows.
+
+    `tokenizer` is the folder of a tokenizer that took the place of the base's, as when an adapter's vocabulary grew. Raises UserError for
+    a tokenizer that llama.cpp cannot have.
+    """
+    folder = tokenizer or base
+    template = _own_template(folder) or _own_template(base)
+    found = _copied(folder, rows) if (folder / COPIED).exists() else _built(folder, rows, own_template=bool(template))
     tokens = found["tokenizer.ggml.tokens"].value
     assert isinstance(tokens, list)
-    special = special_tokens(base, {str(token): number for number, token in enumerate(tokens)}, rows=rows)
+    special = special_tokens(base, {str(token): number for number, token in enumerate(tokens)}, rows=rows, tokenizer=tokenizer)
     for key, number in (("bos", special.begin), ("unknown", special.unknown), ("padding", special.padding)):
         if number is not None:
             found.setdefault(f"tokenizer.ggml.{key}_token_id", Entry("UINT32", number))
     if special.ends:  # the base's generation settings are what it was trained to end with; a copied header may differ
         found["tokenizer.ggml.eos_token_id"] = Entry("UINT32", special.ends[0])
-    if len(special.ends) > 1:
-        found.setdefault("tokenizer.ggml.eot_token_id", Entry("UINT32", special.ends[1]))
-    template = chat_template(base)
+    for key, number in zip(("eot", "eom"), special.ends[1:], strict=False):
+        found.setdefault(f"tokenizer.ggml.{key}_token_id", Entry("UINT32", number))
+    template = template or _plain_template()
     found["tokenizer.chat_template"] = Entry("STRING", template)
     if special.begin is not None and "bos_token" not in template and str(tokens[special.begin]) not in template:
         found["tokenizer.ggml.add_bos_token"] = Entry("BOOL", False)  # chats were learnt without it, so they are answered without it
     return found
 
 
+def comparable(base: Path) -> Callable[[str], str]:
+    """Makes of a text what both the base's tokenizer and llama.cpp read alike, where llama.cpp has no word for what the tokenizer does.
+
+    Three such things are known: letters are composed (NFC) before anything else; a space is put before a text that begins without a
+    special token only, so it is asked about behind one, as in chats; and what `caveats` tells of.
+    """
+    if (base / COPIED).exists():
+        return str
+    tokenizer = _json(base / "tokenizer.json")
+    composed = any(step.get("type") == "NFC" for step in steps_of(tokenizer.get("normalizer"), "normalizers"))
+    marks = not _cuts_at_marks(tokenizer)
+    behind = _some_special(tokenizer) if _own_template(base) and _is_first_only(tokenizer) else ""
+
+    def made(text: str) -> str:
+        text = unicodedata.normalize("NFC", text) if composed else text
+        return behind + (text if marks else "".join(letter for letter in text if unicodedata.category(letter)[0] != "M"))
+
+    return made
+
+
+def caveats(base: Path) -> list[str]:
+    """Sentences about what llama.cpp is known to read otherwise than the base's tokenizer; see `comparable`."""
+    if (base / COPIED).exists() or not _cuts_at_marks(_json(base / "tokenizer.json")):
+        return []
+    return ["llama.cpp splits words with combining marks, as Hindi and Thai have them, into other tokens than this model was trained on."]
+
+
+def _cuts_at_marks(tokenizer: dict[str, Any]) -> bool:
+    return _is_byte_level(tokenizer) and splitting(tokenizer) in WITHOUT_MARKS
+
+
+def _is_byte_level(tokenizer: dict[str, Any]) -> bool:
+    return any(step.get("type") == "ByteLevel" for step in steps_of(tokenizer.get("pre_tokenizer"), "pretokenizers"))
+
+
+def _is_first_only(tokenizer: dict[str, Any]) -> bool:
+    return not _is_byte_level(tokenizer) and spaces_before(tokenizer) == "first"
+
+
+def _some_special(tokenizer: dict[str, Any]) -> str:
+    return next((entry["content"] for entry in _added(tokenizer) if entry.get("special")), "")
+
+
+def name_of(base: Path, name: str) -> str:
+    """general.name for a model called `name`: llama.cpp swallows blanks after special tokens where it holds "phi-3", and only there.
+
+    Source: src/llama-vocab.cpp, "set attributes by model/tokenizer/architecture name". It also wants </s> among the tokens then.
+    """
+    other = SWALLOWING_BY_NAME.sub("phi_3", name)
+    if (base / COPIED).exists():
+        return other
+    tokenizer = _json(base / "tokenizer.json")
+    model = tokenizer.get("model")
+    added = {entry["content"]: bool(entry.get("rstrip")) for entry in _added(tokenizer)}
+    known = {*added, *(model.get("vocab") or {})} if isinstance(model, dict) else set(added)
+    swallows = {text: text not in NEVER_SWALLOWING for text in added}
+    if any(added.values()) and added == swallows and {"</s>", *NEVER_SWALLOWING} <= known:
+        return f"{other} (phi-3)"
+    return other
+
+
 def chat_template(base: Path) -> str:
     """The template that the base's chats are learnt under: its own, or the plain one of `studio.ml.tokens`."""
-    file = base / "chat_template.jinja"
-    template: Any = file.read_text() if file.exists() else _json(base / "tokenizer_config.json").get("chat_template")
+    return _own_template(base) or _plain_template()
+
+
+def _own_template(folder: Path) -> str:
+    file = folder / "chat_template.jinja"
+    template: Any = file.read_text() if file.exists() else _json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         by_name = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = by_name.get("default") or next(iter(by_name.values()), None)
-    if isinstance(template, str) and template.strip():
-        return template
+    return template if isinstance(template, str) and template.strip() else ""
+
+
+def _plain_template() -> str:
     from studio.ml.chattemplate import PLAIN_TEMPLATE  # brings transformers along, so only where it is needed
 
     return PLAIN_TEMPLATE
 
 
-def special_tokens(base: Path, ids: dict[str, int], *, rows: int) -> Special:
+def special_tokens(base: Path, ids: dict[str, int], *, rows: int, tokenizer: Path | None = None) -> Special:
     """Which tokens begin, end and pad; ids beyond `rows` name nothing. generation_config.json's ends win over the tokenizer's."""
-    tokenizer, model = _json(base / "tokenizer_config.json"), _json(base / "config.json")
-    named = {role: ids.get(_content(tokenizer.get(f"{role}_token"))) for role in ("bos", "eos", "unk", "pad")}
+    settings, model = _json((tokenizer or base) / "tokenizer_config.json"), _json(base / "config.json")
+    named = {role: ids.get(_content(settings.get(f"{role}_token"))) for role in ("bos", "eos", "unk", "pad")}
     generation = _json(base / "generation_config.json")
     ends = [number for number in _id_list(generation.get("eos_token_id")) or _id_list(model.get("eos_token_id")) if 0 <= number < rows]
     if named["eos"] is not None and (not ends or named["eos"] in ends):  # of several ends, the tokenizer's own ends a turn
@@ -122,97 +197,115 @@ def _entry(key: str, value: Any) -> Entry:
     raise UserError(f"{COPIED} of the base model holds a {key} that no GGUF can hold. Register the base model again.")
 
 
-def _built(base: Path, rows: int) -> dict[str, Entry]:
-    tokenizer = _json(base / "tokenizer.json")
-    model = tokenizer.get("model") or {}
-    if model.get("type") != "BPE":
-        raise UserError(f"The base model's tokenizer is of type {model.get('type')}; a GGUF can be built from BPE tokenizers.")
-    pieces = _steps(tokenizer.get("pre_tokenizer"), "pretokenizers")
-    byte_level = any(step.get("type") == "ByteLevel" for step in pieces)
+def _built(folder: Path, rows: int, *, own_template: bool) -> dict[str, Entry]:
+    tokenizer = _json(folder / "tokenizer.json")
+    model = _model(tokenizer)
+    byte_level = _is_byte_level(tokenizer)
     if not byte_level and not model.get("byte_fallback"):
         raise UserError("The base model's tokenizer splits text in a way that llama.cpp does not know. Choose another base model.")
     tokens, types = _tokens(tokenizer, rows, sentencepiece=not byte_level)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    merges = _merges(model)
     found = {
         "tokenizer.ggml.model": Entry("STRING", "gpt2" if byte_level else "llama"),
-        "tokenizer.ggml.pre": Entry("STRING", _splitting(pieces) if byte_level else "default"),
+        "tokenizer.ggml.pre": Entry("STRING", splitting(tokenizer) if byte_level else "default"),
         "tokenizer.ggml.tokens": Entry("ARRAY", list(tokens), "STRING"),
         "tokenizer.ggml.token_type": Entry("ARRAY", list(types), "INT32"),
     }
     if byte_level:
-        found["tokenizer.ggml.merges"] = Entry("ARRAY", list(merges), "STRING")
+        _refuse_normalizers(tokenizer)
+        found["tokenizer.ggml.merges"] = Entry("ARRAY", [f"{left} {right}" for left, right in merges], "STRING")
     else:
-        found["tokenizer.ggml.scores"] = Entry("ARRAY", list(_scores(tokens, merges)), "FLOAT32")
-        found["tokenizer.ggml.add_space_prefix"] = Entry("BOOL", _prefixes_space(tokenizer, pieces))
-    found["tokenizer.ggml.add_bos_token"] = Entry("BOOL", _adds(tokenizer, first=True))
-    found["tokenizer.ggml.add_eos_token"] = Entry("BOOL", _adds(tokenizer, first=False))
+        refuse_missing_bytes(model["vocab"])
+        found["tokenizer.ggml.scores"] = Entry("ARRAY", list(scores(tokens, merges)), "FLOAT32")
+        found["tokenizer.ggml.add_space_prefix"] = Entry("BOOL", _prefixes(spaces_before(tokenizer), own_template=own_template))
+    begin, end = (_around(tokenizer, place) for place in (0, -1))
+    if begin in tokens:  # else llama.cpp would put another there
+        found["tokenizer.ggml.bos_token_id"] = Entry("UINT32", tokens.index(begin))
+    found["tokenizer.ggml.add_bos_token"] = Entry("BOOL", begin in tokens)
+    found["tokenizer.ggml.add_eos_token"] = Entry("BOOL", end in tokens)
     return found
+
+
+def _model(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """tokenizer.json's model, which merges pairs of neighbours and does nothing else."""
+    model = tokenizer.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or kind != "BPE":
+        raise UserError(f"The base model's tokenizer is of type {kind}; a GGUF can be built from BPE tokenizers.")
+    if model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise UserError("The base model's tokenizer marks or drops parts of words, which llama.cpp does not do. Choose another base model.")
+    if not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
+        raise UserError("The base model's tokenizer.json holds no vocabulary. Register the base model again.")
+    return model
+
+
+def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    if any(
+        not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and " " not in part for part in pair)
+        for pair in pairs
+    ):
+        raise UserError("The base model's tokenizer.json holds merges that a GGUF cannot hold. Choose another base model.")
+    return [(left, right) for left, right in pairs]
+
+
+def _refuse_normalizers(tokenizer: dict[str, Any]) -> None:
+    """llama.cpp changes no letters before it splits. NFC, which most texts are in already, is let pass: see `comparable`."""
+    kinds = {str(step.get("type")) for step in steps_of(tokenizer.get("normalizer"), "normalizers")}
+    if not kinds <= {"NFC"}:
+        raise UserError(
+            f"The base model's tokenizer changes texts by {min(kinds - {'NFC'})}, which llama.cpp does not. Choose another base model."
+        )
+
+
+def _prefixes(where: Prefix, *, own_template: bool) -> bool:
+    """llama.cpp knows "always" and "never". Prompts of a chat begin with a special token, texts with a text."""
+    return where == "always" or (where == "first" and not own_template)
 
 
 def _tokens(tokenizer: dict[str, Any], rows: int, *, sentencepiece: bool) -> tuple[list[str], list[int]]:
     """Token texts and types for every row of the embedding; rows without a token are marked unused."""
     vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
-    added = tokenizer.get("added_tokens") or []
-    largest = max([*vocabulary.values(), *(entry["id"] for entry in added)], default=-1)
-    if largest >= rows:
-        raise UserError(f"The tokenizer has the id {largest} but the model's embedding only {rows} rows. Register the base model again.")
+    added = _added(tokenizer)
+    for number in [*vocabulary.values(), *(entry["id"] for entry in added)]:
+        if type(number) is not int or not 0 <= number < rows:
+            raise UserError(f"The tokenizer has the id {number} but the model's embedding only {rows} rows. Register the base model again.")
     tokens, types = [f"[PAD{number}]" for number in range(rows)], [UNUSED] * rows
     for text, number in vocabulary.items():
         tokens[number], types[number] = text, NORMAL
-        if sentencepiece and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-            types[number] = BYTE
+    for name in BYTES if sentencepiece else []:
+        if name in vocabulary:
+            types[vocabulary[name]] = BYTE
     for entry in added:
         tokens[entry["id"]] = entry["content"]
-        types[entry["id"]] = CONTROL if entry["special"] else USER_DEFINED
-    unknown = vocabulary.get(tokenizer["model"].get("unk_token") or "")
+        types[entry["id"]] = CONTROL if entry.get("special") else USER_DEFINED
+    unknown = vocabulary.get(str(tokenizer["model"].get("unk_token")))
     if sentencepiece and unknown is not None:
         types[unknown] = UNKNOWN
+    if len(set(tokens)) < rows or any(not token or "\0" in token for token in tokens):  # llama.cpp ends at either
+        raise UserError("The base model's tokenizer has a token twice, or an empty one. Choose another base model.")
     return tokens, types
 
 
-def _scores(tokens: list[str], merges: list[str]) -> list[float]:
-    """SentencePiece merges the best-scored piece first; the order of the merges says the same, so a piece's score is minus its rank."""
-    ranks: dict[str, int] = {}
-    for rank, merge in enumerate(merges):
-        ranks.setdefault(merge.replace(" ", ""), rank)
-    return [float(-ranks[token]) if token in ranks else 0.0 for token in tokens]
+def _added(tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Tokens beyond the vocabulary's own, that are found in a text before it is split."""
+    added = tokenizer.get("added_tokens") or []
+    if not all(isinstance(entry, dict) and isinstance(entry.get("content"), str) and "id" in entry for entry in added):
+        raise UserError("The base model's tokenizer.json holds added tokens that cannot be read. Register the base model again.")
+    if any(entry.get("single_word") for entry in added):
+        raise UserError(
+            "The base model's tokenizer has tokens that must stand alone, which llama.cpp does not know. Choose another base model."
+        )
+    return added
 
 
-def _splitting(pieces: list[dict[str, Any]]) -> str:
-    """tokenizer.ggml.pre for a byte-level tokenizer, from its chain of splits."""
-    kinds = [step.get("type") for step in pieces]
-    uses_own = any(step.get("type") == "ByteLevel" and step.get("use_regex", True) for step in pieces)
-    if kinds == ["ByteLevel"] and uses_own:
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and uses_own and pieces[0].get("individual_digits"):
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"] and not uses_own:
-        name = SPLITS.get(str((pieces[0].get("pattern") or {}).get("Regex", "")))
-        if name:
-            return name
-    raise UserError("The base model's tokenizer splits text in a way that llama.cpp has no known name for. Choose another base model.")
-
-
-def _prefixes_space(tokenizer: dict[str, Any], pieces: list[dict[str, Any]]) -> bool:
-    normalizers = _steps(tokenizer.get("normalizer"), "normalizers")
-    if any(step.get("type") == "Prepend" and step.get("prepend") == SPACE for step in normalizers):
-        return True
-    return any(step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never" for step in pieces)
-
-
-def _adds(tokenizer: dict[str, Any], *, first: bool) -> bool:
-    """True where tokenizer.json puts a special token before (or after) every text."""
-    for step in _steps(tokenizer.get("post_processor"), "processors"):
-        single = step.get("single") or []
-        if step.get("type") == "TemplateProcessing" and single and "SpecialToken" in single[0 if first else -1]:
-            return True
-    return False
-
-
-def _steps(node: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
-    if not node:
-        return []
-    return list(node.get(inner) or []) if node.get("type") == "Sequence" else [node]
+def _around(tokenizer: dict[str, Any], place: int) -> str | None:
+    """The special token that tokenizer.json puts before (place 0) or after (-1) every text."""
+    for step in steps_of(tokenizer.get("post_processor"), "processors"):
+        single = step.get("single")
+        if step.get("type") == "TemplateProcessing" and isinstance(single, list) and single and "SpecialToken" in single[place]:
+            return str(single[place]["SpecialToken"]["id"])
+    return None
 
 
 def _content(token: Any) -> str:
@@ -220,16 +313,14 @@ def _content(token: Any) -> str:
 
 
 def _id_list(value: Any) -> list[int]:
-    if value is None:
-        return []
-    return [int(number) for number in value] if isinstance(value, list) else [int(value)]
+    return [number for number in (value if isinstance(value, list) else [value]) if type(number) is int]
 
 
 def _json(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        content: dict[str, Any] = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file.name} of the base model cannot be read. Register it again.") from error
-    return content
+    return content if isinstance(content, dict) else {}
