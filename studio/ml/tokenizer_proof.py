@@ -5,7 +5,7 @@ from pathlib import Path
 from studio.errors import UserError
 from studio.ml.llamacpp import Model
 
-TEXTS = [
+TEXTS: list[str] = [
     "Hello, world!",
     "Hello world",
     " Hello world",
@@ -71,21 +71,169 @@ TEXTS = [
     "Mr. O'Neill-Smith said: \"It's 5 o'clock somewhere (isn't it?)\"",
     "\\begin{equation} E = mc^2 \\end{equation}",
     "\x01\x02 control \x7f characters",
+    # numbers, dates, sums
+    "1,234,567.89",
+    "1.234.567,89 €",
+    "-273.15 °C, +49 (0)30 1234-5678",
+    "0b1010 0o777 0xCAFE 1_000_000",
+    "3/4 of 7½ is 5⅝",
+    "12:05 pm, 00:00:00.001",
+    "IPv4 192.168.0.1, IPv6 2001:db8::8a2e:370:7334",
+    "99999999999999999999999999999999",
+    "10^-6 x 10^23, 6.02e+23, .5, 5.",
+    "$5 or 5$? £3.50, ¥1000, ₹250, 20₽",
+    "a1b2c3d4 4e5f6a7b8c9d0e1f",
+    "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+    "v2.10.3-rc.1+build.5",
+    "٠١٢٣٤٥٦٧٨٩ ۰۱۲۳ ০১২৩ ๑๒๓",
+    "IV. XIV. MMXXVI",
+    # words and punctuation
+    "hello HELLO hElLo",
+    "Hello,world!How are you?Fine.",
+    "(a)[b]{c}<d>«e»„f“",
+    "'single' \"double\" `back` ´acute´",
+    "I'D'VE you're'nt y'all'd've",
+    "won\u2019t can\u2019t it\u2019s",
+    "rock-'n'-roll, mother-in-law, re-entry",
+    "e.g. i.e. etc. U.S.A. Ph.D.",
+    "...and then?! --- nothing... ",
+    "a/b\\c|d&e",
+    "antidisestablishmentarianism",
+    "Pneumonoultramicroscopicsilicovolcanoconiosis",
+    "Rindfleischetikettierungsüberwachungsaufgabenübertragungsgesetz",
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "qwzxkjv bcdfghjklmnp",
+    "the the the The THE",
+    "x" * 300,
+    "ab" * 100,
+    "-" * 63,
+    "." * 17,
+    "!?" * 20,
+    # white space
+    " ",
+    "  ",
+    "   ",
+    "\t",
+    "\t\t\t",
+    "\r",
+    "\r\n\r\n",
+    "\n \n",
+    " \n",
+    "\n ",
+    "a\n\n\n\nb",
+    "a \n b\t\n\tc \r\n d",
+    "one\rtwo\nthree\r\nfour",
+    "    four\n        eight\n            twelve",
+    "\tone\n\t\ttwo\n\t\t\tthree",
+    "end with newline\n",
+    "end with tab\t",
+    "\u00a0no\u00a0break\u00a0space",
+    "thin\u2009space, em\u2003space, ideographic\u3000space",
+    "\u200b\u200c\u200d\u2060",
+    "line\u2028separator\u2029paragraph",
+    "vertical\x0btab form\x0cfeed",
+    # code
+    '#!/bin/sh\nset -eu\nfor f in *.txt; do echo "$f" | tr a-z A-Z; done\n',
+    'public static void main(String[] args) { System.out.println("Hi"); }',
+    'fn main() -> Result<(), Box<dyn Error>> { println!("{:?}", vec![1, 2]); Ok(()) }',
+    "const f = async (x) => { await g(x ?? 0); return `${x}px`; };",
+    "func (s *Server) Run(ctx context.Context) error {\n\tdefer s.Close()\n\treturn nil\n}",
+    "@dataclass\nclass Point:\n    x: float = 0.0\n    y: float = 0.0\n",
+    "lambda x: x if x else None  # comment",
+    "if (a && b || !c) { a <<= 2; b ^= ~c; c |= a % b; }",
+    '#include <stdio.h>\nint main(void) { printf("%d\\n", 1 << 4); return 0; }',
+    "(defun square (x) (* x x))",
+    "SELECT a.*, COUNT(*) AS n FROM t a LEFT JOIN u ON a.id=u.id GROUP BY 1 HAVING n > 3;",
+    '<?xml version="1.0" encoding="UTF-8"?>\n<a href=\'#\'>x &lt; y</a>',
+    "body { margin: 0 auto; color: #ff8800; } /* note */",
+    "key: value\nlist:\n  - one\n  - two: 2\n",
+    '{"a":{"b":[{"c":null},[],{}]},"d":-1.5e3}',
+    'name,age,city\n"Doe, Jane",42,"New York"\n',
+    "^(?:[a-z0-9]+\\.)*[a-z]{2,}$",
+    'git commit -m "Fix: off-by-one (#123)" && git push origin HEAD',
+    "diff --git a/x b/x\n@@ -1,2 +1,2 @@\n-old\n+new\n",
+    "$$\\int_0^\\infty e^{-x^2}\\,dx = \\frac{\\sqrt{\\pi}}{2}$$",
+    # markup
+    "## Heading\n\n1. first\n2. second\n   - nested\n\n> quote\n\n---\n",
+    "[link](https://example.org/a_(b)?x=%20#y) ![img](a.png)",
+    "**bold** *italic* ~~gone~~ `code` ==mark==",
+    "<p>Hello<br/>world</p><!-- comment --><script>alert(1)</script>",
+    "&amp; &lt; &#39; &#x1F600; &eacute;",
+    # languages and scripts
+    "El zorro marrón saltó rápidamente; ¿lo viste?",
+    "O coração não é só um músculo, é ação.",
+    "L'été dernier, j'ai mangé des crêpes à l'œuf.",
+    "Perché no? È già lunedì.",
+    "Zażółć gęślą jaźń",
+    "Příliš žluťoučký kůň úpěl ďábelské ódy",
+    "Árvíztűrő tükörfúrógép",
+    "İstanbul'da ılık bir gün, ığdır",
+    "Þórður á Íslandi, Færøyar, Åse og Øyvind",
+    "Hyvää yötä, älä huoli",
+    "Tiếng Việt có nhiều dấu: ắ ằ ẳ ẵ ặ",
+    "Съешь же ещё этих мягких французских булок",
+    "Україна: їжак, ґанок, є",
+    "Ο καιρός είναι ωραίος σήμερα, ναι;",
+    "საქართველო და თბილისი",
+    "Հայաստան, Երևան",
+    "اللغة العربية جميلة، أليس كذلك؟",
+    "فارسی را پاس بداریم ۱۴۰۴",
+    "اردو زبان",
+    "עִבְרִית עם ניקוד",
+    "हिन्दी में क्षत्रिय और ज्ञान",
+    "বাংলা ভাষা খুব মিষ্টি",
+    "தமிழ் மொழி",
+    "తెలుగు లిపి",
+    "ภาษาไทยไม่มีช่องว่างระหว่างคำ",
+    "ພາສາລາວ ភាសាខ្មែរ မြန်မာ",
+    "አማርኛ ፊደል",
+    "简体中文与繁體中文混排,標點「引號」。",
+    "東京特許許可局で、ｶﾀｶﾅとひらがなを混ぜる。",
+    "한국어 띄어쓰기와 조사 을/를",
+    "ᐃᓄᒃᑎᑐᑦ ᏣᎳᎩ ⵜⴰⵎⴰⵣⵉⵖⵜ",
+    "中文English混合123テスト한글",
+    # symbols, emoji, combining marks
+    "👩🏽‍💻 🧑‍🤝‍🧑 🏳️‍🌈 ❤️‍🔥",
+    "🇫🇷🇯🇵🇧🇷 1️⃣2️⃣ ©️ ™️",
+    "😀😀😀😀😀😀",
+    "→ ← ⇒ ∀x∈ℝ ∃y ¬(x≠y)",
+    "♠♥♦♣ ♔♕ ☀☁☂ ✓✗ ★☆",
+    "┌─┬─┐\n│ │ │\n└─┴─┘",
+    "Z͑ͫ̓a̴l̸g̷o̶",
+    "𝕳𝖊𝖑𝖑𝖔 𝒲ℴ𝓇𝓁𝒹 Ｆｕｌｌ ｗｉｄｔｈ",
+    "x² + y₁ = H₂O, 10⁻³, ℃ №5",
+    "\ufffd replacement \ufeff mark",
+    "\x1b[31mred\x1b[0m \x07bell \x08back",
+    "\u202eright to left\u202c \u00adsoft\u00adhyphen",
+    # what looks like control tokens
+    "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello </s>",
+    "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
+    "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
+    "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n",
+    "<pad><unk><bos><eos><mask> [PAD][CLS][SEP]",
+    '<think>\nHm.\n</think>\n<tool_call>{"name": "f"}</tool_call>',
+    "a<|im_start|>b <|im_end|> c<|endoftext|>",
+    "<0x41><0x0A>▁under Ġdot Ċline",
 ]
 
 
 def prove(tokenizer_file: Path, gguf: Path) -> dict[str, int]:
-    """`{"texts": n, "equal": n}`; raises UserError on the first text that the two read differently."""
+    """`{"texts": n, "equal": n}`; raises UserError on the first text that the two read differently.
+
+    Each is read twice: with the names of special tokens as such, as in a template, and as their letters, as in what people write.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     with Model(gguf) as model:
-        theirs = [model.tokenize(text) for text in TEXTS]
-    for text, expected in zip(TEXTS, theirs, strict=True):
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-        if ids != expected:
-            raise UserError(
-                f"The tokenizer of this model could not be rebuilt: {text[:40]!r} became {ids[:8]}, llama.cpp reads {expected[:8]}. "
-                "Register the model's safetensors folder instead."
-            )
+        theirs = {letters: [model.tokenize(text, special=not letters) for text in TEXTS] for letters in (False, True)}
+    for letters, all_ids in theirs.items():
+        tokenizer.encode_special_tokens = letters
+        for text, expected in zip(TEXTS, all_ids, strict=True):
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            if ids != expected:
+                raise UserError(
+                    f"The tokenizer of this model could not be rebuilt: {text[:40]!r} became {ids[:8]}, llama.cpp reads {expected[:8]}. "
+                    "Register the model's safetensors folder instead."
+                )
     return {"texts": len(TEXTS), "equal": len(TEXTS)}

@@ -109,7 +109,7 @@ def _held(base: Path, adapter: Path | None, rows: int | None) -> Any:
     if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=False, torch_device="cpu", use_safetensors=True).get_base_model()
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=False, torch_device="cpu", use_safetensors=True).merge_and_unload()
     return model.eval()
 
 
