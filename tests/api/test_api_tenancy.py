@@ -59,7 +59,15 @@ PATHS = [
     ("get", "artifacts/{artifact}"),
     ("get", "artifacts/{artifact}/download"),
     ("get", "artifacts/{artifact}/files/adapter_config.json"),
+    ("get", "artifacts/{artifact}/bundle"),
+    ("get", "artifacts/{artifact}/ladder"),
+    ("get", "artifacts/{artifact}/build-types"),
+    ("get", "base-models/{base}/ladder"),
+    ("get", "base-models/{base}/build-types"),
     ("get", "builds/{build}"),
+    ("delete", "builds/{build}"),
+    ("post", "builds/{build}/stop"),
+    ("post", "builds/{build}/retry"),
 ]
 
 
@@ -103,7 +111,7 @@ def test_a_member_of_one_client_meets_nothing_of_another(acme, method, path):
     other = acme.api.post("clients", {"name": "Globex"}).json()
     client = acme.workspace.clients.get(pk=other["id"])
     narrow = Api(make_key(make_member(acme.workspace, role="admin", email="max@example.com", clients=[client])))
-    expected = 200 if path == "base-models/{base}" else 404  # a base model belongs to no client
+    expected = 200 if path.startswith("base-models/{base}") else 404  # a base model belongs to no client
     assert call(narrow, method, path.format(**ids(acme))).status_code == expected
 
 
@@ -133,6 +141,8 @@ def bodies(world, acme):
         (clone, {"changes": {"base_model": world["base"]}}, "base_model"),
         (clone, {"changes": {"dataset_version": world["version"]}}, "dataset_version"),
         ("builds", {"artifact": world["artifact"], "quantization": "q8_0"}, "artifact"),
+        ("builds", {"base_model": world["base"], "quantization": "q8_0"}, "base_model"),
+        ("builds", {"base_model": acme.base.pk, "project": world["project"], "quantization": "q8_0"}, "project"),
         ("mixes", mix | {"project": world["project"]}, "project"),
         ("mixes", mix | {"dataset": world["dataset"]}, "dataset"),
         ("mixes", mix | {"parts": [{"version": world["version"], "times": 1}]}, "parts"),
@@ -161,13 +171,16 @@ def test_filters_by_another_workspace_find_nothing(acme, rival):
         "uploads?project={project}",
         "runs?project={project}",
         "artifacts?run={run}",
+        "builds?artifact={artifact}",
+        "builds?project={project}",
+        "builds?base_model={base}",
     ):
         assert acme.api.get(path.format(**ids(rival))).json() == {"items": [], "next": None}
 
 
 def test_no_list_names_anything_of_another_workspace(acme, rival):
     strange = [str(value) for value in ids(rival).values()]
-    for path in ("clients", "projects", "datasets", "uploads", "base-models", "runs", "artifacts", "audit"):
+    for path in ("clients", "projects", "datasets", "uploads", "base-models", "runs", "artifacts", "builds", "audit"):
         text = acme.api.get(path).content.decode()
         assert not [value for value in strange if value in text], path
 

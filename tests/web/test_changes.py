@@ -9,6 +9,7 @@ from studio.datasets.models import Dataset, DatasetVersion
 from studio.orders.models import Order
 from studio.runs.models import Run
 from studio.workspaces.models import Client, Project
+from tests.fixtures import make_build, make_failed_build
 
 ROWS = b'{"prompt": "Hi?", "completion": "Hello."}\n' * 4
 
@@ -43,6 +44,8 @@ CHANGES = {
     "run.stop": lambda acme: (f"/runs/{acme.run.pk}/stop/", {"discard": "1"}),
     "build.create": lambda acme: (f"/builds/of/{acme.artifact.pk}/", {"quantization": "f16"}),
     "build.stop": lambda acme: (f"/builds/{acme.build.pk}/stop/", {}),
+    "build.retry": lambda acme: (f"/builds/{make_failed_build(acme.owner, acme.artifact).pk}/retry/", {}),
+    "build.delete": lambda acme: (f"/builds/{make_failed_build(acme.owner, acme.artifact).pk}/delete/", {}),
 }
 
 
@@ -122,8 +125,23 @@ def test_what_has_ended_cannot_be_stopped(acme, ana):
     assert not AuditRecord.objects.filter(verb__endswith="stop").exists()
 
 
+def test_only_a_build_that_failed_is_built_again_or_deleted(acme, ana):
+    for step, sentence in (("retry", "has not failed"), ("delete", "has passed its verification")):
+        answer = ana.post(f"/builds/{acme.build.pk}/{step}/")
+        assert answer.status_code == 400
+        assert sentence in answer.content.decode()
+    assert acme.build.artifact.folder.exists()
+
+
+def test_a_base_model_is_built_as_it_is(acme, ana):
+    answer = ana.post(f"/builds/base/{acme.base.pk}/", {"quantization": ["f16", "q8_0"], "project": acme.project.pk})
+    assert (answer.status_code, answer["Location"]) == (302, f"/builds/base/{acme.base.pk}/ladder/")
+    assert AuditRecord.objects.filter(verb="build.create", client=acme.client).count() == 2
+
+
 def test_a_name_is_text_and_never_markup(acme, ana):
     evil = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    of_base = make_build(acme.owner, acme.base, project=acme.project, quantization="f16", reasons=[evil])
     for thing in (acme.client, acme.project, acme.base, acme.version.dataset, acme.run, acme.artifact):
         thing.name = f"{evil}{type(thing).__name__}"[:80]
         thing.save()
@@ -133,6 +151,10 @@ def test_a_name_is_text_and_never_markup(acme, ana):
     paths += [f"/runs/{acme.run.pk}/", f"/projects/{acme.project.pk}/", f"/artifacts/{acme.artifact.pk}/", f"/base-models/{acme.base.pk}/"]
     paths += [
         f"/builds/{acme.build.pk}/",
+        f"/builds/{of_base.pk}/",
+        f"/builds/of/{acme.artifact.pk}/ladder/",
+        f"/builds/base/{acme.base.pk}/",
+        f"/builds/base/{acme.base.pk}/ladder/",
         f"/datasets/versions/{acme.version.pk}/",
         f"/clients/{acme.client.pk}/",
         f"/runs/new/?project={acme.project.pk}",

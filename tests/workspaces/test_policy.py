@@ -85,9 +85,15 @@ PAGE_OBJECTS = {
     "runs:discard": "run",
     "artifacts:detail": "artifact",
     "artifacts:download": "artifact",
+    "artifacts:bundle": "artifact",
     "builds:new": "artifact",
+    "builds:ladder": "artifact",
+    "builds:base": "base",
+    "builds:base_ladder": "base",
     "builds:detail": "build",
     "builds:stop": "build",
+    "builds:retry": "build",
+    "builds:delete": "build",
     "settings:key_revoke": "key",
 }
 API_OBJECTS = {
@@ -128,7 +134,14 @@ API_OBJECTS = {
     "api:artifact": "artifact",
     "api:artifact_download": "artifact",
     "api:artifact_file": "artifact",
+    "api:artifact_bundle": "artifact",
+    "api:artifact_ladder": "artifact",
+    "api:artifact_build_types": "artifact",
+    "api:base_model_ladder": "base",
+    "api:base_model_build_types": "base",
     "api:build": "build",
+    "api:build_stop": "build",
+    "api:build_retry": "build",
 }
 # Addresses whose object is named by the query or the form instead: what is sent, by the id.
 QUERY_OBJECTS = {
