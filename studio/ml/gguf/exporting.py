@@ -18,6 +18,7 @@ import numpy as np
 
 from studio.errors import UserError
 from studio.ml.gguf import architectures
+from studio.ml.gguf.architectures import Shape
 from studio.ml.gguf.lora import NOTHING, Adapter, read_adapter
 from studio.ml.gguf.planning import Plan, Slot, Source, Wanted, plan
 from studio.ml.gguf.quantizing import quantize
@@ -112,8 +113,7 @@ def export_all(
         if target.quantization not in RECIPES:
             raise UserError(f"{target.quantization} is no type that can be built. Choose one of {', '.join(RECIPES)}.")
     shape = architectures.read_shape(base)
-    with Weights.of_model(base) as weights:
-        changes = read_adapter(adapter, weights, tied=shape.tied) if adapter else NOTHING
+    with Weights.of_model(base) as weights, _adapter(adapter, weights, shape) as changes:
         wanted = [Wanted(target.quantization, _importance(target, importance)) for target in targets]
         planned = plan(base=base, shape=shape, weights=weights, adapter=changes, wanted=wanted, name=name, about=about)
         for target in targets:
@@ -142,8 +142,7 @@ def estimated_size(base: Path, quantization: str, adapter: Path | None = None, *
     """Bytes that the file will take, from headers alone."""
     shape = architectures.read_shape(base)
     wanted = Wanted(quantization, {"": np.zeros(0, np.float32)} if importance and RECIPES[quantization].weighed else None)
-    with Weights.of_model(base) as weights:
-        changes = read_adapter(adapter, weights, tied=shape.tied) if adapter else NOTHING
+    with Weights.of_model(base) as weights, _adapter(adapter, weights, shape) as changes:
         planned = plan(base=base, shape=shape, weights=weights, adapter=changes, wanted=[wanted], name="estimate")
     return planned.layouts[0].size
 
@@ -151,6 +150,10 @@ def estimated_size(base: Path, quantization: str, adapter: Path | None = None, *
 def reordered(rows: Array, heads: int) -> Array:
     """Rows of `heads` whole heads, the two halves of each interleaved, as llama.cpp's rope wants q and k. Works on vectors too."""
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def _adapter(folder: Path | None, weights: Weights, shape: Shape) -> Adapter:
+    return read_adapter(folder, weights, tied=shape.tied) if folder else NOTHING
 
 
 def _importance(target: Target, measured: Mapping[str, Array] | None) -> Mapping[str, Array] | None:
@@ -262,25 +265,23 @@ def _items(planned: Plan) -> Iterator[Item]:
 def _rows(item: Item, weights: Weights, changes: Adapter, memory: threading.local) -> Array:
     """The rows that are rounded, shape (rows, columns); a vector is one row. They stand in the thread's memory until its next item."""
     source = item.source
-    if len(source.shape) == 1:
-        vector, change = weights.whole(source.stored), changes.changes.get(source.change)
-        vector = vector if change is None else change.applied(vector, 0)
-        return (reordered(vector, source.heads) if source.heads else vector)[None] + np.float32(source.shift)
     rows = _memory(memory, "rows", item)
-    stored = max(0, min(item.stop, weights.places[source.stored].shape[0]) - item.start)
-    if stored:
-        weights.rows(source.stored, item.start, item.start + stored, out=rows[:stored])
-    rows[stored:] = 0  # where the vocabulary grew, the adapter brings these rows
     change = changes.changes.get(source.change)
+    if len(source.shape) == 1:
+        rows[0] = weights.whole(source.stored)
+    elif change is None or not change.replaces:
+        weights.rows(source.stored, item.start, item.stop, out=rows)
     if change is not None:
         rows = change.applied(rows, item.start)
     if source.shift:
         rows += np.float32(source.shift)
     if not source.heads:
         return rows
-    head = source.rows // source.heads
     inside = _memory(memory, "reordered", item)
-    inside[...] = reordered(rows, len(rows) // head)
+    if len(source.shape) == 1:
+        inside[0] = reordered(rows[0], source.heads)
+    else:
+        inside[...] = reordered(rows, len(rows) * source.heads // source.rows)
     return inside
 
 

@@ -9,15 +9,13 @@ import numpy as np
 from studio.errors import UserError
 from studio.ml.gguf import architectures, vocabulary
 from studio.ml.gguf.architectures import Shape
-from studio.ml.gguf.lora import EMBEDDING, Adapter
+from studio.ml.gguf.lora import EMBEDDING, HEAD, Adapter
 from studio.ml.gguf.metadata import general_entries, importance_entries
 from studio.ml.gguf.quantizing import row_bytes
 from studio.ml.gguf.recipes import RECIPES, Model, tensor_type
 from studio.ml.gguf.weights import Array, Weights
 from studio.ml.gguf.writing import Planned, header_of, packed, padded
 from studio.training.orders import BuildAbout
-
-HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,10 @@ def plan(
 ) -> Plan:
     """Raises UserError for a model that is not whole, and for a change that would go nowhere."""
     tied = shape.tied and not adapter.untied
+    if adapter.untied and not shape.may_untie:
+        raise UserError(
+            f"The adapter trained the embedding and the output layer apart, which {shape.family.shown} shares in a GGUF. Train them as one."
+        )
     sources = sorted(_sources(shape, weights, adapter), key=lambda source: _place_in_file(source.name))
     _complete(shape, {source.name for source in sources}, tied=tied)
     lost = set(adapter.changes) - {source.change for source in sources}
@@ -121,7 +123,8 @@ def _sources(shape: Shape, weights: Weights, adapter: Adapter) -> list[Source]:
 
 def _source(shape: Shape, name: str, stored: str, change: str, size: tuple[int, ...], adapter: Adapter) -> Source:
     if adapter.rows is not None and name in ("token_embd.weight", "output.weight"):
-        if adapter.rows > size[0] and change not in adapter.changes:
+        found = adapter.changes.get(change)
+        if adapter.rows > size[0] and (found is None or not found.replaces):
             raise UserError(f"The vocabulary grew, but the adapter holds no rows of {change} for the new words. Train it again.")
         size = (adapter.rows, *size[1:])
     return Source(name, stored, change, size, shape.heads_of(stored), shape.shift_of(stored))
