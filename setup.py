@@ -78,7 +78,7 @@ setup(
         Extension(
             "studio.ml.gguf.native.kernels",
             sources=[str(NATIVE / name) for name in ("processor.cpp", "variant.cpp")],
-            depends=[str(NATIVE / name) for name in ("lanes.h", "kquants.h", "merging.h")],
+            depends=[str(NATIVE / name) for name in ("lanes.h", "searches.h", "kquants.h", "smallblocks.h", "merging.h")],
             language="c++",
             optional=True,
         )

@@ -29,11 +29,11 @@ NONE = "none"
 VARIANTS = ("avx512", "avx2", "plain")
 """From the widest to the narrowest: 16, 8 and 4 weights at a time."""
 FILE = Path(__file__).parent / "native" / "kernels.so"
-KINDS = ("F16", "BF16", "Q4_K", "Q5_K", "Q6_K")
+KINDS = ("F16", "BF16", "Q4_0", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 """Types that the extension writes. All others go through llama.cpp's own kernels."""
-WEIGHED: tuple[str, ...] = ()
+WEIGHED = ("Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 """Those of them that it writes with an importance."""
-ANSWER = "f7d5374adb231f15dbda6c5a260d7ee491af1d996a11b44c42a73f9572d40ef2"
+ANSWER = "10940dec8a325297820c2f7c5508230969234c8168f1aca4520ad90abe4a7d65"
 """SHA-256 of what the kernels make of a few weights: a library that answers anything else is not used."""
 POINTER, COUNT, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
