@@ -194,10 +194,3 @@ def _window(config: Config, family: Family, context: int) -> tuple[int, tuple[st
         f"This model's attention reaches back {size:,} tokens, which llama.cpp does not do for it. "
         f"The file's context ends there instead of at {context:,}, and is right within it.",
     )
-
-
-LAYER_NAMES: dict[str, str] = {}
-
-
-def rope_factors(shape: Shape) -> Array | None:
-    return extra_tensors(shape).get("rope_freqs.weight")

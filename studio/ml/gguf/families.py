@@ -77,10 +77,6 @@ class Family:
     keys: Callable[[Config], dict[str, Entry]] = nothing
     """Keys of its own, without the architecture before each; raises UserError for what llama.cpp would compute otherwise."""
 
-    @property
-    def layer_names(self) -> dict[str, str]:
-        return dict(self.names)
-
 
 def _granite_keys(config: Config) -> dict[str, Entry]:
     names = {
