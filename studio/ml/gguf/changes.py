@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from studio.ml.gguf.kernels import add_product, row_lengths
 from studio.ml.gguf.weights import Array, Weights
 
 KEPT = 24 << 20
@@ -113,15 +114,14 @@ class LowRank(Change):
     def applied(self, rows: Array, start: int) -> Array:
         """DoRA: peft's `DoraLinearLayer`, arXiv 2402.09353 eq. 5: m · (W + scale BA) / ‖W + scale BA‖ per output."""
         stop = start + len(rows)
-        rows += (self.outer(start, stop) @ self.inner()) * np.float32(self.scale)
+        add_product(rows, self.outer(start, stop), self.inner(), self.scale)
         if self.magnitude is None:
             return rows
         with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros is refused by name when it is quantized
             if self.turned:
                 rows *= self._magnitudes / self._lengths
             else:
-                lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-                rows *= (self._magnitudes[start:stop] / lengths)[:, None]
+                rows *= (self._magnitudes[start:stop] / row_lengths(rows))[:, None]
         return rows
 
     @property
@@ -137,7 +137,7 @@ class LowRank(Change):
         squares = np.zeros(columns)
         for start, stop in pieces(count):
             rows = self.before(start, stop)
-            rows += (self.outer(start, stop) @ self.inner()) * np.float32(self.scale)
+            add_product(rows, self.outer(start, stop), self.inner(), self.scale)
             for row in np.square(rows, dtype=np.float64):
                 squares += row
         return np.sqrt(squares).astype(np.float32)
