@@ -81,7 +81,7 @@ def build_new(request: HttpRequest, pk: str) -> HttpResponse:
 def build_base(request: HttpRequest, pk: str) -> HttpResponse:
     """A base model as it is: the form, with the project that its file is to stand in."""
     base = get_object_or_404(BaseModel.objects.for_action(request, "base_model.view"), pk=pk)
-    projects = Project.objects.for_action(request, "build.create").filter(client__archived_at=None).select_related("client")
+    projects = projects_of(request)
     form = BuildForm.of(base, builds=builds_of(request, base), typed=request.POST)
     typed = request.POST.get("project") or request.GET.get("project")
     project = projects.named(typed) if typed else None
@@ -101,6 +101,12 @@ def build_base(request: HttpRequest, pk: str) -> HttpResponse:
             return to_builds(builds)
     context = {"section": "basemodels", "base": base, "form": form, "projects": projects, "project": project}
     return render(request, "artifacts/base.html", context, status=422 if form.error else 200)
+
+
+def projects_of(request: HttpRequest) -> ScopedQuerySet:
+    """Where what is built from a base model may stand."""
+    found: ScopedQuerySet = Project.objects.for_action(request, "build.create").filter(client__archived_at=None)
+    return found.select_related("client")
 
 
 def to_builds(builds: list[Build]) -> HttpResponse:
@@ -160,9 +166,14 @@ def build_delete(request: HttpRequest, pk: str) -> HttpResponse:
 
 def ladder(request: HttpRequest, pk: str) -> HttpResponse:
     found = get_object_or_404(sources(request, "build.view"), pk=pk)
-    return render(request, "artifacts/ladder.html", ladder_page(request, found) | {"source": found, "project": found.project})
+    return show_ladder(request, ladder_page(request, found) | {"source": found, "project": found.project})
 
 
 def base_ladder(request: HttpRequest, pk: str) -> HttpResponse:
     base = get_object_or_404(BaseModel.objects.for_action(request, "base_model.view"), pk=pk)
-    return render(request, "artifacts/ladder.html", ladder_page(request, base) | {"base": base})
+    return show_ladder(request, ladder_page(request, base) | {"base": base, "projects": projects_of(request)})
+
+
+def show_ladder(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
+    """The page refreshes what is on its way alone, until something of it has come or ended: then the whole page is another."""
+    return render_live(request, "artifacts/ladder.html", context, live=request.GET.get("coming") == str(len(context["live"])))
