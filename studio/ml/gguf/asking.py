@@ -71,9 +71,9 @@ class Logits:
 
     def __init__(self, path: Path, *, tokens: int, columns: int):
         """Raises Refused where the file is not of that size."""
-        self._file = _opened(path, largest=tokens * columns * 4)
+        self._file, size = _opened(path)
         self._columns = columns
-        if os.fstat(self._file.fileno()).st_size != tokens * columns * 4:
+        if size != tokens * columns * 4:
             self.close()
             raise Refused("llama.cpp left another number of logits than it was asked for.")
 
@@ -165,8 +165,9 @@ def _wait(child: subprocess.Popen[bytes], job: Job) -> bool:
 
 
 def _believed(path: Path, case: Case) -> Answer:
-    with _opened(path, largest=LARGEST_ANSWER) as file:
-        content = file.read(LARGEST_ANSWER + 1)
+    file, _ = _opened(path)
+    with file:
+        content = file.read(LARGEST_ANSWER)
     with suppress(ValidationError):
         raise Refused(_Refusal.model_validate_json(content).refused)
     try:
@@ -182,14 +183,14 @@ class _Refusal(BaseModel):
     refused: Annotated[str, Field(max_length=2000)]
 
 
-def _opened(path: Path, *, largest: int) -> BinaryIO:
-    """A plain file that the process left. A link out of its folder, or a pipe, is none."""
+def _opened(path: Path) -> tuple[BinaryIO, int]:
+    """A plain file that the process left, and its size in bytes. A link out of its folder, or a pipe, is none."""
     try:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK))  # noqa: SIM115
     except OSError as error:
         raise Refused("llama.cpp ended without an answer. The log has its last words.") from error
     found = os.fstat(file.fileno())
-    if not stat.S_ISREG(found.st_mode) or found.st_size > largest:
+    if not stat.S_ISREG(found.st_mode):
         file.close()
         raise Refused("llama.cpp gave an answer that makes no sense.")
-    return file
+    return file, found.st_size
