@@ -160,7 +160,7 @@ template <int COUNT> INLINE floats fit_positive(floats (&levels)[COUNT], const f
     }
     const ints nothing = most < all(ALL_ZERO);
     for (int i = 0; i < COUNT; i++) levels[i] = nothing ? zero : levels[i];
-    return nothing | ~(sum_l2 > zero) ? zero : sum_xl / sum_l2;
+    return (nothing | ~(sum_l2 > zero)) ? zero : sum_xl / sum_l2;
 }
 
 // x ≈ scale · level, with levels −TOP … TOP − 1; the search's own are nearest(inverse · x). `zero` where all weights are.
@@ -265,7 +265,7 @@ template <int GROUPS> INLINE void fit_three_bits(floats (&scales)[GROUPS], float
             }
     }
     for (int g = 0; g < GROUPS; g++) {
-        scales[g] = ~zero[g] & (sum_l2[g] > floats{}) ? sum_xl[g] / sum_l2[g] : floats{};
+        scales[g] = (~zero[g] & (sum_l2[g] > floats{})) ? sum_xl[g] / sum_l2[g] : floats{};
         for (int i = 0; i < 16; i++) levels[g][i] = zero[g] ? floats{} : levels[g][i] + 4.f;
     }
 }
