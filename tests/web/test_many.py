@@ -23,6 +23,9 @@ def addresses(world: World) -> list[str]:
     one = [
         f"/projects/{world.project.pk}/",
         f"/artifacts/{world.artifact.pk}/",
+        f"/builds/{world.build.pk}/",
+        f"/builds/of/{world.artifact.pk}/ladder/",
+        f"/builds/base/{world.base.pk}/",
         f"/runs/{world.run.pk}/",
         f"/runs/new/?project={world.project.pk}",
     ]
