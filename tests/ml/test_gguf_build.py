@@ -169,8 +169,8 @@ def test_importance_is_measured_on_training_rows_and_shows_what_it_buys(tiny_mod
     assert bought == {"mean_kl": plain["verification"]["mean_kl"], "perplexity": plain["verification"]["perplexity"], "size": plain["size"]}
     assert verification["passed"] and verification["mean_kl"] != bought["mean_kl"]
     assert "plain" not in built["q8_0"]["verification"]
-    assert [path.name for path in job.out.rglob("importance.gguf")] == ["importance.gguf"]
-    assert read_header(job.out / "q4_0" / "importance.gguf").get("imatrix.chunk_count") == 12
+    assert [path.name for path in job.out.rglob("importance.*")] == ["importance.imatrix"]
+    assert read_header(job.out / "q4_0" / "importance.imatrix").get("imatrix.chunk_count") == 12
     assert job.phases[:2] == ["evaluating", "converting"]
     assert list(job.work.rglob("*.gguf")) == []
 

@@ -17,7 +17,8 @@ from studio.ml.gguf.verifying import verify_all
 from studio.ml.gguf.weights import Weights
 from studio.storage import remove_folder
 
-IMPORTANCE = "importance.gguf"
+IMPORTANCE = "importance.imatrix"
+"""Such a file as llama-quantize takes. It does not end in .gguf, so that nobody takes it for a model."""
 PLAIN = "plain"
 """What is built without importance, to show what it buys."""
 
