@@ -92,6 +92,12 @@ def read_shape(folder: Path) -> Shape:
     heads, head_size = whole(config, "num_attention_heads"), whole(config, "head_dim")
     context = whole(config, "max_position_embeddings")
     usable, notes = _window(config, family, context)
+    rotation = rope.read_rope(config, kinds=family.ropes, head_size=head_size, partial=family.partial_rope, context=context)
+    if rotation.kind == "longrope" and rotation.original < usable:
+        notes += (
+            f"Up to {rotation.original:,} tokens this model reads places as it first learnt them, beyond that stretched. llama.cpp goes by "
+            f"the context it is started with, not by the text: start it with {rotation.original:,} where texts are shorter.",
+        )
     return Shape(
         family=family,
         layers=whole(config, "num_hidden_layers", most=MOST_LAYERS),
@@ -102,13 +108,7 @@ def read_shape(folder: Path) -> Shape:
         head_size=head_size,
         context=usable,
         norm_epsilon=positive(config.get("rms_norm_eps", 1e-6), "rms_norm_eps"),
-        rope=rope.read_rope(
-            config,
-            kinds=family.ropes,
-            head_size=head_size,
-            partial=family.partial_rope,
-            context=context,
-        ),
+        rope=rotation,
         tied=bool(config.get("tie_word_embeddings", False)),
         own=family.keys(config),
         notes=notes,

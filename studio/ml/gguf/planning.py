@@ -9,6 +9,7 @@ import numpy as np
 from studio.errors import UserError
 from studio.ml.gguf import architectures, vocabulary
 from studio.ml.gguf.architectures import Shape
+from studio.ml.gguf.header import Entry
 from studio.ml.gguf.lora import EMBEDDING, HEAD, Adapter
 from studio.ml.gguf.metadata import general_entries, importance_entries
 from studio.ml.gguf.quantizing import row_bytes
@@ -95,13 +96,15 @@ def plan(
     if lost:
         raise UserError(f"The adapter changes {min(lost)}, which the base model does not have. Choose the base that it was trained on.")
     rows = adapter.rows or weights.places[EMBEDDING].shape[0]
-    shared = architectures.entries(shape, vocabulary=rows) | vocabulary.entries(adapter.tokenizer or base, rows=rows)
+    shared = architectures.entries(shape, vocabulary=rows) | vocabulary.entries(base, rows=rows, tokenizer=adapter.tokenizer)
     count = sum(int(np.prod(source.shape)) for source in sources)
     extra = architectures.extra_tensors(shape)
     layouts, body = [], packed(shared)
     for one in wanted:
         model = Model(shape.family.arch, shape.layers, shape.heads, shape.kv_heads, tied, importance=bool(one.importance))
         own = general_entries(shape.family.arch, name=name, file_type=RECIPES[one.quantization].file_type, weights=count, about=about)
+        if "general.name" in own:  # which decides how llama.cpp reads the blanks behind special tokens
+            own["general.name"] = Entry("STRING", vocabulary.name_of(adapter.tokenizer or base, str(own["general.name"].value)))
         own |= importance_entries(len(one.importance)) if one.importance else {}
         layouts.append(_layout(sources, extra, one, model, entries=(len(own | shared), packed(own) + body)))
     return Plan(sources, layouts)
