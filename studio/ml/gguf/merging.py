@@ -15,7 +15,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from studio.errors import UserError
 from studio.ml.gguf.lora import NOTHING, Adapter, read_adapter, tables
 from studio.ml.gguf.peft_settings import read_plain
 from studio.ml.gguf.quantizing import quantize
+from studio.ml.gguf.unfinished import Stopping, alone
 from studio.ml.gguf.weights import Array, Weights
 from studio.ml.modelconfig import write_json
 from studio.ml.modelfacts import INDEX, WEIGHTS
@@ -101,7 +102,7 @@ def write_merged(
     precision: Precision,
     folder: Path,
     progress: Progress | None = None,
-    stopping: Callable[[], bool] | None = None,
+    stopping: Stopping = None,
     state: Path | None = None,
     shard_bytes: float = 5e9,
     threads: int = 2,
@@ -123,7 +124,7 @@ def write_merged(
         tied = _is_tied(config, weights)
         with read_adapter(adapter, weights, tied=tied) if adapter else NOTHING as changes:
             shards = _plan(weights, changes, precision, tied=tied, most=shard_bytes)
-            with _room(folder, state, _fingerprint(base, adapter, precision, shards)) as (room, kept):
+            with _room(folder, state, _fingerprint(base, adapter, precision, shards), stopping) as (room, kept):
                 try:
                     _write(shards, room if kept is None else kept, weights, changes, precision, progress, stopping, threads=threads)
                     if kept is not None:
@@ -225,25 +226,33 @@ def _identity(folder: Path) -> object:
 
 
 @contextmanager
-def _room(folder: Path, state: Path | None, fingerprint: str) -> Iterator[tuple[Path, Path | None]]:
-    """A folder beside the target that is gone in the end, and one for shards that outlives the call, if there is a state."""
-    kept = None
-    if state is not None:
-        state.mkdir(parents=True, exist_ok=True)
-        kept = state / f"merged-{fingerprint[:32]}"
-        for other in state.glob("merged-*"):
-            if other != kept:  # of another input, or another version
-                remove_folder(other)
-        kept.mkdir(exist_ok=True)
+def _room(folder: Path, state: Path | None, fingerprint: str, stopping: Stopping) -> Iterator[tuple[Path, Path | None]]:
+    """A folder beside the target that is gone in the end, and one for shards that outlives the call, if there is a state.
+
+    Waits while another process works in the state.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     room = folder.with_name(f".{folder.name}.{os.getpid()}.{threading.get_ident()}.part")
     remove_folder(room)
     room.mkdir()
     try:
-        yield room, kept
+        with nullcontext() if state is None else _kept(state, fingerprint, stopping) as kept:
+            yield room, kept
     finally:
         if room.exists():
             shutil.rmtree(room)
+
+
+@contextmanager
+def _kept(state: Path, fingerprint: str, stopping: Stopping) -> Iterator[Path]:
+    state.mkdir(parents=True, exist_ok=True)
+    with alone(state / "lock", stopping):
+        kept = state / f"merged-{fingerprint[:32]}"
+        for other in state.glob("merged-*"):
+            if other != kept:  # of another input, or another version
+                remove_folder(other)
+        kept.mkdir(exist_ok=True)
+        yield kept
 
 
 def _write(
@@ -253,7 +262,7 @@ def _write(
     changes: Adapter,
     precision: Precision,
     progress: Progress | None,
-    stopping: Callable[[], bool] | None,
+    stopping: Stopping,
     *,
     threads: int,
 ) -> None:

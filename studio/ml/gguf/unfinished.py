@@ -127,7 +127,7 @@ def kept(state: Path, layouts: Sequence[Layout], *, fingerprint: str, stopping: 
     """
     state.mkdir(parents=True, exist_ok=True)
     record, parts = state / "journal", [state / f"{number}.part" for number in range(len(layouts))]
-    with _alone(state / "lock", stopping):
+    with alone(state / "lock", stopping):
         done = journal.done(record, fingerprint=fingerprint) if _there(parts, layouts) else None
         if done is None:
             done = set()
@@ -183,7 +183,7 @@ def _link(part: Path, target: Path) -> None:
 
 
 @contextmanager
-def _alone(path: Path, stopping: Stopping) -> Iterator[None]:
+def alone(path: Path, stopping: Stopping) -> Iterator[None]:
     """Holds a lock that ends with the process, whatever happens to it."""
     with path.open("w") as file:
         while True:
