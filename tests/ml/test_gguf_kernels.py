@@ -42,7 +42,7 @@ def almost_alike() -> Array:
 WEIGHTS = {
     "gauss": gauss(),
     "student-t3": np.random.default_rng(0).standard_t(3, gauss().shape).astype(np.float32),
-    "bf16": fallback.widen_bf16(fallback.narrow_bf16(gauss())),
+    "bf16": kernels.widen_bf16(kernels.narrow_bf16(gauss(), variant=NONE), variant=NONE),
     "zeros": gauss() * 0,
     "zeros between": np.where(np.arange(BLOCKS * 256) % 2, gauss(), np.float32(0)),
     "sub-blocks of zeros": with_zeros(16),
@@ -165,18 +165,22 @@ def test_lengths_of_rows_are_the_same_bytes_everywhere(columns: int, variant: st
 def test_numbers_are_narrowed_to_the_nearest(variant: str) -> None:
     for name, rows in WEIGHTS.items():
         values = rows[:, :-5]
-        assert kernels.narrow_f16(values, variant=variant).tobytes() == fallback.narrow_f16(values).tobytes(), name
-        assert kernels.narrow_bf16(values, variant=variant).tobytes() == fallback.narrow_bf16(values).tobytes(), name
+        assert kernels.narrow_f16(values, variant=variant).tobytes() == kernels.narrow_f16(values, variant=NONE).tobytes(), name
+        assert kernels.narrow_bf16(values, variant=variant).tobytes() == kernels.narrow_bf16(values, variant=NONE).tobytes(), name
         assert kernels.largest(values, variant=variant) == np.abs(values).max(), name
 
 
 @each_variant
 def test_every_half_is_widened(variant: str) -> None:
     stored = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
-    half, brain = stored.view(np.float16), fallback.widen_bf16(stored)
+    half, brain = stored.view(np.float16), (stored.astype(np.uint32) << 16).view(np.float32)
     numbers = ~np.isnan(half)
     assert np.array_equal(kernels.widen_f16(half, variant=variant)[numbers], half[numbers].astype(np.float32))
     assert kernels.widen_bf16(stored, variant=variant).tobytes() == brain.tobytes()
+    out = np.empty(len(stored), np.float32)
+    assert kernels.widen_f16(half[:100], out=out[:100], variant=variant).base is out
+    with pytest.raises(ValueError, match="cannot be written"):
+        kernels.widen_f16(half, out=out[:-1], variant=variant)
 
 
 @each_variant

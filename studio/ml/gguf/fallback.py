@@ -74,23 +74,23 @@ def row_lengths(rows: Array) -> Array:
     return lengths
 
 
-def widen_bf16(stored: npt.NDArray[np.uint16]) -> Array:
-    """bfloat16, given by its bits, as float32. A bfloat16 is the upper half of a float32."""
-    return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+def widen_bf16(stored: npt.NDArray[np.uint16], out: Array) -> None:
+    """A bfloat16 is the upper half of a float32."""
+    bits = out.view(np.uint32)
+    bits[...] = stored
+    np.left_shift(bits, 16, out=bits)
 
 
-def widen_f16(stored: npt.NDArray[np.float16]) -> Array:
-    return stored.astype(np.float32)
+def widen_f16(stored: npt.NDArray[np.float16], out: Array) -> None:
+    out[...] = stored
 
 
-def narrow_f16(values: Array) -> npt.NDArray[np.float16]:
-    """The nearest float16, to even where two are as near; infinite from 65520 on."""
+def narrow_f16(values: Array, out: npt.NDArray[np.float16]) -> None:
     with np.errstate(over="ignore", under="ignore"):
-        return values.astype(np.float16)
+        out[...] = values
 
 
-def narrow_bf16(values: Array) -> npt.NDArray[np.uint16]:
-    """The bits of the nearest bfloat16, to even where two are as near. Values must be finite."""
+def narrow_bf16(values: Array, out: npt.NDArray[np.uint16]) -> None:
     bits = values.view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
-    return ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype(np.uint16)
+    out[...] = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)

@@ -85,7 +85,12 @@ def used() -> str:
 
 
 def quantize(
-    rows: Array, kind: str, importance: Array | None = None, *, below: float = np.inf, variant: str | None = None
+    rows: Array,
+    kind: str,
+    importance: Array | None = None,
+    *,
+    below: float = np.inf,
+    variant: str | None = None,
 ) -> npt.NDArray[np.uint8]:
     """The bytes of float32 rows of shape (rows, columns), as (rows, row bytes): what ggml_quantize_chunk makes of them.
 
@@ -145,15 +150,15 @@ def largest(values: Array, *, variant: str | None = None) -> float:
     return fallback.largest(values) if function is None else _float(function(_at(values), values.size))
 
 
-def widen_bf16(stored: npt.NDArray[np.uint16], *, variant: str | None = None) -> Array:
-    """bfloat16, given by its bits, as float32."""
-    widened: Array = _converted("widen_bf16", stored, np.uint16, np.float32, variant, fallback.widen_bf16)
+def widen_bf16(stored: npt.NDArray[np.uint16], *, out: Array | None = None, variant: str | None = None) -> Array:
+    """bfloat16, given by its bits, as float32: a new array, or `out`."""
+    widened: Array = _converted("widen_bf16", stored, np.uint16, np.float32, variant, fallback.widen_bf16, out)
     return widened
 
 
-def widen_f16(stored: npt.NDArray[np.float16], *, variant: str | None = None) -> Array:
-    """float16 as float32."""
-    widened: Array = _converted("widen_f16", stored, np.float16, np.float32, variant, fallback.widen_f16)
+def widen_f16(stored: npt.NDArray[np.float16], *, out: Array | None = None, variant: str | None = None) -> Array:
+    """float16 as float32: a new array, or `out`."""
+    widened: Array = _converted("widen_f16", stored, np.float16, np.float32, variant, fallback.widen_f16, out)
     return widened
 
 
@@ -169,13 +174,19 @@ def narrow_f16(values: Array, *, variant: str | None = None) -> npt.NDArray[np.f
     return narrow
 
 
-def _converted(name: str, values: Any, source: Any, target: Any, variant: str | None, otherwise: Callable[[Any], Any]) -> Any:
+def _converted(
+    name: str, values: Any, source: Any, target: Any, variant: str | None, otherwise: Callable[[Any, Any], None], out: Any = None
+) -> Any:
     values = np.ascontiguousarray(values, source)
+    if out is None:
+        out = np.empty(values.shape, target)
+    if out.shape != values.shape or out.dtype != target or not out.flags.c_contiguous:
+        raise ValueError(f"{values.shape} values cannot be written to an array of {out.shape} {out.dtype}")
     function = _function(name, variant)
     if function is None:
-        return otherwise(values)
-    out = np.empty(values.shape, target)
-    function(_at(values), _at(out), values.size)
+        otherwise(values, out)
+    else:
+        function(_at(values), _at(out), values.size)
     return out
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from studio.errors import UserError
+from studio.ml.gguf import kernels
 
 LARGEST_HEADER = 100 << 20
 LARGEST_SCRATCH = 16 << 20
@@ -104,12 +105,7 @@ class Weights:
             return
         stored = self._scratch(len(out) * dtype.itemsize).view(dtype)
         self._fill(place, offset, stored.data.cast("B"))
-        if place.dtype == "BF16":  # the upper half of a float32
-            bits = out.view(np.uint32)
-            bits[:] = stored
-            np.left_shift(bits, 16, out=bits)
-        else:
-            out[:] = stored
+        (kernels.widen_bf16 if place.dtype == "BF16" else kernels.widen_f16)(stored, out=out)
 
     def _fill(self, place: Place, offset: int, view: memoryview) -> None:
         while view:
