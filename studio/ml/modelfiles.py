@@ -16,6 +16,8 @@ from studio.ml.modelconfig import clean_config, clean_generation_config, clean_t
 from studio.ml.modelfacts import INDEX, WEIGHTS, read_config, read_header, read_json, weight_files
 from studio.training import Job
 
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "NOTICE.md", "USE_POLICY.md")
+"""What a maker says about the use of a model; it goes along with what is built from it."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib")
 SMALL = {
     "config.json",
@@ -29,12 +31,10 @@ SMALL = {
     "tokenizer.model",
     "chat_template.jinja",
     "README.md",
-    "LICENSE",
-    "LICENSE.txt",
-    "LICENSE.md",
+    *LICENCES,
     INDEX,
 }
-AS_THEY_ARE = ("tokenizer.json", "tokenizer.model", "chat_template.jinja", "LICENSE", "LICENSE.txt", "LICENSE.md", INDEX)
+AS_THEY_ARE = ("tokenizer.json", "tokenizer.model", "chat_template.jinja", *LICENCES, INDEX)
 TOKENIZER_SOURCES = ("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 LARGEST_SMALL = 256 << 20
 PIECE = 64 << 20

@@ -7,7 +7,7 @@ from django.test import Client as Browser
 from django.urls import reverse
 
 from studio.artifacts.models import Artifact
-from studio.artifacts.services import request_build
+from studio.artifacts.services import request_builds
 from studio.ml.modelfacts import read_model_facts
 from studio.orders.models import Order
 from studio.runs.services import create_run
@@ -43,7 +43,7 @@ def test_a_run_that_trains_every_weight_leaves_a_model_to_talk_to_and_to_take_ho
     for name in ("artifacts:detail", "runs:detail"):
         page = ana.get(reverse(name, args=[made.pk if name == "artifacts:detail" else made.order.run.pk])).content.decode()
         assert f"/playground/?artifact={made.pk}" in page
-    build = request_build(acme.owner, artifact=made, quantization="f16")
+    build = request_builds(acme.owner, source=made, quantizations=["f16"])[0]
     assert work_off(build.order).status == Order.Status.SUCCEEDED, build.order.error
     build.refresh_from_db()
     assert build.passed, build.verification
