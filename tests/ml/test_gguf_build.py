@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -279,6 +281,7 @@ def test_a_build_that_is_killed_is_gone_on_from(tiny_model: Path, tmp_path: Path
         assert path.read_bytes() == (other.out / path.relative_to(job.out)).read_bytes()
 
 
+ROOT = Path(__file__).resolve().parents[2]
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -348,6 +351,33 @@ def test_a_disk_that_is_too_small_is_told_before_anything_runs(tiny_model: Path,
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300 << 20))
     refused(BuildJob(tmp_path / "job"), payload(tiny_model), r"need 0\.3 GB of disk; 0\.3 GB are free")
+
+
+WAITS = """
+import json, sys
+from pathlib import Path
+from studio.ml.gguf import budget
+from studio.ml.gguf.building import run
+from studio.training.job import Stopped
+from tests.jobs import ListeningJob
+
+folder = Path(sys.argv[2])
+job = ListeningJob(folder / "job", stop_after=0)
+with budget.reserved(budget.limit(), job=ListeningJob(folder / "holder"), limit=budget.limit(), folder=budget.ledger()):
+    try:
+        run(json.loads(sys.argv[1]), job)
+    except Stopped:
+        assert job.phases == ["preparing"]
+print([name for name in ("torch", "transformers", "peft") if name in sys.modules])
+"""
+
+
+def test_what_waits_for_memory_has_loaded_nothing_large(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
+    asked = payload(tiny_model, adapter=str(adapter), rows=str(rows), quantizations=["q4_0"], importance=True)
+    command = [sys.executable, "-c", WAITS, json.dumps(asked), str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stdout) == (0, "[]\n"), ended.stderr
 
 
 def test_a_build_waits_for_memory_that_others_hold(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

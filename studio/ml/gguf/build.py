@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from studio.ml.gguf import kernels, reports
-from studio.ml.gguf.bundle import write_bundle
 from studio.ml.gguf.choosing import Row, held_out
 from studio.training.job import Job
 from studio.training.orders import BuildPayload
@@ -84,6 +83,8 @@ def begun(order: BuildPayload, job: Job) -> Build:
 
 def recorded(build: Build, made: Made) -> dict[str, Any]:
     """Writes what lies beside the file; returns what is told of it."""
+    from studio.ml.gguf.bundle import write_bundle
+
     order, folder = build.order, build.folder(made.quantization)
     verification = made.verification | {"rows_from": build.compared_split}
     for reason in verification["reasons"]:

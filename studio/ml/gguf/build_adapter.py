@@ -9,7 +9,6 @@ from studio.ml.gguf.build import Build, Built, Made, recorded
 from studio.ml.gguf.cases import MOST_LOGITS
 from studio.ml.gguf.exporting import estimated_size, export
 from studio.ml.gguf.lora import read_adapter
-from studio.ml.gguf.verifying import verify_adapter
 from studio.ml.gguf.weights import Weights
 
 CHECKED_ON = "f16"
@@ -39,6 +38,8 @@ def disk(build: Build, sizes: list[int]) -> int:
 
 def make(build: Build, *, memory: int) -> Built:
     """Writes the files, and checks each on the base that it is for. `memory` is in bytes, for the model that they are compared with."""
+    from studio.ml.gguf.verifying import verify_adapter
+
     order, job, adapter = build.order, build.job, build.adapter
     assert adapter is not None
     files: dict[str, Path] = {name: build.folder(name) / f"{order.name}-lora-{name}.gguf" for name in order.quantizations}

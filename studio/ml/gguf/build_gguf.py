@@ -12,8 +12,6 @@ from studio.ml.gguf.exporting import Target, estimated_size, export_all
 from studio.ml.gguf.importance import Importance
 from studio.ml.gguf.lora import read_adapter
 from studio.ml.gguf.recipes import RECIPES
-from studio.ml.gguf.reference import Reference
-from studio.ml.gguf.verifying import verify_all
 from studio.ml.gguf.weights import Weights
 from studio.storage import remove_folder
 
@@ -95,6 +93,7 @@ def _words(build: Build) -> tuple[Path, dict[str, str]]:
 
 def _measured(build: Build, tokenizer: Path, *, memory: int) -> Importance:
     """On the training rows that nothing is compared on."""
+    from studio.ml.gguf.reference import Reference
     from studio.ml.tokens import load_tokenizer
 
     job, order = build.job, build.order
@@ -110,6 +109,8 @@ def _measured(build: Build, tokenizer: Path, *, memory: int) -> Importance:
 
 def _verified(build: Build, files: dict[str, Path], plain: dict[str, Path], *, memory: int) -> dict[str, dict[str, Any]]:
     """The proof of each file; of one with importance, also how far the one without is from the model."""
+    from studio.ml.gguf.verifying import verify_all
+
     build.checks(list(files))
     all_files = files | {f"{name}/{PLAIN}": path for name, path in plain.items()}
     found = verify_all(

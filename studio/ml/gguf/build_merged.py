@@ -3,11 +3,11 @@
 import math
 
 from studio.errors import UserError
+from studio.ml.gguf import architectures
 from studio.ml.gguf.build import Build, Built, Made, recorded
 from studio.ml.gguf.cases import MOST_LOGITS
 from studio.ml.gguf.lora import read_adapter
 from studio.ml.gguf.merging import BYTES, Precision, write_merged
-from studio.ml.gguf.verifying import verify_merged
 from studio.ml.gguf.weights import Weights
 
 PRECISIONS: dict[str, Precision] = {"f32": "f32", "f16": "f16", "bf16": "bf16"}
@@ -19,10 +19,11 @@ def sizes(build: Build) -> list[int]:
     """Bytes of each folder. Raises UserError for what cannot be merged, from headers alone."""
     if unknown := [name for name in build.order.quantizations if name not in PRECISIONS]:
         raise UserError(f"Merged weights are {', '.join(PRECISIONS)}, not {unknown[0]}. Build a GGUF file of that type.")
+    shape = architectures.read_shape(build.base)  # its proof reads it layer by layer where it is large, which needs to know the family
     with Weights.of_model(build.base) as weights:
         parameters = sum(math.prod(place.shape) for place in weights.places.values())
         if build.adapter:
-            read_adapter(build.adapter, weights, tied=build.order.model.tied).close()
+            read_adapter(build.adapter, weights, tied=shape.tied).close()
     return [parameters * BYTES[PRECISIONS[name]] + BESIDE for name in build.order.quantizations]
 
 
@@ -33,6 +34,8 @@ def disk(build: Build, sizes: list[int]) -> int:
 
 def make(build: Build, *, memory: int) -> Built:
     """Writes the folders, and checks each. `memory` is in bytes, for the model that they are compared with."""
+    from studio.ml.gguf.verifying import verify_merged
+
     built: Built = {}
     for name in build.order.quantizations:
         folder, precision = build.folder(name), PRECISIONS[name]

@@ -1,7 +1,8 @@
 """The order "build": a base and an adapter into files to take home, with the figures that prove them. Leaves them in `job.out`.
 
 What can be refused is refused before anything runs. Each type stands in a folder of its own, with what lies beside it. What the three
-kinds of file need and how they are made stands in build_gguf.py, build_adapter.py and build_merged.py.
+kinds of file need and how they are made stands in build_gguf.py, build_adapter.py and build_merged.py. Torch is loaded once there is room:
+a build that waits takes some 80 MB.
 """
 
 from typing import Any

@@ -49,10 +49,10 @@ def learnt(rows: str) -> Iterator[Row]:
 
 def _chats(rows: str, split: rowfile.Split) -> Iterator[Row]:
     """Of answers that were compared the better ones: what the model is to say."""
-    from studio.ml.tokens import both_answers
-
     for row in rowfile.read(Path(rows), split=split):
         if "chosen" in row:
+            from studio.ml.tokens import both_answers  # with transformers, which most rows do not need
+
             yield both_answers(row)[0]
         elif "messages" in row or "text" in row:
             yield row

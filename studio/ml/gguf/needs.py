@@ -7,24 +7,28 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from studio.errors import UserError
-from studio.ml.gguf.reference import SLACK
-from studio.ml.gguf.reference import SPARE as REFERENCE
 from studio.ml.gguf.weights import Weights
 
 PROCESS = 500 << 20
 """Bytes of a process that has torch, transformers and PEFT loaded (460 MB were measured), and of what it writes with."""
 LLAMACPP = 300 << 20
 """Bytes of llama.cpp's process beside the file, which it may hold twice: its context, its logits, and Python."""
+SLACK, SPARE = 1.2, 1 << 30
+"""What a forward pass needs beyond its weights: a share of them, and bytes."""
 FREE_DISK = 64 << 20
 """Bytes that stay free."""
+
+
+def memory_of_model(weights: Weights) -> int:
+    """Bytes of a forward pass in float32 with all weights in memory."""
+    return int(sum(math.prod(place.shape) for place in weights.places.values()) * 4 * SLACK) + SPARE
 
 
 def memory_for_checking(base: Path, *, largest: int) -> int:
     """Bytes for a check of files up to `largest` bytes, first by llama.cpp, then beside the model in float32. The model can do with less,
     and takes longer then."""
     with Weights.of_model(base) as weights:
-        parameters = sum(math.prod(place.shape) for place in weights.places.values())
-    return PROCESS + max(LLAMACPP + 2 * largest, int(parameters * 4 * SLACK) + REFERENCE + (1 << 20))
+        return PROCESS + max(LLAMACPP + 2 * largest, memory_of_model(weights))
 
 
 def memory_for_reference(reserved: int) -> int:
