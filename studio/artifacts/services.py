@@ -131,12 +131,13 @@ def stop_build(member: Member, build: Build) -> None:
 def delete_build(member: Member, build: Build) -> None:
     """Deletes a build that failed, with its file; its order goes with the last of those that were asked for together."""
     order, artifact = build.order, build.artifact
-    if order.is_live:
-        raise UserError("This is still being built. Stop it first, then delete it.")
     if build.passed:
         raise UserError("This build has passed its verification, so it stays. Only what failed can be deleted.")
     with transaction.atomic():
         hold(order)
+        order.refresh_from_db(fields=["status"])
+        if order.is_live:
+            raise UserError("This is still being built. Stop it first, then delete it.")
         record(member, "build.delete", build, change={"quantization": [build.quantization, None]})
         build.delete()
         if artifact is not None:
