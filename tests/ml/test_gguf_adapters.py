@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -336,6 +337,22 @@ def test_a_file_that_is_not_what_it_says_is_refused(tiny_model: Path, plain: Pat
     tensors, sentence = DAMAGES[damage]
     with pytest.raises(UserError, match=re.escape(sentence)):
         read(tiny_model, changed(plain, tmp_path, tensors=tensors))
+
+
+@pytest.mark.parametrize(
+    "header",
+    ['{"a": 5}', "[]", '{"a": {}}', '{"a": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}}', '{"a":' * 9000]
+    + [f'{{"a": {{"dtype": "F32", "shape": {shape}, "data_offsets": {offsets}}}}}' for shape, offsets in (("4", "[0, 4]"), ("[1]", "[0]"))]
+    + [
+        '{"a": {"dtype": "F32", "shape": [1e400], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}',
+    ],
+)
+def test_a_damaged_header_is_refused(tiny_model: Path, plain: Path, tmp_path: Path, header: str) -> None:
+    adapter = changed(plain, tmp_path)
+    (adapter / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(64))
+    with pytest.raises(UserError, match=r"cannot be read|lies outside"):
+        read(tiny_model, adapter)
 
 
 def test_tokens_outside_the_table_are_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -139,10 +139,10 @@ def _places(file: Path) -> dict[str, Place]:
             raise UserError(f"{file.name} is not a safetensors file, or it is cut off. Fetch it again.")
         try:
             header = json.loads(stream.read(length))
-        except ValueError as error:
+            header.pop("__metadata__", None)
+            return {name: _place(file, name, entry, data=8 + length, size=size) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"The header of {file.name} cannot be read. Fetch it again.") from error
-    header.pop("__metadata__", None)
-    return {name: _place(file, name, entry, data=8 + length, size=size) for name, entry in header.items()}
 
 
 def _place(file: Path, name: str, entry: dict[str, Any], *, data: int, size: int) -> Place:
