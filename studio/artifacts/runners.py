@@ -1,6 +1,8 @@
 """How to run at home what a build left: program by program, with what to type. The bundle's README says the same."""
 
+import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from studio.artifacts.models import Build
 
@@ -23,16 +25,17 @@ def running_it(build: Build, file: str | None) -> list[Runner]:
         return _running_weights(stem)
     if file is None:
         return []
-    return _running_adapter(file, stem) if build.kind == Build.Kind.GGUF_ADAPTER else _running_file(file, stem)
+    name = re.sub(r"[^a-z0-9._-]", "-", PurePosixPath(file).stem.lower())
+    return _running_adapter(file, stem, name) if build.kind == Build.Kind.GGUF_ADAPTER else _running_file(file, stem, name)
 
 
-def _running_file(file: str, stem: str) -> list[Runner]:
+def _running_file(file: str, stem: str, name: str) -> list[Runner]:
     return [
         Runner(
             "Ollama",
             [
                 ("Take the bundle and unpack it: Ollama goes by the Modelfile that lies beside the file.", _unpacked(stem)),
-                ("Then talk to it.", f"ollama create {stem} -f Modelfile\nollama run {stem}"),
+                ("Then talk to it.", f"ollama create {name} -f Modelfile\nollama run {name}"),
             ],
         ),
         Runner(
@@ -46,7 +49,7 @@ def _running_file(file: str, stem: str) -> list[Runner]:
     ]
 
 
-def _running_adapter(file: str, stem: str) -> list[Runner]:
+def _running_adapter(file: str, stem: str, name: str) -> list[Runner]:
     base = "base.gguf"
     return [
         Runner(
@@ -69,7 +72,7 @@ def _running_adapter(file: str, stem: str) -> list[Runner]:
                     "Take the bundle and unpack it. Put the base model's GGUF beside the Modelfile, under the name that stands there.",
                     _unpacked(stem),
                 ),
-                ("Then talk to it.", f"ollama create {stem} -f Modelfile\nollama run {stem}"),
+                ("Then talk to it.", f"ollama create {name} -f Modelfile\nollama run {name}"),
             ],
         ),
     ]
