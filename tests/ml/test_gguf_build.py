@@ -161,6 +161,11 @@ def test_several_types_are_written_in_one_pass_each_with_what_lies_beside_it(tin
         assert str(tmp_path) not in (folder / "report.json").read_text()
 
 
+def test_a_model_whose_name_no_file_can_have_becomes_a_file_all_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    job = BuildJob(tmp_path / "job")
+    assert run(payload(tiny_model, name=""), job)["builds"]["q8_0"]["file"] == "model-q8_0.gguf"
+
+
 def test_importance_is_measured_on_training_rows_and_shows_what_it_buys(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
     job, without = BuildJob(tmp_path / "job"), BuildJob(tmp_path / "without")
     asked = payload(tiny_model, quantizations=["q8_0", "q4_0"], importance=True, rows=str(rows))

@@ -36,6 +36,11 @@ class Build:
         return Path(self.order.adapter) if self.order.adapter else None
 
     @property
+    def name(self) -> str:
+        """What files are called, without type and suffix. Of a name in other letters than a file name may hold, nothing is left."""
+        return self.order.name or "model"
+
+    @property
     def threads(self) -> int:
         """For what is written."""
         return min(cpu_count(), MOST_THREADS)
@@ -96,7 +101,7 @@ def recorded(build: Build, made: Made) -> dict[str, Any]:
         "tensor_types": made.tensor_types,
         "kernels": kernels.used(),
     }
-    about = {"name": order.name, "kind": order.kind, "quantization": made.quantization, "importance": made.importance}
+    about = {"name": build.name, "kind": order.kind, "quantization": made.quantization, "importance": made.importance}
     reports.write(folder, about | {"about": order.about.model_dump()} | facts)
     write_bundle(
         folder,

@@ -42,11 +42,11 @@ def make(build: Build, *, memory: int) -> Built:
 
     order, job, adapter = build.order, build.job, build.adapter
     assert adapter is not None
-    files: dict[str, Path] = {name: build.folder(name) / f"{order.name}-lora-{name}.gguf" for name in order.quantizations}
+    files: dict[str, Path] = {name: build.folder(name) / f"{build.name}-lora-{name}.gguf" for name in order.quantizations}
     build.writes([file.name for file in files.values()])
     for name, file in files.items():
         precision: Precision = "f32" if name == "f32" else "f16"
-        export_adapter(base=build.base, adapter=adapter, target=file, precision=precision, name=order.name, about=order.about)
+        export_adapter(base=build.base, adapter=adapter, target=file, precision=precision, name=build.name, about=order.about)
         job.raise_if_stopped()
     base = job.work / f"base-{CHECKED_ON}.gguf"
     job.phase("converting", "Writing the base model that it is checked on")

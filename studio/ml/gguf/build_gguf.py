@@ -44,7 +44,7 @@ def make(build: Build, *, memory: int) -> Built:
     order, job = build.order, build.job
     tokenizer, names = _words(build)
     measured = _measured(build, tokenizer, memory=memory) if weighed(build) else None
-    files: dict[str, Path] = {name: build.folder(name) / f"{order.name}-{name}.gguf" for name in order.quantizations}
+    files: dict[str, Path] = {name: build.folder(name) / f"{build.name}-{name}.gguf" for name in order.quantizations}
     plain: dict[str, Path] = {name: job.work / PLAIN / f"{name}.gguf" for name in weighed(build)}
     targets = [Target(name, path, importance=name in plain) for name, path in files.items()]
     targets += [Target(name, path) for name, path in plain.items()]
@@ -53,7 +53,7 @@ def make(build: Build, *, memory: int) -> Built:
         base=build.base,
         adapter=build.adapter,
         targets=targets,
-        name=order.name,
+        name=build.name,
         about=order.about,
         importance={name: vector for name, vector in measured.means().items() if name in names} if measured else None,
         threads=build.threads,
