@@ -146,6 +146,14 @@ def test_figures_that_are_no_numbers_are_none_and_fail() -> None:
     assert reasons_against(figures, "f16") == ["The file's answers hold values that are not numbers."]
 
 
+def test_a_coarse_type_may_be_far_away_if_it_still_chooses_the_models_words() -> None:
+    figures = UNTAKEN | {"tokenizer_equal": 1, "tokenizer_texts": 1, "template": True, "stops": True, "perplexity": 9.0}
+    assert reasons_against(figures | {"mean_kl": 0.7, "top1": 0.6}, "q2_k") == []
+    assert "likeliest next words" in reasons_against(figures | {"mean_kl": 0.7, "top1": 0.2}, "q2_k")[0]
+    assert reasons_against(figures | {"mean_kl": 0.1, "top1": 0.2}, "q2_k") == []  # a model that hardly prefers one word
+    assert "nats per token" in reasons_against(figures | {"mean_kl": 3.7, "top1": 0.27}, "q2_k")[0]
+
+
 def test_a_comparison_knows_the_divergence_of_two_words() -> None:
     ours, theirs = np.log(np.array([[0.5, 0.5]] * 40)), np.log(np.array([[0.9, 0.1]] * 40))
     comparison = Comparison()

@@ -12,6 +12,8 @@ import torch
 from studio.ml.gguf.reference import Reference
 from studio.training.job import Stopped
 from tests.jobs import ListeningJob
+from tests.ml.adapters import make_adapter
+from tests.ml.conftest import ModelMaker
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -107,6 +109,37 @@ def test_layer_by_layer_it_says_what_it_says_in_memory(
         assert "lm_head.weight" in inputs
         assert sum(len(rows) for rows in inputs["model.layers.2.mlp.down_proj.weight"]) == sum(len(ids) for ids in SEQUENCES)
         assert inputs["model.layers.2.mlp.down_proj.weight"][0].shape[1] == 48
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "trained",
+    [
+        {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True},
+        {"target_modules": ["lm_head", "embed_tokens"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens", "lm_head"], "rows": 510},
+        {"modules_to_save": ["norm", "input_layernorm"]},
+        {"trainable_token_indices": [3, 4, 77]},
+        {"bias": "all"},
+        {"rows": 510},
+        {"rows": 490},
+    ],
+    ids=str,
+)
+def test_tables_of_an_adapter_are_used_as_peft_uses_them(
+    tiny_model_maker: ModelMaker, listening_job: ListeningJob, tmp_path: Path, tied: bool, trained: dict[str, Any]
+) -> None:
+    """What PEFT computes while it runs, not what it merges: where one table has two uses, it merges a change of one into both."""
+    base = tiny_model_maker(tmp_path / "base", tied=tied, hidden=32, intermediate=48)
+    adapter = make_adapter(base, tmp_path / "adapter", **trained)
+    said: list[list[np.ndarray]] = []
+    for memory in (IN_MEMORY, FROM_DISK):
+        with Reference(base, adapter, job=listening_job, memory=memory) as reference:
+            said.append(list(reference.forward([[1, 3, 77, 300, 12], [3, 4, 5]])))
+    for held, read in zip(*said, strict=True):
+        assert held.shape[1] == trained.get("rows", 500) and np.allclose(held, read, atol=1e-4)
 
 
 def test_a_stop_is_heard_between_two_layers(tmp_path: Path) -> None:

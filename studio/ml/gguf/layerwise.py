@@ -46,11 +46,12 @@ class Layerwise:
         self.weights = weights
         self.model: Any = _empty(base, rows)
         mark(self.model)
+        self._words: nn.Module = self.model.model.embed_tokens
         self._unread: set[nn.Parameter] = set()
         if adapter:
             self.model = self._adapted(adapter)
         else:
-            self._put_placeholders()
+            self._put_placeholders(self.model.modules())
         self.model.eval()
         self._layers: list[nn.Module] = list(self.model.model.layers)
         self._turn, self._state = 0, torch.empty(0)
@@ -99,15 +100,17 @@ class Layerwise:
 
         config: Any = PeftConfig.from_pretrained(str(adapter))
         config.inference_mode = True
+        if getattr(config, "trainable_token_indices", None) or getattr(config, "token_indices", None):
+            self._put_placeholders([self.model.get_input_embeddings(), self.model.get_output_embeddings()])  # whose rows PEFT copies
         model = PeftModelForCausalLM(self.model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
-        self._put_placeholders()
+        self._put_placeholders(self.model.modules())
         found = load_peft_weights(str(adapter), device="cpu", use_safetensors=True)
         set_peft_model_state_dict(model, found, low_cpu_mem_usage=True)
         return model.get_base_model()
 
-    def _put_placeholders(self) -> None:
+    def _put_placeholders(self, modules: Iterable[nn.Module]) -> None:
         """Empty weights become weights of the right shape that take no memory: one zero, seen everywhere."""
-        for module in self.model.modules():
+        for module in modules:
             for part, parameter in module._parameters.items():
                 if parameter is not None and parameter.device.type == "meta":
                     placeholder = nn.Parameter(torch.zeros(()).expand(parameter.shape), requires_grad=False)
@@ -120,7 +123,7 @@ class Layerwise:
 
     @contextmanager
     def _embedding_present(self, sequences: Sequence[list[int]]) -> Iterator[None]:
-        """The table of words, of which only the rows that the sequences name are read; DoRA needs the length of its columns, so all."""
+        """The table of words. Only the rows that the sequences name are read; DoRA needs the lengths of its columns, so all rows."""
         table = self.model.model.embed_tokens
         dora = any("lora_magnitude_vector" in name for name, _ in table.named_parameters())
         words = None if dora else sorted({number for ids in sequences for number in ids})
@@ -147,9 +150,9 @@ class Layerwise:
             return parameter.float()
         name = f"{base_name(module)}.{part}"
         if name == HEAD and HEAD not in self.weights.places:  # one table for words and output
-            trained = getattr(self.model.model.embed_tokens, "weight", None)
-            if isinstance(trained, nn.Parameter) and trained not in self._unread and trained.device.type != "meta":
-                return trained.float()
+            shared = self._words._parameters["weight"]
+            if shared is not None and shared not in self._unread:  # the adapter brought all of it
+                return shared.float()
             name = EMBEDDING
         if name not in self.weights.places:
             raise UserError(f"The adapter or its base lacks {name}. Train it again.")
@@ -162,11 +165,11 @@ class Layerwise:
         stored = self.weights.places[name].shape[0]
         if words is None and stored == shape[0]:
             return self.weights.whole(name)
-        table = np.zeros(shape, np.float32)
+        table = np.zeros(shape, np.float32)  # training may have made the vocabulary larger or smaller
         if words is None:
-            table[:stored] = self.weights.rows(name, 0, stored)
+            table[:stored] = self.weights.rows(name, 0, min(stored, len(table)))
         for number in words or []:
-            if number < stored:
+            if number < min(stored, len(table)):
                 table[number] = self.weights.rows(name, number, number + 1)[0]
         return table
 

@@ -3,7 +3,6 @@
 Nothing here is shared with the code that merges.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +14,9 @@ from torch import Tensor, nn
 from studio.ml.gguf import architectures
 from studio.ml.gguf.layerwise import Layerwise, base_name, logits, mark
 from studio.ml.gguf.lora import read_adapter
+from studio.ml.gguf.needs import memory_of_model
 from studio.ml.gguf.weights import Array, Weights
 from studio.training.job import Job
-
-SLACK, SPARE = 1.2, 1 << 30
-"""What a forward pass needs beyond its weights: a share of them, and bytes."""
 
 Seen = Callable[[str, Tensor], None]
 Progress = Callable[[int, int], None]
@@ -38,7 +35,7 @@ class Reference:
         self._weights = Weights.of_model(base)
         try:
             tied = architectures.read_shape(base).tied
-            rows = read_adapter(adapter, self._weights, tied=tied).rows if adapter else None
+            rows = _rows(adapter, self._weights, tied=tied) if adapter else None
             self._layerwise = None
             if not fits(self._weights, memory):
                 job.note("The model is larger than the memory at hand, so it is read layer by layer. This takes longer.")
@@ -94,7 +91,12 @@ class Reference:
 
 def fits(weights: Weights, memory: int) -> bool:
     """True where a forward pass in float32 keeps within `memory` bytes."""
-    return sum(math.prod(place.shape) for place in weights.places.values()) * 4 * SLACK + SPARE < memory
+    return memory_of_model(weights) <= memory
+
+
+def _rows(adapter: Path, weights: Weights, *, tied: bool) -> int | None:
+    with read_adapter(adapter, weights, tied=tied) as read:
+        return read.rows
 
 
 def _held(base: Path, adapter: Path | None, rows: int | None) -> Any:
@@ -109,7 +111,7 @@ def _held(base: Path, adapter: Path | None, rows: int | None) -> Any:
     if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=False, torch_device="cpu", use_safetensors=True).merge_and_unload()
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=False, torch_device="cpu", use_safetensors=True).get_base_model()
     return model.eval()
 
 

@@ -249,8 +249,8 @@ def _tokenizer_folder(base: Path, adapter: Path | None) -> Path:
     """The adapter's where the vocabulary grew in training, else the base's."""
     if adapter is None:
         return base
-    with Weights.of_model(base) as weights:
-        return read_adapter(adapter, weights, tied=architectures.read_shape(base).tied).tokenizer or base
+    with Weights.of_model(base) as weights, read_adapter(adapter, weights, tied=architectures.read_shape(base).tied) as read_in:
+        return read_in.tokenizer or base
 
 
 @contextmanager
