@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from django.http import QueryDict
 
@@ -94,7 +95,7 @@ class BuildForm:
             return problem.message
         return ""
 
-    @property
+    @cached_property
     def kinds(self) -> list[KindChoice]:
         """Without an adapter there is nothing to merge, and the weights lie there already: then none is to be chosen."""
         if self.source is None or self.source.kind != Artifact.Kind.ADAPTER:

@@ -297,6 +297,16 @@ def test_what_ended_without_a_file_can_be_built_again_or_deleted(acme: World, an
     build.order.save()
     said = words(ana.get(f"/builds/{build.pk}/"))
     assert sentence in said and "Build again" in said and "Delete" in said
+    assert "Asked for together" not in said
+    coming(acme, "q4_k_m", order=build.order)
+    assert "Asked for together, and built again together: q6_k q4_k_m" in words(ana.get(f"/builds/{build.pk}/"))
+
+
+def test_without_a_project_nothing_is_built_and_it_says_so(acme: World, ana: Browser):
+    acme.client.archived_at = timezone.now()
+    acme.client.save()
+    answer = ana.post(f"/builds/base/{acme.base.pk}/", {"kind": "gguf", "quantization": "q8_0"})
+    assert answer.status_code == 422 and "There is no project to put it in." in words(answer)
 
 
 def test_a_gguf_adapter_and_merged_weights_say_how_they_are_run(acme: World, ana: Browser):
