@@ -66,7 +66,7 @@ class Quantization:
     embedding: str = ""
     """Of an embedding that is not the output layer too; the default where empty."""
     better: Mapping[str, Better] = field(default_factory=dict)
-    """By what a linear layer's name ends with."""
+    """By what a linear layer's name ends with: v_proj is also qkv_proj, which llama.cpp treats alike."""
 
     @property
     def bits(self) -> float:
@@ -94,20 +94,20 @@ QUANTIZATIONS: dict[str, Quantization] = {
             "q5_k_m",
             "Q5_K",
             "A third of the size, with more care where it matters; answers seldom differ.",
-            better={"v_proj": ("Q6_K", 0.47), "down_proj": ("Q6_K", 0.47), "qkv_proj": ("Q6_K", 1.0)},
+            better={"v_proj": ("Q6_K", 0.47), "down_proj": ("Q6_K", 0.47)},
         ),
         Quantization("q5_k_s", "Q5_K", "A little smaller than q5_k_m, and as even everywhere."),
         Quantization(
             "q4_k_m",
             "Q4_K",
             "Three tenths of the size, the usual choice from a billion weights up; answers may differ a little.",
-            better={"v_proj": ("Q6_K", 0.47), "down_proj": ("Q6_K", 0.47), "qkv_proj": ("Q5_K", 1.0)},
+            better={"v_proj": ("Q6_K", 0.47), "down_proj": ("Q6_K", 0.47)},
         ),
         Quantization(
             "q4_k_s",
             "Q4_K",
             "A little smaller than q4_k_m; answers differ a little more.",
-            better={"qkv_proj": ("Q4_K", 1.0), "v_proj": ("Q5_K", 0.15), "down_proj": ("Q5_K", 0.1)},
+            better={"v_proj": ("Q5_K", 0.15), "down_proj": ("Q5_K", 0.1)},
         ),
         Quantization("q4_0", "Q4_0", "The oldest 4-bit type: quick on phones and ARM processors, less exact than q4_k_s."),
         Quantization("iq4_nl", "IQ4_NL", "4 bits in uneven steps; takes rows of any width.", better={"down_proj": ("Q5_K", 0.1)}),
@@ -119,13 +119,13 @@ QUANTIZATIONS: dict[str, Quantization] = {
             "q3_k_m",
             "Q3_K",
             "A quarter of the size; answers differ, and small models suffer.",
-            better={"qkv_proj": ("Q4_K", 1.0), "v_proj": ("Q4_K", 1.0), "o_proj": ("Q4_K", 1.0), "down_proj": ("Q4_K", 1.0)},
+            better={"v_proj": ("Q4_K", 1.0), "o_proj": ("Q4_K", 1.0), "down_proj": ("Q4_K", 1.0)},
         ),
         Quantization(
             "q2_k",
             "Q2_K",
             "The smallest, for large models on small machines; answers differ clearly.",
-            better={"qkv_proj": ("Q2_K", 1.0), "v_proj": ("Q3_K", 1.0), "o_proj": ("Q3_K", 1.0), "down_proj": ("Q3_K", 1.0)},
+            better={"v_proj": ("Q3_K", 1.0), "o_proj": ("Q3_K", 1.0), "down_proj": ("Q3_K", 1.0)},
         ),
     )
 }

@@ -139,3 +139,9 @@ def test_rows_that_a_type_cannot_pack_get_another():
     assert quantizations.bits("Q6_K", 576) == 8.5
     assert quantizations.bits("Q8_0", 33) == 16
     assert quantizations.bits("F32", 33) == 32
+
+
+def test_fused_layers_are_counted_as_what_they_hold():
+    for entry in quantizations.QUANTIZATIONS.values():
+        assert entry.bits_of("qkv_proj") == entry.bits_of("v_proj")
+        assert entry.bits_of("gate_up_proj") == entry.bits_of("up_proj")
