@@ -172,7 +172,12 @@ def test_what_f16_cannot_hold_is_refused_by_name_and_leaves_nothing(tiny_model_m
 def test_buffers_and_a_shared_output_layer_are_left_out(tiny_model_maker: ModelMaker, tmp_path: Path) -> None:
     base = tiny_model_maker(tmp_path / "base")
     weights = load_file(base / "model.safetensors")
-    more = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8), "lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+    more = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
+        "model.layers.0.attn.bias": torch.ones(1, 1, 8, 8),
+        "model.layers.0.attn.masked_bias": torch.tensor(-1e4),
+        "lm_head.weight": weights["model.embed_tokens.weight"].clone(),
+    }
     save_file(weights | more, base / "model.safetensors")
     write_merged(base=base, adapter=None, precision="f32", folder=tmp_path / "out")
     assert tensors_of(tmp_path / "out").keys() == weights.keys()

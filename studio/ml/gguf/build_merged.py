@@ -7,7 +7,8 @@ from studio.ml.gguf import architectures
 from studio.ml.gguf.build import Build, Built, Made, recorded
 from studio.ml.gguf.cases import MOST_LOGITS
 from studio.ml.gguf.lora import read_adapter
-from studio.ml.gguf.merging import BYTES, Precision, write_merged
+from studio.ml.gguf.merging import write_merged
+from studio.ml.gguf.shards import BYTES, Precision
 from studio.ml.gguf.weights import Weights
 
 PRECISIONS: dict[str, Precision] = {"f32": "f32", "f16": "f16", "bf16": "bf16"}
