@@ -150,7 +150,9 @@ def _run(request: Path, folder: Path, job: Job) -> None:
 def _bare_environment() -> dict[str, str]:
     """Nothing of what the studio keeps in its environment."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
-    return kept | {"PYTHONPATH": str(Path(next(iter(studio.__path__))).parent), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    none = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}  # a build holds no GPU, which may be training
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return kept | none | threads | {"PYTHONPATH": str(Path(next(iter(studio.__path__))).parent)}
 
 
 def _wait(child: subprocess.Popen[bytes], job: Job) -> bool:
