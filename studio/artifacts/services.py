@@ -152,5 +152,6 @@ def remove_part(folder: Path) -> None:
     """Removes one type's folder, and the sealed folder that it shared with others once it was the last."""
     remove_folder(folder)
     shared = folder.parent
-    if shared.parent == Path(settings.DATA_DIR, "artifacts") and not any(path.is_dir() for path in shared.iterdir()):
+    is_shared = shared.parent == Path(settings.DATA_DIR, "artifacts") and shared.is_dir()
+    if is_shared and not any(path.is_dir() for path in shared.iterdir()):
         remove_folder(shared)

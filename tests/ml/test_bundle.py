@@ -9,7 +9,7 @@ import pytest
 from studio.ml.chattemplate import PLAIN_TEMPLATE
 from studio.ml.gguf.bundle import Chat, chat_of_file, model_card, modelfile, plain, write_bundle
 from studio.ml.gguf.exporting import export
-from studio.ml.gguf.turns import Turns, find_turns
+from studio.ml.gguf.turns import Messages, Turns, find_turns
 from studio.training.orders import BuildAbout
 from tests.ml.conftest import CHATML, ModelMaker
 
@@ -115,8 +115,10 @@ def test_a_template_that_does_more_is_left_out(source: str) -> None:
     assert chat(source).turns() is None
 
 
-def test_an_endless_template_is_left_out() -> None:
-    assert find_turns(lambda messages: None) is None
+def test_a_template_that_never_ends_is_asked_once() -> None:
+    asked: list[Messages] = []
+    assert find_turns(asked.append) is None
+    assert len(asked) == 1
 
 
 def test_ollamas_template_says_the_turns_in_its_language() -> None:

@@ -80,9 +80,11 @@ def find_turns(render: Render, *, ends: Sequence[str] = (), begin: str = "") -> 
 
     asked, going_on = ("user", QUESTION), ("assistant", ANSWER)
     first = _parts(rendered(asked), QUESTION)
+    if first is None:  # one that never ends is not asked again
+        return None
     later = _parts(rendered(asked, going_on, asked), QUESTION, ANSWER, QUESTION)
     ordered = _parts(rendered(("system", ORDER), asked), ORDER, QUESTION)
-    if first is None or later is None or later[0] != first[0] or later[3] != first[1]:
+    if later is None or later[0] != first[0] or later[3] != first[1]:
         return None
     befores = [first[0], later[2], *([ordered[1]] if ordered else [])]
     before = _after_ends(_alike([text[::-1] for text in befores])[::-1], ends)
