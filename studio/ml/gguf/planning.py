@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from studio.errors import UserError
-from studio.ml.gguf import architectures, vocabulary
+from studio.ml.gguf import alike, architectures, vocabulary
 from studio.ml.gguf.architectures import Shape
 from studio.ml.gguf.header import Entry
 from studio.ml.gguf.lora import EMBEDDING, HEAD, Adapter
@@ -99,12 +99,13 @@ def plan(
     shared = architectures.entries(shape, vocabulary=rows) | vocabulary.entries(base, rows=rows, tokenizer=adapter.tokenizer)
     count = sum(int(np.prod(source.shape)) for source in sources)
     extra = architectures.extra_tensors(shape)
+    mark = alike.name_mark(adapter.tokenizer or base)
     layouts, body = [], packed(shared)
     for one in wanted:
         model = Model(shape.family.arch, shape.layers, shape.heads, shape.kv_heads, tied, importance=bool(one.importance))
         own = general_entries(shape.family.arch, name=name, file_type=RECIPES[one.quantization].file_type, weights=count, about=about)
-        if "general.name" in own:  # which decides how llama.cpp reads the blanks behind special tokens
-            own["general.name"] = Entry("STRING", vocabulary.name_of(adapter.tokenizer or base, str(own["general.name"].value)))
+        if "general.name" in own:
+            own["general.name"] = Entry("STRING", f"{own['general.name'].value}{mark}")
         own |= importance_entries(len(one.importance)) if one.importance else {}
         layouts.append(_layout(sources, extra, one, model, entries=(len(own | shared), packed(own) + body)))
     return Plan(sources, layouts)

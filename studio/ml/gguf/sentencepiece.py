@@ -12,11 +12,13 @@ from studio.ml.gguf.pretokenizers import steps_of
 SPACE = "▁"
 BYTES = [f"<0x{number:02X}>" for number in range(256)]
 Prefix = Literal["always", "first", "never"]
-PREFIXES: dict[str, Prefix] = {"always": "always", "first": "first", "never": "never"}
+PREFIXES: dict[str, Prefix] = {"first": "first", "never": "never"}
+"""What a Metaspace may say; its "always" puts a space only where a piece begins with none, llama.cpp's puts one everywhere."""
 
 
 def spaces_before(tokenizer: dict[str, Any]) -> Prefix:
-    """Where the tokenizer puts a space of its own: before every piece of text between special tokens, before a text alone, or nowhere.
+    """Where the tokenizer puts a space of its own: before every piece of text between special tokens, before a text that
+    begins with none, or nowhere.
 
     Raises UserError for a way of handling spaces that llama.cpp does not have.
     """

@@ -6,22 +6,26 @@ one is still compared id by id after every build.
 
 import json
 import re
-import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.errors import UserError
 from studio.ml.gguf.header import Entry, Value
-from studio.ml.gguf.pretokenizers import WITHOUT_MARKS, splitting, steps_of
+from studio.ml.gguf.pretokenizers import splitting, steps_of
 from studio.ml.gguf.sentencepiece import BYTES, Prefix, refuse_missing_bytes, scores, spaces_before
 
 COPIED = "gguf_tokenizer.json"
+TAKEN_FOR_CONTROL = re.compile(
+    r"<\|(?:eot_id|eom_id|im_end|end|return|calls?|flush|endoftext|end_of_text|code_(?:pre|suf)fix|code_middle|prefix|suffix|middle)\|>"
+    r"|<\|(?:fim_(?:prefix|suffix|middle|pad|repo)|repo_name|file_sep)\|>|<fim[-_](?:prefix|suffix|middle|pad)>|<fim-repo>|<reponame>"
+    r"|_?<EOT>|\[(?:EOT|EOS|PAD)\]|▁?<(?:PRE|SUF|MID)>|<(?:PAD|REPO)>|</s>|<end_of_(?:turn|utterance)>|<eos>|<turn\|>|<\|tool_response>"
+    r"|<｜(?:end▁of▁sentence|fim▁(?:begin|hole|end))｜>|\[e~\["
+)
+"""Tokens that llama.cpp makes control tokens of by their text, whatever the file says; many of them end an answer.
+
+Source: src/llama-vocab.cpp, "auto-detect special tokens by text"."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-SWALLOWING_BY_NAME = re.compile(r"(?i)phi-?3")
-"""llama.cpp swallows blanks after special tokens where general.name matches."""
-NEVER_SWALLOWING = ("<unk>", "<s>", "<|endoftext|>")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def entries(base: Path, *, rows: int, tokenizer: Path | None = None) -> dict[str
     a tokenizer that llama.cpp cannot have.
     """
     folder = tokenizer or base
-    template = _own_template(folder) or _own_template(base)
+    template = own_template(folder) or own_template(base)
     found = _copied(folder, rows) if (folder / COPIED).exists() else _built(folder, rows, own_template=bool(template))
     tokens = found["tokenizer.ggml.tokens"].value
     assert isinstance(tokens, list)
@@ -61,75 +65,14 @@ def entries(base: Path, *, rows: int, tokenizer: Path | None = None) -> dict[str
     return found
 
 
-def comparable(base: Path) -> Callable[[str], str]:
-    """Makes of a text what both the base's tokenizer and llama.cpp read alike, where llama.cpp has no word for what the tokenizer does.
-
-    Three such things are known: letters are composed (NFC) before anything else; a space is put before a text that begins without a
-    special token only, so it is asked about behind one, as in chats; and what `caveats` tells of.
-    """
-    if (base / COPIED).exists():
-        return str
-    tokenizer = _json(base / "tokenizer.json")
-    composed = any(step.get("type") == "NFC" for step in steps_of(tokenizer.get("normalizer"), "normalizers"))
-    marks = not _cuts_at_marks(tokenizer)
-    behind = _some_special(tokenizer) if _own_template(base) and _is_first_only(tokenizer) else ""
-
-    def made(text: str) -> str:
-        text = unicodedata.normalize("NFC", text) if composed else text
-        return behind + (text if marks else "".join(letter for letter in text if unicodedata.category(letter)[0] != "M"))
-
-    return made
-
-
-def caveats(base: Path) -> list[str]:
-    """Sentences about what llama.cpp is known to read otherwise than the base's tokenizer; see `comparable`."""
-    if (base / COPIED).exists() or not _cuts_at_marks(_json(base / "tokenizer.json")):
-        return []
-    return ["llama.cpp splits words with combining marks, as Hindi and Thai have them, into other tokens than this model was trained on."]
-
-
-def _cuts_at_marks(tokenizer: dict[str, Any]) -> bool:
-    return _is_byte_level(tokenizer) and splitting(tokenizer) in WITHOUT_MARKS
-
-
-def _is_byte_level(tokenizer: dict[str, Any]) -> bool:
-    return any(step.get("type") == "ByteLevel" for step in steps_of(tokenizer.get("pre_tokenizer"), "pretokenizers"))
-
-
-def _is_first_only(tokenizer: dict[str, Any]) -> bool:
-    return not _is_byte_level(tokenizer) and spaces_before(tokenizer) == "first"
-
-
-def _some_special(tokenizer: dict[str, Any]) -> str:
-    return next((entry["content"] for entry in _added(tokenizer) if entry.get("special")), "")
-
-
-def name_of(base: Path, name: str) -> str:
-    """general.name for a model called `name`: llama.cpp swallows blanks after special tokens where it holds "phi-3", and only there.
-
-    Source: src/llama-vocab.cpp, "set attributes by model/tokenizer/architecture name". It also wants </s> among the tokens then.
-    """
-    other = SWALLOWING_BY_NAME.sub("phi_3", name)
-    if (base / COPIED).exists():
-        return other
-    tokenizer = _json(base / "tokenizer.json")
-    model = tokenizer.get("model")
-    added = {entry["content"]: bool(entry.get("rstrip")) for entry in _added(tokenizer)}
-    known = {*added, *(model.get("vocab") or {})} if isinstance(model, dict) else set(added)
-    swallows = {text: text not in NEVER_SWALLOWING for text in added}
-    if any(added.values()) and added == swallows and {"</s>", *NEVER_SWALLOWING} <= known:
-        return f"{other} (phi-3)"
-    return other
-
-
 def chat_template(base: Path) -> str:
     """The template that the base's chats are learnt under: its own, or the plain one of `studio.ml.tokens`."""
-    return _own_template(base) or _plain_template()
+    return own_template(base) or _plain_template()
 
 
-def _own_template(folder: Path) -> str:
+def own_template(folder: Path) -> str:
     file = folder / "chat_template.jinja"
-    template: Any = file.read_text() if file.exists() else _json(folder / "tokenizer_config.json").get("chat_template")
+    template: Any = file.read_text() if file.exists() else read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         by_name = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = by_name.get("default") or next(iter(by_name.values()), None)
@@ -144,9 +87,9 @@ def _plain_template() -> str:
 
 def special_tokens(base: Path, ids: dict[str, int], *, rows: int, tokenizer: Path | None = None) -> Special:
     """Which tokens begin, end and pad; ids beyond `rows` name nothing. generation_config.json's ends win over the tokenizer's."""
-    settings, model = _json((tokenizer or base) / "tokenizer_config.json"), _json(base / "config.json")
+    settings, model = read_json((tokenizer or base) / "tokenizer_config.json"), read_json(base / "config.json")
     named = {role: ids.get(_content(settings.get(f"{role}_token"))) for role in ("bos", "eos", "unk", "pad")}
-    generation = _json(base / "generation_config.json")
+    generation = read_json(base / "generation_config.json")
     ends = [number for number in _id_list(generation.get("eos_token_id")) or _id_list(model.get("eos_token_id")) if 0 <= number < rows]
     if named["eos"] is not None and (not ends or named["eos"] in ends):  # of several ends, the tokenizer's own ends a turn
         ends = [named["eos"], *(number for number in ends if number != named["eos"])]
@@ -157,7 +100,7 @@ def special_tokens(base: Path, ids: dict[str, int], *, rows: int, tokenizer: Pat
 
 def _copied(base: Path, rows: int) -> dict[str, Entry]:
     """The entries as the importer took them from a GGUF, `{"tokenizer.ggml.tokens": [...], ...}`, with rows for padding."""
-    found = {key: _entry(key, value) for key, value in _json(base / COPIED).items() if key.startswith("tokenizer.")}
+    found = {key: _entry(key, value) for key, value in read_json(base / COPIED).items() if key.startswith("tokenizer.")}
     tokens = found.get("tokenizer.ggml.tokens")
     if tokens is None or not isinstance(tokens.value, list):
         raise UserError(f"{COPIED} of the base model holds no tokens. Register the base model again.")
@@ -198,9 +141,9 @@ def _entry(key: str, value: Any) -> Entry:
 
 
 def _built(folder: Path, rows: int, *, own_template: bool) -> dict[str, Entry]:
-    tokenizer = _json(folder / "tokenizer.json")
+    tokenizer = read_json(folder / "tokenizer.json")
     model = _model(tokenizer)
-    byte_level = _is_byte_level(tokenizer)
+    byte_level = is_byte_level(tokenizer)
     if not byte_level and not model.get("byte_fallback"):
         raise UserError("The base model's tokenizer splits text in a way that llama.cpp does not know. Choose another base model.")
     tokens, types = _tokens(tokenizer, rows, sentencepiece=not byte_level)
@@ -263,16 +206,21 @@ def _prefixes(where: Prefix, *, own_template: bool) -> bool:
     return where == "always" or (where == "first" and not own_template)
 
 
+def is_byte_level(tokenizer: dict[str, Any]) -> bool:
+    return any(step.get("type") == "ByteLevel" for step in steps_of(tokenizer.get("pre_tokenizer"), "pretokenizers"))
+
+
 def _tokens(tokenizer: dict[str, Any], rows: int, *, sentencepiece: bool) -> tuple[list[str], list[int]]:
     """Token texts and types for every row of the embedding; rows without a token are marked unused."""
     vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
-    added = _added(tokenizer)
+    added = added_tokens(tokenizer)
     for number in [*vocabulary.values(), *(entry["id"] for entry in added)]:
         if type(number) is not int or not 0 <= number < rows:
             raise UserError(f"The tokenizer has the id {number} but the model's embedding only {rows} rows. Register the base model again.")
     tokens, types = [f"[PAD{number}]" for number in range(rows)], [UNUSED] * rows
     for text, number in vocabulary.items():
-        tokens[number], types[number] = text, NORMAL
+        if sentencepiece or not TAKEN_FOR_CONTROL.fullmatch(text):
+            tokens[number], types[number] = text, NORMAL  # else no text is read as it: letters and signs stand apart before they are merged
     for name in BYTES if sentencepiece else []:
         if name in vocabulary:
             types[vocabulary[name]] = BYTE
@@ -287,7 +235,7 @@ def _tokens(tokenizer: dict[str, Any], rows: int, *, sentencepiece: bool) -> tup
     return tokens, types
 
 
-def _added(tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
+def added_tokens(tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
     """Tokens beyond the vocabulary's own, that are found in a text before it is split."""
     added = tokenizer.get("added_tokens") or []
     if not all(isinstance(entry, dict) and isinstance(entry.get("content"), str) and "id" in entry for entry in added):
@@ -316,7 +264,7 @@ def _id_list(value: Any) -> list[int]:
     return [number for number in (value if isinstance(value, list) else [value]) if type(number) is int]
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
