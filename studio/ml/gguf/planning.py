@@ -131,7 +131,10 @@ def _source(shape: Shape, name: str, stored: str, change: str, size: tuple[int, 
         if adapter.rows > size[0] and (found is None or not found.replaces):
             raise UserError(f"The vocabulary grew, but the adapter holds no rows of {change} for the new words. Train it again.")
         size = (adapter.rows, *size[1:])
-    return Source(name, stored, change, size, shape.heads_of(stored), shape.shift_of(stored))
+    heads = shape.heads_of(stored)
+    if heads and size[0] % (2 * heads):
+        raise UserError(f"The base model's {stored} has {size[0]} rows, which {heads} heads cannot share. Fetch the model again.")
+    return Source(name, stored, change, size, heads, shape.shift_of(stored))
 
 
 def _layout(sources: list[Source], extra: dict[str, Array], wanted: Wanted, model: Model, *, entries: tuple[int, bytes]) -> Layout:
