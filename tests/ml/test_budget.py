@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from studio.errors import UserError
-from studio.ml.gguf import budget
+from studio.ml.gguf import budget, needs
 from studio.ml.gguf.budget import reserved
 from studio.training.job import Stopped
 from studio.worker.host import memory_size
@@ -165,3 +166,22 @@ def test_the_limit_is_half_of_the_memory_unless_it_is_set(monkeypatch: pytest.Mo
     monkeypatch.setenv(budget.LIMIT, str(3 * GB))
     monkeypatch.setenv(budget.LEDGER, str(tmp_path))
     assert budget.limit() == 3 * GB and budget.ledger() == tmp_path
+
+
+def test_what_an_earlier_attempt_has_written_need_not_be_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed, state = 100 << 20, tmp_path / "state"
+    (state / "files").mkdir(parents=True)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed + needs.FREE_DISK - (1 << 20)))
+    with pytest.raises(UserError, match=r"need 0\.1 GB of disk"):
+        needs.refuse_full_disk(tmp_path, needed, state=state)
+    (state / "files" / "0.part").write_bytes(bytes(2 << 20))
+    needs.refuse_full_disk(tmp_path, needed, state=state)
+
+
+def test_a_model_that_is_larger_than_the_limit_gets_what_there_is(tiny_model: Path) -> None:
+    small, large = needs.memory_for_checking(tiny_model, largest=0), needs.memory_for_checking(tiny_model, largest=10 * GB)
+    assert needs.PROCESS + needs.SPARE < small < needs.PROCESS + needs.SPARE + (1 << 20)
+    assert large == needs.PROCESS + needs.LLAMACPP + 20 * GB
+    assert needs.memory_for_reference(small) == small - needs.PROCESS
+    assert needs.memory_for_reference(1) == 0
