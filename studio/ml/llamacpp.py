@@ -259,10 +259,10 @@ def rendered(path: Path, chats: list[list[dict[str, str]]], *, folder: Path | No
     """The prompts that llama.cpp makes of conversations with the template in the file, up to where the answer begins.
 
     Its template engine is only reachable through its server, which is started on a socket in a folder of its own inside `folder`, the
-    system's for temporary files without. A socket's path must be shorter than 100 letters, so one below the working folder is best.
+    system's for temporary files without. A socket's path must be shorter than 100 letters, which one below the working folder always is.
     """
     with tempfile.TemporaryDirectory(prefix="llama-", dir=folder) as own:
-        address = Path(own, "llama.sock")
+        address = min(own, os.path.relpath(own), key=len) / Path("llama.sock")
         server = _server(path, address)
         prompts = [str(_ask(address, "/apply-template", {"messages": chat})["prompt"]) for chat in chats]
         del server  # ends its threads and lets go of the socket
@@ -339,8 +339,8 @@ def main(request_file: Path, folder: Path) -> None:
     """Reads the request, gives up all rights but those it needs, and only then opens the file."""
     request = json.loads(request_file.read_text())
     library()
+    importlib.import_module("xllamacpp")  # what is read now need not be readable later
     os.chdir(folder)
-    os.environ["TMPDIR"] = str(folder)
     files = [Path(request[key]) for key in ("gguf", "adapter") if request[key]]
     held = sandbox.enter(folder=folder, reads=files, bounds=sandbox.Bounds(**request["bounds"]), parent=request["parent"])
     try:

@@ -138,7 +138,7 @@ def _run(request: Path, folder: Path, job: Job) -> None:
     try:
         timely = _wait(child, job)
     finally:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # macOS refuses where all of them have ended
             os.killpg(child.pid, signal.SIGKILL)  # with what it may have started
         child.wait()
     if not timely:
