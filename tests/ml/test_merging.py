@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,16 @@ from studio.errors import UserError
 from studio.ml.gguf import merging
 from studio.ml.gguf.merging import write_merged
 from studio.training.job import Stopped
-from tests.ml.adapters import make_adapter, says
+from tests.ml.adapters import LINEARS, make_adapter, says
 from tests.ml.conftest import ModelMaker
 
 IDS = [1, 40, 77, 300, 12, 9, 150, 2, 44, 61, 205, 33]
+MERGES = """
+import pathlib, sys
+from studio.ml.gguf.merging import write_merged
+base, adapter, folder = map(pathlib.Path, sys.argv[1:])
+write_merged(base=base, adapter=adapter, precision="f32", folder=folder)
+"""
 DIES = """
 import itertools, json, os, pathlib, sys
 from studio.ml.gguf.merging import write_merged
@@ -114,6 +121,15 @@ def test_the_bytes_depend_neither_on_threads_nor_on_how_the_base_is_cut(tiny_mod
     monkeypatch.setattr(merging, "PIECE", 1000)
     write_merged(base=shards, adapter=adapter, precision="bf16", folder=tmp_path / "two", threads=3, shard_bytes=60_000)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_the_bytes_do_not_depend_on_the_processor(tiny_model_maker: ModelMaker, tmp_path: Path) -> None:
+    base = tiny_model_maker(tmp_path / "base", hidden=72, intermediate=136, tied=False)
+    adapter = make_adapter(base, tmp_path / "adapter", use_dora=True, r=5, target_modules=[*LINEARS, "embed_tokens", "lm_head"])
+    for kernels in ("", "none"):
+        command = [sys.executable, "-c", MERGES, base, adapter, tmp_path / f"out{kernels}"]
+        subprocess.run(command, env=os.environ | {"ADAPTER_STUDIO_KERNELS": kernels}, check=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "outnone")
 
 
 @pytest.mark.parametrize("with_state", [True, False])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from studio.errors import UserError
 from studio.ml.gguf import architectures
@@ -17,7 +18,7 @@ from studio.ml.gguf.exporting import reordered
 from studio.ml.gguf.header import Entry
 from studio.ml.gguf.lora import read_adapter
 from studio.ml.gguf.metadata import general_entries
-from studio.ml.gguf.quantizing import quantize, row_bytes
+from studio.ml.gguf.quantizing import OutOfRange, quantize, row_bytes
 from studio.ml.gguf.weights import Array, Weights
 from studio.ml.gguf.writing import Planned, header_bytes, padded
 from studio.storage import fsync_path
@@ -101,6 +102,15 @@ def _reordered(matrix: Array, heads: int) -> Array:
     return reordered(matrix, heads) if heads else matrix
 
 
+def _rounded(matrix: Matrix) -> npt.NDArray[np.uint8]:
+    try:
+        return quantize(matrix.read(), matrix.planned.type, name=matrix.source)
+    except OutOfRange as error:
+        raise UserError(
+            f"The adapter's {matrix.source} holds numbers beyond ±65504, which f16 cannot hold. Build it in f32.", code="out_of_range"
+        ) from error
+
+
 def _write(target: Path, entries: dict[str, Entry], matrices: list[Matrix]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")
@@ -108,7 +118,7 @@ def _write(target: Path, entries: dict[str, Entry], matrices: list[Matrix]) -> N
         with temporary.open("xb") as file:
             file.write(header_bytes(entries, [matrix.planned for matrix in matrices]))
             for matrix in matrices:
-                content = quantize(matrix.read(), matrix.planned.type, name=matrix.source)
+                content = _rounded(matrix)
                 file.write(content.tobytes().ljust(padded(matrix.planned.size), b"\0"))
         fsync_path(temporary)
         os.rename(temporary, target)
