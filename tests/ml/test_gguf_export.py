@@ -381,6 +381,31 @@ def test_an_export_that_is_stopped_or_fails_leaves_nothing(wide_model: Path, tin
     assert [path.name for path in folder.iterdir()] == ["bf16.gguf"]
 
 
+def test_what_does_not_fit_the_model_is_refused_before_a_weight_is_read(
+    wide_model: Path, tiny_model_maker: ModelMaker, tmp_path: Path
+) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    target = Target("q4_k_m", tmp_path / "out" / "a.gguf", importance=True)
+    with pytest.raises(UserError, match=f"importance of {name} was measured on another model"):
+        export_all(base=wide_model, adapter=None, targets=[target], name="tiny", importance={name: np.ones(8, np.float32)})
+    with pytest.raises(UserError, match="q9 is no type"):
+        built(wide_model, tmp_path / "out", quantization="q9")
+    base = tiny_model_maker(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    for shape, sentence in (((0, 64), r"shape \[0, 64\]"), ((2, 2, 64), r"shape \[2, 2, 64\]")):
+        save_file(weights | {name: torch.zeros(shape)}, base / "model.safetensors")
+        with pytest.raises(UserError, match=sentence):
+            built(base, tmp_path / "out")
+    query = "model.layers.0.self_attn.q_proj.weight"
+    save_file(weights | {query: weights[query][:-1].contiguous()}, base / "model.safetensors")
+    with pytest.raises(UserError, match="63 rows, which 4 heads cannot share"):
+        built(base, tmp_path / "out")
+    save_file({stored: weight for stored, weight in weights.items() if stored != name}, base / "model.safetensors")
+    with pytest.raises(UserError, match=r"incomplete: blk\.0\.ffn_up"):
+        built(base, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_building_and_serving_load_no_torch_until_they_compare() -> None:
     code = "import sys, studio.ml.gguf.building, studio.ml.gguf.serving; print({'torch', 'transformers', 'django'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

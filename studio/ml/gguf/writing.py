@@ -11,6 +11,7 @@ import numpy.typing as npt
 from studio.ml.gguf.header import SCALARS, TENSOR_TYPES, VALUE_TYPES, Entry, Value
 
 ALIGNMENT = 32
+LENGTH = struct.Struct("<Q")
 VALUE_NUMBERS = {name: number for number, name in VALUE_TYPES.items()}
 TYPE_NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 
@@ -71,7 +72,8 @@ def _entry(entry: Entry) -> bytes:
     values = entry.value if isinstance(entry.value, list) else []
     head = struct.pack("<IIQ", number, VALUE_NUMBERS[entry.items], len(values))
     if entry.items == "STRING":
-        return head + b"".join(_string(str(value)) for value in values)
+        texts = [str(value).encode() for value in values]
+        return head + b"".join([part for text in texts for part in (LENGTH.pack(len(text)), text)])
     return head + struct.pack(f"<{len(values)}{SCALARS[VALUE_NUMBERS[entry.items]][1]}", *values)
 
 
@@ -83,4 +85,4 @@ def _value(kind: str, value: Value) -> bytes:
 
 def _string(text: str) -> bytes:
     raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
+    return LENGTH.pack(len(raw)) + raw
