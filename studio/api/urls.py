@@ -9,7 +9,21 @@ from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 from ninja.operation import Operation
 
-from studio.api import artifacts, basemodels, datasets, drafts, errors, plugins, runs, shaping, synthesis, tokens, uploads, workspaces
+from studio.api import (
+    artifacts,
+    basemodels,
+    builds,
+    datasets,
+    drafts,
+    errors,
+    plugins,
+    runs,
+    shaping,
+    synthesis,
+    tokens,
+    uploads,
+    workspaces,
+)
 from studio.api.fields import StrictParser, only_known
 from studio.api.idempotency import answer_once
 
@@ -46,7 +60,7 @@ def build_api() -> StudioAPI:
     errors.install(api)
     api.add_decorator(only_known, mode="view")
     api.add_decorator(answer_once, mode="view")
-    for part in (workspaces, basemodels, datasets, drafts, shaping, synthesis, uploads, tokens, plugins, runs, artifacts):
+    for part in (workspaces, basemodels, datasets, drafts, shaping, synthesis, uploads, tokens, plugins, runs, artifacts, builds):
         api.default_router.add_router("", part.router)
     return api
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from studio.ml.chattemplate import PLAIN_TEMPLATE
-from studio.ml.gguf.bundle import Chat, chat_of_file, model_card, modelfile, plain, write_bundle
+from studio.ml.gguf.bundle import Chat, chat_of_file, modelfile, write_bundle
+from studio.ml.gguf.card import model_card, plain
 from studio.ml.gguf.exporting import export
 from studio.ml.gguf.turns import Messages, Turns, find_turns
 from studio.training.orders import BuildAbout
