@@ -147,9 +147,16 @@ def estimated_size(base: Path, quantization: str, adapter: Path | None = None, *
     return planned.layouts[0].size
 
 
-def reordered(rows: Array, heads: int) -> Array:
-    """Rows of `heads` whole heads, the two halves of each interleaved, as llama.cpp's rope wants q and k. Works on vectors too."""
-    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+def reordered(rows: Array, heads: int, *, out: Array | None = None) -> Array:
+    """Rows of `heads` whole heads, the two halves of each interleaved, as llama.cpp's rope wants q and k. Works on vectors too.
+
+    In a new array, or in `out`, which must be contiguous.
+    """
+    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2)
+    if out is None:
+        return halves.reshape(rows.shape)
+    out.reshape(halves.shape)[...] = halves
+    return out
 
 
 def _adapter(folder: Path | None, weights: Weights, shape: Shape) -> Adapter:
@@ -279,9 +286,9 @@ def _rows(item: Item, weights: Weights, changes: Adapter, memory: threading.loca
         return rows
     inside = _memory(memory, "reordered", item)
     if len(source.shape) == 1:
-        inside[0] = reordered(rows[0], source.heads)
+        reordered(rows[0], source.heads, out=inside[0])
     else:
-        inside[...] = reordered(rows, len(rows) * source.heads // source.rows)
+        reordered(rows, len(rows) * source.heads // source.rows, out=inside)
     return inside
 
 
