@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from studio.ml import llamacpp
 from studio.ml.gguf.adapters import export_adapter
@@ -21,27 +22,11 @@ from studio.ml.gguf.limits import ANSWER_TOKENS, LIMITS, reasons_against
 from studio.ml.gguf.verifying import UNTAKEN, verify, verify_adapter, verify_all, verify_merged
 from studio.training.orders import BuildPayload
 from tests.jobs import ListeningJob
+from tests.ml.adapters import make_adapter
 from tests.ml.conftest import ModelMaker
 
 PLENTY = 64 << 30
 FIGURES = {*UNTAKEN, "passed", "reasons"}
-
-
-def adapter_of(base: Path, folder: Path, *, size: float = 0.05, **settings: Any) -> Path:
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM", **settings)
-    model = get_peft_model(model, config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, size)
-    model.save_pretrained(folder)
-    return folder
 
 
 def built(base: Path, path: Path, *, adapter: Path | None = None, quantization: str = "f16") -> Path:
@@ -50,7 +35,7 @@ def built(base: Path, path: Path, *, adapter: Path | None = None, quantization: 
 
 
 def test_files_of_several_types_are_proved_in_one_go(tiny_model: Path, listening_job: ListeningJob, tmp_path: Path) -> None:
-    adapter = adapter_of(tiny_model, tmp_path / "adapter")
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
     files = {
         "f16": built(tiny_model, tmp_path / "a.gguf", adapter=adapter),
         "q8_0": built(tiny_model, tmp_path / "b.gguf", adapter=adapter, quantization="q8_0"),
@@ -79,7 +64,7 @@ def test_files_of_several_types_are_proved_in_one_go(tiny_model: Path, listening
 
 
 def test_an_adapter_is_proved_on_its_base(tiny_model: Path, listening_job: ListeningJob, tmp_path: Path) -> None:
-    adapter, other = adapter_of(tiny_model, tmp_path / "adapter"), adapter_of(tiny_model, tmp_path / "other", size=0.3)
+    adapter, other = make_adapter(tiny_model, tmp_path / "adapter"), make_adapter(tiny_model, tmp_path / "other", seed=8)
     export_adapter(base=tiny_model, adapter=adapter, target=tmp_path / "adapter.gguf")
     asked: dict[str, Any] = {"gguf": tmp_path / "adapter.gguf", "base": tiny_model, "rows": [], "job": listening_job, "threads": 1}
     found = verify_adapter(**asked, adapter=adapter, memory=PLENTY)
@@ -90,7 +75,7 @@ def test_an_adapter_is_proved_on_its_base(tiny_model: Path, listening_job: Liste
 
 
 def test_a_merged_folder_is_proved_with_transformers(tiny_model: Path, listening_job: ListeningJob, tmp_path: Path) -> None:
-    adapter = adapter_of(tiny_model, tmp_path / "adapter")
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
     asked: dict[str, Any] = {"base": tiny_model, "adapter": adapter, "rows": BUILT_IN[:3], "job": listening_job, "memory": PLENTY}
     merged = merged_by_peft(tiny_model, adapter, tmp_path / "merged")
     found = verify_merged(folder=merged, precision="f32", **asked)
@@ -102,6 +87,26 @@ def test_a_merged_folder_is_proved_with_transformers(tiny_model: Path, listening
     (merged / "model.safetensors").write_bytes(b"\0" * 100)
     broken = verify_merged(folder=merged, precision="f32", **asked)
     assert not broken["loads"] and "cannot load the folder" in broken["reasons"][0]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_vocabulary_that_grew_in_training_is_proved_with_its_own_tokenizer(
+    tiny_model_maker: ModelMaker, listening_job: ListeningJob, tmp_path: Path, tied: bool
+) -> None:
+    base = tiny_model_maker(tmp_path / "base", tied=tied)
+    adapter = make_adapter(base, tmp_path / "adapter", rows=502)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        (adapter / name).write_bytes((base / name).read_bytes())
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer.add_tokens(["Paris", "capital"])
+    tokenizer.save(str(adapter / "tokenizer.json"))
+    rows = [{"messages": [{"role": "user", "content": "The capital?"}, {"role": "assistant", "content": "Paris."}]}]
+    files = {"new": built(base, tmp_path / "a.gguf", adapter=adapter), "old": built(base, tmp_path / "b.gguf")}
+    found = verify_all(
+        files, quantizations=dict.fromkeys(files, "f16"), base=base, adapter=adapter, rows=rows, job=listening_job, threads=1, memory=0
+    )
+    assert found["new"]["passed"], found["new"]["reasons"]
+    assert not found["old"]["passed"]
 
 
 def merged_by_peft(base: Path, adapter: Path, folder: Path) -> Path:

@@ -43,23 +43,6 @@ def base_of(folder: Path, kind: str, **changes: Any) -> Path:
     return folder
 
 
-def adapter_of(base: Path, folder: Path, **settings: Any) -> Path:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(2)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-        LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **settings),
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "modules_to_save" in name or "magnitude" in name:
-                parameter += 0.1 * torch.randn_like(parameter)
-    model.save_pretrained(folder)
-    return folder
-
-
 def remember(inputs: dict[str, list[torch.Tensor]], name: str, rows: torch.Tensor) -> None:
     inputs.setdefault(name, []).append(rows)
 
@@ -95,7 +78,7 @@ def test_layer_by_layer_it_says_what_it_says_in_memory(
     kind: str, changes: Any, trained: Any, listening_job: ListeningJob, tmp_path: Path
 ) -> None:
     base = base_of(tmp_path / "base", kind, **changes)
-    adapter = None if trained is None else adapter_of(base, tmp_path / "adapter", **trained)
+    adapter = None if trained is None else make_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "down_proj"], **trained)
     expected = by_peft(base, adapter)
     for memory in (IN_MEMORY, FROM_DISK):
         inputs: dict[str, list[torch.Tensor]] = {}
