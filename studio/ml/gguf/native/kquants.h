@@ -66,15 +66,27 @@ struct Rule {
     bool guarded;  // before rounding, what is too small or too large is cut off
 };
 
-template <int LENGTH> INLINE void write_levels(uint8_t *levels, const float *x, const Rule &rule, float low, float high) {
-    for (int i = 0; i < LENGTH; i += LANES) {
-        const floats moved = load(x + i) + rule.add;
-        floats level = rule.divides ? moved / rule.factor : moved * rule.factor;
-        if (rule.guarded) level = smaller(larger(level, all(low)), all(high));
-        level = larger(smaller(nearest(level), all(high)), all(low)) - low;
-        const bytes narrow = __builtin_convertvector(__builtin_convertvector(level, ints), bytes);
-        memcpy(levels + i, &narrow, sizeof narrow);
-    }
+// Levels of LANES weights, cut off at `low` and `high` and counted from `low`.
+INLINE ints levels_of(const float *x, const Rule &rule, float low, float high) {
+    const floats moved = load(x) + rule.add;
+    floats level = rule.divides ? moved / rule.factor : moved * rule.factor;
+    if (rule.guarded) level = smaller(larger(level, all(low)), all(high));
+    level = larger(smaller(nearest(level), all(high)), all(low)) - low;
+    return __builtin_convertvector(level, ints);
+}
+
+INLINE void store_bytes(uint8_t *to, ints values) {
+    const bytes narrow = __builtin_convertvector(values, bytes);
+    memcpy(to, &narrow, sizeof narrow);
+}
+
+// Levels of two bits, four in a byte, as in q2_K and q3_K. `level(i)` are the levels of LANES weights from weight i on.
+template <class Level> INLINE void pack_two_bits(uint8_t *out, Level level) {
+    for (int half = 0; half < 2; half++)
+        for (int i = 0; i < 32; i += LANES) {
+            const int at = half * 128 + i;
+            store_bytes(out + half * 32 + i, (level(at) & 3) | (level(at + 32) & 3) << 2 | (level(at + 64) & 3) << 4 | (level(at + 96) & 3) << 6);
+        }
 }
 
 // ---- Levels on a line: x ≈ scale · level − min
@@ -103,15 +115,6 @@ struct FourBits {
     INLINE int min(const uint8_t *packed, int j) { return packed[j] >> 4; }
 };
 
-// Levels of two bits, four in a byte, as in q2_K and q3_K.
-INLINE void pack_two_bits(uint8_t *out, const uint8_t *levels) {
-    for (int half = 0; half < 2; half++)
-        for (int i = 0; i < 32; i++) {
-            const uint8_t *l = levels + half * 128 + i;
-            out[half * 32 + i] = (uint8_t)((l[0] & 3) | (l[32] & 3) << 2 | (l[64] & 3) << 4 | (l[96] & 3) << 6);
-        }
-}
-
 struct Q2K {
     typedef FourBits Scales;
     static constexpr int LENGTH = 16, TOP = 3, STEPS = 15, BYTES = 84, SPREAD = 1;
@@ -120,7 +123,7 @@ struct Q2K {
     static constexpr int SCALES_AT = 0, D_AT = 80;
 
     INLINE floats weight(floats x, floats) { return magnitude(x); }
-    INLINE void pack(uint8_t *out, const uint8_t *levels) { pack_two_bits(out + 16, levels); }
+    template <class Level> INLINE void pack(uint8_t *out, Level level) { pack_two_bits(out + 16, level); }
 };
 
 struct Q4K {
@@ -131,9 +134,9 @@ struct Q4K {
     static constexpr int SCALES_AT = 4, D_AT = 0;
 
     INLINE floats weight(floats x, floats average) { return average + magnitude(x); }
-    INLINE void pack(uint8_t *out, const uint8_t *levels) {
+    template <class Level> INLINE void pack(uint8_t *out, Level level) {
         for (int j = 0; j < 4; j++)
-            for (int i = 0; i < 32; i++) out[16 + j * 32 + i] = (uint8_t)(levels[j * 64 + i] | levels[j * 64 + 32 + i] << 4);
+            for (int i = 0; i < 32; i += LANES) store_bytes(out + 16 + j * 32 + i, level(j * 64 + i) | level(j * 64 + 32 + i) << 4);
     }
 };
 
@@ -145,14 +148,16 @@ struct Q5K {
     static constexpr int SCALES_AT = 4, D_AT = 0;
 
     INLINE floats weight(floats x, floats average) { return average + magnitude(x); }
-    INLINE void pack(uint8_t *out, const uint8_t *levels) {
-        for (int i = 0; i < 32; i++) {
-            int high = 0;
-            for (int j = 0; j < 8; j++) high |= levels[j * 32 + i] >> 4 << j;
-            out[16 + i] = (uint8_t)high;
+    template <class Level> INLINE void pack(uint8_t *out, Level level) {
+        for (int i = 0; i < 32; i += LANES) {
+            ints high = ints{};
+            for (int j = 0; j < 4; j++) {
+                const ints first = level(j * 64 + i), second = level(j * 64 + 32 + i);
+                high |= first >> 4 << (2 * j) | second >> 4 << (2 * j + 1);
+                store_bytes(out + 48 + j * 32 + i, (first & 15) | (second & 15) << 4);
+            }
+            store_bytes(out + 16 + i, high);
         }
-        for (int j = 0; j < 4; j++)
-            for (int i = 0; i < 32; i++) out[48 + j * 32 + i] = (uint8_t)((levels[j * 64 + i] & 15) | (levels[j * 64 + 32 + i] & 15) << 4);
     }
 };
 
@@ -246,20 +251,20 @@ template <class Type, bool WEIGHED> struct OnLines {
     INLINE uint8_t cut_off(uint8_t scale) { return (WEIGHED ? Type::CUT_OFF_WEIGHED : Type::CUT_OFF) && scale > 63 ? 63 : scale; }
 
     INLINE void write_block(uint8_t *out, const float *x, const Small &small, const Found &found, int b) {
-        uint8_t *scales = out + Type::SCALES_AT, levels[BLOCK];
+        uint8_t *scales = out + Type::SCALES_AT;
         Type::Scales::write(scales, small.scale[b], small.min[b]);
         memcpy(out + Type::D_AT, &small.d[b], 2);
         memcpy(out + Type::D_AT + 2, &small.m[b], 2);
         const float d = widened(small.d[b]), m = widened(small.m[b]);
+        Rule rules[COUNT];
         for (int j = 0; j < COUNT; j++) {
             const float step = d * Type::Scales::scale(scales, j), lift = m * Type::Scales::min(scales, j);
             const float inverse = found.inverse[b * COUNT + j];
-            Rule rule = {lift, step, true, false};
+            rules[j] = {lift, step, true, false};
             if (step == 0)  // the search's own levels stay; its first try, which is the best where inverse is infinite, is not guarded
-                rule = {-found.base[b * COUNT + j], inverse, false, WEIGHED && inverse < __builtin_inff()};
-            write_levels<LENGTH>(levels + j * LENGTH, x + j * LENGTH, rule, 0, Type::TOP);
+                rules[j] = {-found.base[b * COUNT + j], inverse, false, WEIGHED && inverse < __builtin_inff()};
         }
-        Type::pack(out, levels);
+        Type::pack(out, [&](int i) __attribute__((always_inline)) { return levels_of(x + i, rules[i / LENGTH], 0, Type::TOP); });
     }
 };
 
@@ -298,29 +303,36 @@ template <bool WEIGHED> struct Q6K {
         }
         const float per_scale = -128.f / most;
         const uint16_t half = narrowed(1 / per_scale);
-        const float d = widened(half);
-        uint8_t levels[BLOCK];
-        for (int j = 0; j < 16; j++) {
-            const int scale = nearest(per_scale * scales[j]);
-            const int8_t small = (int8_t)(scale > 127 ? 127 : scale);
-            memcpy(out + 192 + j, &small, 1);
-            const float step = d * small;
-            if (step == 0 && zeros[j])
-                memset(levels + j * 16, 0, 16);
-            else
-                write_levels<16>(levels + j * 16, x + j * 16, step != 0 ? Rule{0, step, true, false} : Rule{0, inverses[j], false, false}, -32, 31);
+        const floats d = all(widened(half));
+        float steps[16];
+        ints nothing = ints{};
+        for (int j = 0; j < 16; j += LANES) {
+            const floats small = smaller(nearest(per_scale * load(scales + j)), all(127)), step = d * small;
+            store_bytes(out + 192 + j, __builtin_convertvector(small, ints) & 255);
+            store(steps + j, step);
+            nothing |= step == floats{};
         }
-        pack(out, levels);
+        if (any(nothing)) {
+            Rule rules[16];
+            for (int j = 0; j < 16; j++) {
+                rules[j] = {0, steps[j], true, false};
+                if (steps[j] == 0) rules[j] = zeros[j] ? Rule{-__builtin_inff(), 1, false, true} : Rule{0, inverses[j], false, false};
+            }
+            pack(out, [&](int i) __attribute__((always_inline)) { return levels_of(x + i, rules[i / 16], -32, 31); });
+        } else {
+            pack(out, [&](int i) __attribute__((always_inline)) { return levels_of(x + i, Rule{0, steps[i / 16], true, false}, -32, 31); });
+        }
         memcpy(out + 208, &half, 2);
     }
 
-    INLINE void pack(uint8_t *out, const uint8_t *levels) {
-        for (int half = 0; half < 2; half++) {
-            const uint8_t *l = levels + half * 128;
-            uint8_t *low = out + half * 64, *high = out + 128 + half * 32;
-            for (int i = 0; i < 64; i++) low[i] = (uint8_t)((l[i] & 15) | (l[i + 64] & 15) << 4);
-            for (int i = 0; i < 32; i++) high[i] = (uint8_t)(l[i] >> 4 | l[i + 32] >> 4 << 2 | l[i + 64] >> 4 << 4 | l[i + 96] >> 4 << 6);
-        }
+    template <class Level> INLINE void pack(uint8_t *out, Level level) {
+        for (int half = 0; half < 2; half++)
+            for (int i = 0; i < 32; i += LANES) {
+                const ints l0 = level(half * 128 + i), l1 = level(half * 128 + 32 + i), l2 = level(half * 128 + 64 + i), l3 = level(half * 128 + 96 + i);
+                store_bytes(out + half * 64 + i, (l0 & 15) | (l2 & 15) << 4);
+                store_bytes(out + half * 64 + 32 + i, (l1 & 15) | (l3 & 15) << 4);
+                store_bytes(out + 128 + half * 32 + i, l0 >> 4 | l1 >> 4 << 2 | l2 >> 4 << 4 | l3 >> 4 << 6);
+            }
     }
 };
 
@@ -387,21 +399,20 @@ template <bool WEIGHED> struct Q3K {
 
     INLINE void write_block(uint8_t *out, const float *x, float d, const uint8_t *small, const floats (&searched)[GROUPS][16], int b) {
         const uint16_t half = narrowed(d);
-        uint8_t levels[BLOCK];
-        for (int j = 0; j < 16; j++) {
+        const auto level = [&](int i) {
+            const int j = i / 16, k = b * 16 + j;
             const float step = widened(half) * (small[j] - 32);
-            const int k = b * 16 + j;
-            if (step != 0)
-                write_levels<16>(levels + j * 16, x + j * 16, Rule{0, step, true, false}, -4, 3);
-            else
-                for (int i = 0; i < 16; i++) levels[j * 16 + i] = (uint8_t)searched[k / LANES][i][k % LANES];
+            if (step != 0) return levels_of(x + i, Rule{0, step, true, false}, -4, 3);
+            ints kept;
+            for (int lane = 0; lane < LANES; lane++) kept[lane] = (int32_t)searched[k / LANES][i % 16 + lane][k % LANES];
+            return kept;
+        };
+        for (int i = 0; i < 32; i += LANES) {
+            ints high = ints{};
+            for (int j = 0; j < 8; j++) high |= level(j * 32 + i) >> 2 << j;
+            store_bytes(out + i, high);
         }
-        for (int i = 0; i < 32; i++) {
-            int high = 0;
-            for (int j = 0; j < 8; j++) high |= levels[j * 32 + i] >> 2 << j;
-            out[i] = (uint8_t)high;
-        }
-        pack_two_bits(out + 32, levels);
+        pack_two_bits(out + 32, level);
         for (int j = 0; j < 8; j++) out[96 + j] = (uint8_t)((small[j] & 15) | (small[j + 8] & 15) << 4);
         for (int j = 0; j < 4; j++)
             out[104 + j] = (uint8_t)(small[j] >> 4 | small[j + 4] >> 4 << 2 | small[j + 8] >> 4 << 4 | small[j + 12] >> 4 << 6);

@@ -125,9 +125,11 @@ INLINE halves narrowed(floats a) {
 #elif defined(__ARM_NEON) && defined(__aarch64__) && LANES == 4
     return (halves)vcvt_f16_f32((float32x4_t)a);
 #else
-    halves result;
-    for (int k = 0; k < LANES; k++) result[k] = narrowed(a[k]);
-    return result;
+    const ints bits = (ints)a, size = bits & 0x7fffffff, exponent = size & 0x7f800000;
+    const floats shifted = (magnitude(a) * 0x1p+112f) * 0x1p-110f;
+    const ints sum = (ints)((floats)((exponent > 0x38800000 ? exponent : ints{} + 0x38800000) + 0x07800000) + shifted);
+    const ints half = (sum >> 13 & 0x7c00) + (sum & 0x0fff);
+    return __builtin_convertvector((words)((bits >> 16 & 0x8000) | (size > 0x7f800000 ? ints{} + 0x7e00 : half)), halves);
 #endif
 }
 INLINE floats widened(halves a) {

@@ -1,6 +1,8 @@
 // What an adapter adds to weights, the lengths of rows, and types of weights into each other. fallback.py does the same in numpy.
 #pragma once
 
+#include <cstdlib>
+
 #include "lanes.h"
 
 namespace {
@@ -24,13 +26,14 @@ INLINE uint32_t largest_bits(const float *values, int64_t count) {
     return (uint32_t)found;
 }
 
-// ROWS × (VECTORS · LANES) elements of rows += scale · (b @ a), their sums in registers.
-template <int ROWS, int VECTORS> INLINE void add_tile(float *rows, const float *b, const float *a, int64_t columns, int64_t rank, float scale) {
+// ROWS × (VECTORS · LANES) elements of rows += scale · (b @ a), their sums in registers. Rows of a lie `stride` apart.
+template <int ROWS, int VECTORS>
+INLINE void add_tile(float *rows, int64_t columns, const float *b, const float *a, int64_t stride, int64_t rank, float scale) {
     floats sums[ROWS][VECTORS] = {};
     for (int64_t k = 0; k < rank; k++) {
         floats factors[VECTORS];
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; v++) factors[v] = load(a + k * columns + v * LANES);
+        for (int v = 0; v < VECTORS; v++) factors[v] = load(a + k * stride + v * LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 8
@@ -43,18 +46,26 @@ template <int ROWS, int VECTORS> INLINE void add_tile(float *rows, const float *
         }
 }
 
-template <int VECTORS> INLINE void add_stripe(float *rows, const float *b, const float *a, int64_t count, int64_t columns, int64_t rank, float scale) {
+template <int VECTORS>
+INLINE void add_stripe(float *rows, int64_t count, int64_t columns, const float *b, const float *a, int64_t stride, int64_t rank, float scale) {
     int64_t r = 0;
-    for (; r + 4 <= count; r += 4) add_tile<4, VECTORS>(rows + r * columns, b + r * rank, a, columns, rank, scale);
-    for (; r < count; r++) add_tile<1, VECTORS>(rows + r * columns, b + r * rank, a, columns, rank, scale);
+    for (; r + 4 <= count; r += 4) add_tile<4, VECTORS>(rows + r * columns, columns, b + r * rank, a, stride, rank, scale);
+    for (; r < count; r++) add_tile<1, VECTORS>(rows + r * columns, columns, b + r * rank, a, stride, rank, scale);
 }
 
-// Stripes of a few vectors' width, so that the part of a that all rows need stays in the nearest cache.
+// Stripes of a few vectors' width, so that the part of a that all rows need stays in the nearest cache. That part is
+// copied first: rows that lie a power of two apart would push each other out. Without the memory for it, this is only slower.
 INLINE void add_product(float *rows, const float *b, const float *a, int64_t count, int64_t columns, int64_t rank, float scale) {
-    constexpr int VECTORS = LANES == 16 ? 4 : 2;
+    constexpr int VECTORS = LANES == 16 ? 4 : 2, WIDTH = VECTORS * LANES;
+    float *copied = rank > 4 && count > 16 ? (float *)malloc(sizeof(float) * WIDTH * (size_t)rank) : nullptr;
     int64_t c = 0;
-    for (; c + VECTORS * LANES <= columns; c += VECTORS * LANES) add_stripe<VECTORS>(rows + c, b, a + c, count, columns, rank, scale);
-    for (; c + LANES <= columns; c += LANES) add_stripe<1>(rows + c, b, a + c, count, columns, rank, scale);
+    for (; c + WIDTH <= columns; c += WIDTH) {
+        if (copied)
+            for (int64_t k = 0; k < rank; k++) memcpy(copied + k * WIDTH, a + k * columns + c, sizeof(float) * WIDTH);
+        add_stripe<VECTORS>(rows + c, count, columns, b, copied ? copied : a + c, copied ? WIDTH : columns, rank, scale);
+    }
+    free(copied);
+    for (; c + LANES <= columns; c += LANES) add_stripe<1>(rows + c, count, columns, b, a + c, columns, rank, scale);
     for (; c < columns; c++)
         for (int64_t r = 0; r < count; r++) {
             float sum = 0;

@@ -55,12 +55,13 @@ INLINE void fit_lines(Line (&lines)[GROUPS], const floats (&x)[GROUPS][LENGTH], 
     }
     for (int step = 0; step < Tries::COUNT; step++) {
         floats inverse[GROUPS], sum_l[GROUPS], sum_l2[GROUPS], sum_xl[GROUPS];
-        ints wraps = ints{};
+        ints wraps = ints{}, above = ints{};
         for (int g = 0; g < GROUPS; g++) {
             inverse[g] = (Tries::FIRST + Tries::STEP * step + TOP) / (most[g] - lines[g].min);
             sum_l[g] = sum_l2[g] = sum_xl[g] = zero;
             const floats low = inverse[g] * (least[g] - lines[g].min), high = inverse[g] * (most[g] - lines[g].min);
             wraps |= ~((low > -WRAPS_AT) & (high < WRAPS_AT));
+            above |= ~(high < TOP + 0.5f);
         }
         const auto sum = [&](auto level_of) __attribute__((always_inline)) {
             for (int i = 0; i < LENGTH; i++)
@@ -77,17 +78,19 @@ INLINE void fit_lines(Line (&lines)[GROUPS], const floats (&x)[GROUPS][LENGTH], 
             sum([&](floats a) __attribute__((always_inline)) { return rounded(smaller(larger(a, zero), top)); });
         else if (any(wraps))  // not with weights as they come in models, but in sub-blocks that are all zero
             sum([&](floats a) __attribute__((always_inline)) { return larger(smaller(nearest(a), top), zero); });
-        else
+        else if (any(above))
             sum([&](floats a) __attribute__((always_inline)) { return larger(smaller(rounded(a), top), zero); });
+        else  // in the first half of the tries all levels are below the top, and to cut off there would take time for nothing
+            sum([&](floats a) __attribute__((always_inline)) { return larger(rounded(a), zero); });
         floats determinant[GROUPS], scale[GROUPS], min[GROUPS], now[GROUPS];
         for (int g = 0; g < GROUPS; g++) {
             determinant[g] = lines[g].weight * sum_l2[g] - sum_l[g] * sum_l[g];
             scale[g] = (lines[g].weight * sum_xl[g] - sum_x[g] * sum_l[g]) / determinant[g];
             min[g] = (sum_l2[g] * sum_x[g] - sum_l[g] * sum_xl[g]) / determinant[g];
-            const ints above = min[g] > zero;
-            if (any(above)) {
-                scale[g] = above ? sum_xl[g] / sum_l2[g] : scale[g];
-                min[g] = above ? zero : min[g];
+            const ints positive = min[g] > zero;
+            if (any(positive)) {
+                scale[g] = positive ? sum_xl[g] / sum_l2[g] : scale[g];
+                min[g] = positive ? zero : min[g];
             }
             now[g] = zero;
         }
@@ -200,18 +203,20 @@ template <int TOP, int GROUPS, int LENGTH> INLINE void fit_slopes(Slope (&slopes
         slopes[g].zero = find_most(most[g], x[g]);
         for (int i = 0; i < LENGTH; i++) wx[g][i] = w[g][i] * x[g][i];
     }
-    const auto sum = [&]() __attribute__((always_inline)) {
+    const auto sum = [&](auto level_of) __attribute__((always_inline)) {
         for (int g = 0; g < GROUPS; g++) sum_xl[g] = sum_l2[g] = floats{};
         for (int i = 0; i < LENGTH; i++)
 #pragma GCC unroll 4
             for (int g = 0; g < GROUPS; g++) {
-                const floats level = larger(smaller(rounded(inverse[g] * x[g][i]), all(TOP - 1)), all(-TOP));
+                const floats level = level_of(inverse[g] * x[g][i]);
                 sum_xl[g] += wx[g][i] * level;
                 sum_l2[g] += w[g][i] * level * level;
             }
     };
+    const auto above_bottom = [](floats a) __attribute__((always_inline)) { return smaller(rounded(a), all(TOP - 1)); };
+    const auto anywhere = [](floats a) __attribute__((always_inline)) { return larger(smaller(rounded(a), all(TOP - 1)), all(-TOP)); };
     for (int g = 0; g < GROUPS; g++) slopes[g].inverse = inverse[g] = (float)-TOP / most[g];
-    sum();
+    sum(above_bottom);
     for (int g = 0; g < GROUPS; g++) {
         slopes[g].scale = sum_l2[g] != floats{} ? sum_xl[g] / sum_l2[g] : floats{};
         best[g] = slopes[g].scale * sum_xl[g];
@@ -219,7 +224,10 @@ template <int TOP, int GROUPS, int LENGTH> INLINE void fit_slopes(Slope (&slopes
     for (int step = -9; step <= 9; step++) {
         if (step == 0) continue;
         for (int g = 0; g < GROUPS; g++) inverse[g] = -(TOP + 0.1f * step) / most[g];
-        sum();
+        if (step < 5)  // the largest magnitude times inverse is less than TOP + 0.5, which is rounded to TOP
+            sum(above_bottom);
+        else
+            sum(anywhere);
         for (int g = 0; g < GROUPS; g++) {
             const ints better = (sum_l2[g] > floats{}) & (sum_xl[g] * sum_xl[g] > best[g] * sum_l2[g]);
             const floats scale = sum_xl[g] / sum_l2[g];
