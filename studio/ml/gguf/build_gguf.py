@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import UserError
-from studio.ml.gguf import architectures, importance, reports
+from studio.ml.gguf import alike, architectures, importance, reports
 from studio.ml.gguf.build import Build, Built, Made, recorded
 from studio.ml.gguf.cases import MOST_LOGITS
 from studio.ml.gguf.choosing import learnt
@@ -43,6 +43,8 @@ def make(build: Build, *, memory: int) -> Built:
     """Writes all files in one pass and checks them against one. `memory` is in bytes, for the model that they are compared with."""
     order, job = build.order, build.job
     tokenizer, names = _words(build)
+    for sentence in (*architectures.read_shape(build.base).notes, *alike.caveats(tokenizer)):
+        job.note(sentence, level="warning")
     measured = _measured(build, tokenizer, memory=memory) if weighed(build) else None
     files: dict[str, Path] = {name: build.folder(name) / f"{build.name}-{name}.gguf" for name in order.quantizations}
     plain: dict[str, Path] = {name: job.work / PLAIN / f"{name}.gguf" for name in weighed(build)}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.ml.gguf import vocabulary
+from studio.ml.gguf.alike import comparable
 from studio.ml.gguf.weights import Weights
 
 LONGEST_ROW = 256
@@ -63,10 +64,12 @@ def make_case(base: Path, rows: list[Row], *, tokenizer_folder: Path | None = No
     chat_ids = [prompt_ids(tokenizer, chat) for chat in chats]
     heads = [row.ids[: max(2, len(row.ids) // 2)] for row, source in zip(encoded, rows, strict=True) if "text" in source]
     turn_ends = {end for row, source in zip(encoded, rows, strict=True) if (end := turn_end(row, source)) is not None}
+    made = comparable(tokenizer_folder or base)
+    texts = [made(text) for text in TEXTS]
     return Case(
-        texts=list(TEXTS),
-        text_ids=read(tokenizer, TEXTS, letters=False),
-        letter_ids=read(tokenizer, TEXTS, letters=True),
+        texts=texts,
+        text_ids=read(tokenizer, texts, letters=False),
+        letter_ids=read(tokenizer, texts, letters=True),
         chats=chats,
         chat_ids=chat_ids,
         sequences=within([row.ids for row in encoded if len(row.ids) > 1], columns=columns_of(base, tokenizer)),
