@@ -1,8 +1,7 @@
 """llama.cpp at our fingertips: a GGUF's tokens, logits and prompts, through the C functions that xllamacpp exports. No torch, no Django.
 
-`python -m studio.ml.llamacpp REQUEST.json FOLDER` answers one request in a process of its own, locked in by `studio.ml.sandbox`, so that
-a crash in C++ ends that process and nothing else. The C structs that are passed by value grow from release to release; only their first
-fields, which have been the same for years, are touched, and their defaults are checked before anything is loaded.
+The C structs that are passed by value grow from release to release; only their first fields, which have been the same for years, are
+touched, and their defaults are checked before anything is loaded.
 """
 
 import ctypes
@@ -11,7 +10,6 @@ import http.client
 import importlib.util
 import json
 import os
-import resource
 import socket
 import sys
 import tempfile
@@ -24,11 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from studio.errors import UserError
-from studio.ml import sandbox
 
 BATCH = 128
 """Tokens that are decoded at once."""
-ANSWER, LOGITS = "answer.json", "logits.f32"
 STRUCT_BYTES = 4096
 """Room for llama.cpp's parameter structs, whatever their size."""
 
@@ -295,60 +291,3 @@ def _ask(address: Path, route: str, body: dict[str, Any]) -> dict[str, Any]:
     if response.status != 200:
         raise UserError(f"llama.cpp could not use the chat template: {answer.get('error', {}).get('message', response.status)}")
     return answer
-
-
-def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What the file says to one request; logits go to `folder`/LOGITS as rows of float32, one after another.
-
-    Keys of `request`: gguf, adapter (a GGUF added to it, or nothing), threads, context, texts (to tokenize, with the names of special
-    tokens read as such and as letters), chats (to render), sequences (token ids to take logits of), prompts (token ids to go on from),
-    count (tokens of an answer), ends (token ids that should end an answer).
-    """
-    path = Path(request["gguf"])
-    adapter = Path(request["adapter"]) if request["adapter"] else None
-    with Model(path, adapter=adapter, threads=request["threads"], context=request["context"]) as model:
-        result: dict[str, Any] = {"vocabulary": model.vocabulary}
-        result["texts"] = [model.tokenize(text) for text in request["texts"]]
-        result["letters"] = [model.tokenize(text, special=False) for text in request["texts"]]
-        result["ends"] = [model.ends(number) for number in request["ends"]]
-        with (folder / LOGITS).open("wb") as file:
-            for ids in request["sequences"]:
-                model.logits(ids).tofile(file)
-        result["answers"] = [model.generate(ids, count=request["count"]) for ids in request["prompts"]]
-        result["tokens_per_second"] = model.written / model.writing_seconds if model.writing_seconds else 0.0
-        result["prompt_tokens_per_second"] = model.read / model.reading_seconds if model.reading_seconds else 0.0
-        result["load_seconds"] = model.load_seconds
-        result["memory"] = peak_memory()  # before the server of the template loads the file once more
-        prompts = rendered(path, request["chats"], folder=Path()) if request["chats"] else []
-        result["chats"] = [model.tokenize(prompt, begin=True) for prompt in prompts]
-    return result
-
-
-def peak_memory() -> int:
-    """The most bytes that this process had in memory, its mapped files included.
-
-    Linux counts into `ru_maxrss` what the process was a copy of before it began, so its own mark is read there.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-
-
-def main(request_file: Path, folder: Path) -> None:
-    """Reads the request, gives up all rights but those it needs, and only then opens the file."""
-    request = json.loads(request_file.read_text())
-    library()
-    importlib.import_module("xllamacpp")  # what is read now need not be readable later
-    os.chdir(folder)
-    files = [Path(request[key]) for key in ("gguf", "adapter") if request[key]]
-    held = sandbox.enter(folder=folder, reads=files, bounds=sandbox.Bounds(**request["bounds"]), parent=request["parent"])
-    try:
-        result = answer(request, folder)
-    except UserError as error:
-        result = {"refused": error.message}
-    (folder / ANSWER).write_text(json.dumps(result | {"sandbox": held}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -306,11 +306,10 @@ def test_a_process_that_is_locked_in_reaches_nothing_but_its_folder(tmp_path: Pa
         assert "NoNewPrivs:\t1" in result["status"]
 
 
-def test_speed_and_memory_are_measured_where_the_file_is_open(tiny_model: Path, tmp_path: Path) -> None:
+def test_speed_is_measured_where_the_file_is_open(tiny_model: Path, tmp_path: Path) -> None:
     with llamacpp.Model(built(tiny_model, tmp_path / "m.gguf"), context=256) as model:
         model.generate([1, 5, 6], count=5)
         assert model.read == 3 and model.reading_seconds > 0 and model.load_seconds > 0
-    assert llamacpp.peak_memory() > 1 << 20
 
 
 def test_rows_of_the_client_are_what_is_weighed(tiny_model_maker: ModelMaker, tiny_model: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import studio
-from studio.ml import llamacpp
+from studio.ml.gguf.answering import ANSWER, LOGITS
 from studio.ml.gguf.cases import MOST_LOGITS, Case
 from studio.ml.gguf.limits import ANSWER_TOKENS
 from studio.ml.gguf.weights import Array
@@ -110,10 +110,10 @@ def ask_llamacpp(gguf: Path, case: Case, *, folder: Path, job: Job, threads: int
             }
         )
     )
-    (folder / llamacpp.ANSWER).unlink(missing_ok=True)
+    (folder / ANSWER).unlink(missing_ok=True)
     _run(request, folder, job)
-    answer = _believed(folder / llamacpp.ANSWER, case)
-    return answer, Logits(folder / llamacpp.LOGITS, tokens=sum(map(len, case.sequences)), columns=answer.vocabulary)
+    answer = _believed(folder / ANSWER, case)
+    return answer, Logits(folder / LOGITS, tokens=sum(map(len, case.sequences)), columns=answer.vocabulary)
 
 
 def _bounds(gguf: Path, adapter: Path | None, threads: int) -> Bounds:
@@ -129,7 +129,7 @@ def _bounds(gguf: Path, adapter: Path | None, threads: int) -> Bounds:
 
 def _run(request: Path, folder: Path, job: Job) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "studio.ml.llamacpp", str(request.resolve()), str(folder.resolve())],
+        [sys.executable, "-P", "-m", "studio.ml.gguf.answering", str(request.resolve()), str(folder.resolve())],
         env=_bare_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -16,8 +16,8 @@ import psutil
 from safetensors import SafetensorError
 
 from studio.errors import UserError
-from studio.ml import llamacpp
 from studio.ml.gguf import architectures
+from studio.ml.gguf.answering import LOGITS
 from studio.ml.gguf.asking import Answer, Logits, Refused, ask_llamacpp
 from studio.ml.gguf.cases import BUILT_IN, MOST_LOGITS, Case, Row, ends, make_case, read
 from studio.ml.gguf.comparing import Comparison, compare, judge
@@ -128,7 +128,7 @@ def verify_merged(
     job.progress(0, 3, "checks")
     tokenizer_folder = _tokenizer_folder(base, adapter)
     case = make_case(base, rows, tokenizer_folder=tokenizer_folder)
-    logits = job.work / llamacpp.LOGITS
+    logits = job.work / LOGITS
     try:
         figures = {"loads": True, **_same_words(folder, tokenizer_folder, case)}
         columns = _leave_logits(folder, case, logits, job=job, memory=memory)
