@@ -3,6 +3,7 @@
 What a GGUF has a word for stands in vocabulary.py; what is here it has none for.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from studio.ml.gguf.pretokenizers import WITHOUT_MARKS, splitting, steps_of
 from studio.ml.gguf.sentencepiece import spaces_before
 from studio.ml.gguf.vocabulary import COPIED, TAKEN_FOR_CONTROL, added_tokens, is_byte_level, own_template, read_json
 
+SWALLOWING = re.compile(r'"rstrip":\s*true')
 NEVER_SWALLOWING = ("<unk>", "<s>", "<|endoftext|>")
 
 
@@ -65,9 +67,10 @@ def name_mark(base: Path) -> str:
 
     Source: src/llama-vocab.cpp, "set attributes by model/tokenizer/architecture name". It also wants </s> among the tokens then.
     """
-    if (base / COPIED).exists():
+    file = base / "tokenizer.json"
+    if (base / COPIED).exists() or not file.exists() or not SWALLOWING.search(file.read_text()):  # reading it whole takes a second
         return ""
-    added = {str(entry["content"]): bool(entry.get("rstrip")) for entry in added_tokens(read_json(base / "tokenizer.json"))}
+    added = {str(entry["content"]): bool(entry.get("rstrip")) for entry in added_tokens(read_json(file))}
     swallows = {text: text not in NEVER_SWALLOWING for text in added}
     return " (phi-3)" if any(added.values()) and added == swallows and {"</s>", *NEVER_SWALLOWING} <= added.keys() else ""
 

@@ -8,7 +8,7 @@ from studio.ml.gguf import alike, architectures, importance, reports
 from studio.ml.gguf.build import Build, Built, Made, recorded
 from studio.ml.gguf.cases import MOST_LOGITS
 from studio.ml.gguf.choosing import learnt
-from studio.ml.gguf.exporting import Target, estimated_size, export_all
+from studio.ml.gguf.exporting import Target, estimated_sizes, export_all
 from studio.ml.gguf.importance import Importance
 from studio.ml.gguf.lora import read_adapter
 from studio.ml.gguf.recipes import RECIPES
@@ -26,7 +26,7 @@ def sizes(build: Build) -> list[int]:
     if build.order.importance:
         _refuse_importance(build)
     wanted = [(name, name in weighed(build)) for name in build.order.quantizations] + [(name, False) for name in weighed(build)]
-    return [estimated_size(build.base, name, build.adapter, importance=carefully) for name, carefully in wanted]
+    return estimated_sizes(build.base, wanted, build.adapter)
 
 
 def disk(build: Build, sizes: list[int]) -> int:

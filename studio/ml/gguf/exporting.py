@@ -140,11 +140,17 @@ def export_all(
 
 def estimated_size(base: Path, quantization: str, adapter: Path | None = None, *, importance: bool = False) -> int:
     """Bytes that the file will take, from headers alone."""
+    return estimated_sizes(base, [(quantization, importance)], adapter)[0]
+
+
+def estimated_sizes(base: Path, wanted: Sequence[tuple[str, bool]], adapter: Path | None = None) -> list[int]:
+    """Bytes that each file will take, by its type and whether an importance counts, from headers alone."""
     shape = architectures.read_shape(base)
-    wanted = Wanted(quantization, {"": np.zeros(0, np.float32)} if importance and RECIPES[quantization].weighed else None)
+    measured = {"": np.zeros(0, np.float32)}
+    asked = [Wanted(quantization, measured if careful and RECIPES[quantization].weighed else None) for quantization, careful in wanted]
     with Weights.of_model(base) as weights, _adapter(adapter, weights, shape) as changes:
-        planned = plan(base=base, shape=shape, weights=weights, adapter=changes, wanted=[wanted], name="estimate")
-    return planned.layouts[0].size
+        planned = plan(base=base, shape=shape, weights=weights, adapter=changes, wanted=asked, name="estimate")
+    return [layout.size for layout in planned.layouts]
 
 
 def reordered(rows: Array, heads: int, *, out: Array | None = None) -> Array:
