@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from studio.errors import UserError
 from studio.ml.gguf.header import Entry
-from studio.ml.gguf.settings import Config, positive
+from studio.ml.gguf.settings import Config, positive, whole
 
 Array = npt.NDArray[np.float32]
 
@@ -58,7 +58,7 @@ def read_rope(config: Config, *, kinds: tuple[str, ...], head_size: int, partial
         theta=positive(settings.get("rope_theta") or config.get("rope_theta") or THETA, "rope_theta"),
         columns=_columns(settings, config, head_size=head_size, partial=partial),
         context=context,
-        original=max(2, int(positive(original, "original_max_position_embeddings"))),
+        original=max(2, whole({"original_max_position_embeddings": original}, "original_max_position_embeddings")),
         settings=settings,
     )
     if kind == "yarn":
@@ -98,10 +98,10 @@ def layer_settings(config: Config, layers: str) -> dict[str, Any]:
     transformers 5 writes rope_parameters, by kind of layer where there are several; before, rope_scaling stood beside rope_theta.
     """
     found = config.get("rope_parameters") or {}
+    if isinstance(found, dict) and ("full_attention" in found or "sliding_attention" in found):
+        found = found.get(layers) or {}
     if not isinstance(found, dict):
         raise UserError("The base model's rope_parameters cannot be read. Register it again.")
-    if "full_attention" in found or "sliding_attention" in found:
-        found = found.get(layers) or {}
     older = config.get("rope_scaling") if layers == "full_attention" else None
     return {**found, **older} if isinstance(older, dict) else dict(found)
 

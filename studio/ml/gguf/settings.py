@@ -1,7 +1,6 @@
 """Numbers out of a stranger's config.json, each held against what it may be."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from studio.errors import UserError
 
 Config = Mapping[str, Any]
 LARGEST = (1 << 31) - 1
+SMALLEST, WIDEST = 2.0**-126, 2.0**127
+"""Ends of float32, to the next power of two."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def whole(config: Config, key: str, *, default: int | None = None, most: int = L
 
 
 def positive(value: Any, name: str) -> float:
-    """`value` as a finite number above 0; `name` is what an error calls it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    """`value` as a number above 0 that float32 can hold; `name` is what an error calls it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not SMALLEST <= value <= WIDEST:
         raise _unusable(value, name)
     return float(value)
 

@@ -72,7 +72,7 @@ def chat_template(base: Path) -> str:
 
 def own_template(folder: Path) -> str:
     file = folder / "chat_template.jinja"
-    template: Any = file.read_text() if file.exists() else read_json(folder / "tokenizer_config.json").get("chat_template")
+    template: Any = file.read_text(errors="replace") if file.exists() else read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         by_name = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = by_name.get("default") or next(iter(by_name.values()), None)
