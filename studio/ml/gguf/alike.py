@@ -27,7 +27,7 @@ def comparable(base: Path) -> Callable[[str], str]:
         return str
     tokenizer = read_json(base / "tokenizer.json")
     steps: list[Callable[[str], str]] = []
-    if any(step.get("type") == "NFC" for step in steps_of(tokenizer.get("normalizer"), "normalizers")):
+    if _composes(tokenizer):
         steps.append(lambda text: unicodedata.normalize("NFC", text))
     if _cuts_at_marks(tokenizer):
         steps.append(lambda text: "".join(letter for letter in text if unicodedata.category(letter)[0] != "M"))
@@ -55,6 +55,8 @@ def caveats(base: Path) -> list[str]:
         return []
     tokenizer = read_json(base / "tokenizer.json")
     found = []
+    if _composes(tokenizer):
+        found.append("Accents that are typed apart from their letters are other tokens in llama.cpp; nearly all text has them as one.")
     if _cuts_at_marks(tokenizer):
         found.append("llama.cpp splits words with combining marks, as Hindi and Thai have them, into other tokens than this model learnt.")
     if words := _taken_for_control(tokenizer):
@@ -73,6 +75,10 @@ def name_mark(base: Path) -> str:
     added = {str(entry["content"]): bool(entry.get("rstrip")) for entry in added_tokens(read_json(file))}
     swallows = {text: text not in NEVER_SWALLOWING for text in added}
     return " (phi-3)" if any(added.values()) and added == swallows and {"</s>", *NEVER_SWALLOWING} <= added.keys() else ""
+
+
+def _composes(tokenizer: dict[str, Any]) -> bool:
+    return any(step.get("type") == "NFC" for step in steps_of(tokenizer.get("normalizer"), "normalizers"))
 
 
 def _cuts_at_marks(tokenizer: dict[str, Any]) -> bool:

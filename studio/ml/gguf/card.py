@@ -88,7 +88,8 @@ def _proof(verification: Mapping[str, Any], kind: str) -> list[str]:
         ("Memory while it ran, MB", _figure(verification, "memory", ".0f", scale=1e-6)),
     ]
     said = [f"It was run and compared with {compared} in transformers before it could be downloaded.", "", "| Figure | |", "|---|---:|"]
-    return said + [f"| {name} | {value} |" for name, value in rows if value]
+    said += [f"| {name} | {value} |" for name, value in rows if value]
+    return said + [line for sentence in verification.get("caveats", []) for line in ("", sentence)]
 
 
 def _steps(file: str, *, kind: str, has_template: bool, knows_system: bool) -> list[str]:

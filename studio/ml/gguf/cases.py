@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.ml.gguf import vocabulary
-from studio.ml.gguf.alike import comparable
+from studio.ml.gguf.alike import caveats, comparable
 from studio.ml.gguf.weights import Weights
 
 LONGEST_ROW = 256
@@ -41,6 +41,10 @@ class Case:
     """Of each text, where the name of a special token stands for that token, as a template writes it."""
     letter_ids: list[list[int]]
     """Of each text, where such a name is read as its letters, as it is in what people write."""
+    adjusted: int
+    """Texts that both sides read alike only in another form (`studio.ml.gguf.alike`)."""
+    caveats: list[str]
+    """What llama.cpp is known to read otherwise."""
     chats: list[list[dict[str, str]]]
     """Conversations that end with a question."""
     chat_ids: list[list[int]]
@@ -70,6 +74,8 @@ def make_case(base: Path, rows: list[Row], *, tokenizer_folder: Path | None = No
         texts=texts,
         text_ids=read(tokenizer, texts, letters=False),
         letter_ids=read(tokenizer, texts, letters=True),
+        adjusted=sum(text != made(text) for text in TEXTS),
+        caveats=caveats(tokenizer_folder or base),
         chats=chats,
         chat_ids=chat_ids,
         sequences=within([row.ids for row in encoded if len(row.ids) > 1], columns=columns_of(base, tokenizer)),

@@ -32,10 +32,10 @@ from studio.training.job import Job
 __all__ = ["BUILT_IN", "MOST_LOGITS", "Row", "verify", "verify_adapter", "verify_all", "verify_merged"]
 
 UNTAKEN: dict[str, Any] = {
-    "loads": False, "tokenizer_texts": None, "tokenizer_equal": None, "template": False, "stops": False, "tokens": None, "mean_kl": None,
-    "max_kl": None, "perplexity": None, "perplexity_reference": None, "top1": None, "greedy_prompts": None, "greedy_equal": None,
-    "greedy_undecided": None, "tokens_per_second": None, "prompt_tokens_per_second": None, "memory": None, "load_seconds": None,
-    "sandbox": [],
+    "loads": False, "tokenizer_texts": None, "tokenizer_equal": None, "tokenizer_adjusted": 0, "caveats": [], "template": False,
+    "stops": False, "tokens": None, "mean_kl": None, "max_kl": None, "perplexity": None, "perplexity_reference": None, "top1": None,
+    "greedy_prompts": None, "greedy_equal": None, "greedy_undecided": None, "tokens_per_second": None,
+    "prompt_tokens_per_second": None, "memory": None, "load_seconds": None, "sandbox": [],
 }  # fmt: skip
 """Every figure, before it is taken. A figure that is no number, or was never taken, is None."""
 
@@ -208,6 +208,8 @@ def _spoken(case: Case, answer: Answer) -> dict[str, Any]:
         "loads": True,
         "tokenizer_texts": len(case.texts),
         "tokenizer_equal": sum(one == other for one, other in zip(ours, theirs, strict=True)),
+        "tokenizer_adjusted": case.adjusted,
+        "caveats": case.caveats,
         "template": answer.chats == case.chat_ids,
         "stops": bool(case.ends) and all(answer.ends),
         "tokens_per_second": round(answer.tokens_per_second, 1),
