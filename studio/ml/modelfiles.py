@@ -19,23 +19,10 @@ from studio.training import Job
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "NOTICE.md", "USE_POLICY.md")
 """What a maker says about the use of a model; it goes along with what is built from it."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib")
-SMALL = {
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "README.md",
-    *LICENCES,
-    INDEX,
-}
-AS_THEY_ARE = ("tokenizer.json", "tokenizer.model", "chat_template.jinja", *LICENCES, INDEX)
 TOKENIZER_SOURCES = ("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", *TOKENIZER_SOURCES)
+SMALL = {"config.json", "generation_config.json", *TOKENIZER_FILES, "chat_template.jinja", "README.md", *LICENCES, INDEX}
+AS_THEY_ARE = ("tokenizer.json", "tokenizer.model", "chat_template.jinja", *LICENCES, INDEX)
 LARGEST_SMALL = 256 << 20
 PIECE = 64 << 20
 """Bytes between two looks at whether to stop."""

@@ -9,18 +9,10 @@ from studio.ml.gguf.lora import Adapter
 from studio.ml.gguf.peft_settings import read_plain
 from studio.ml.gguf.shards import Precision
 from studio.ml.modelconfig import write_json
+from studio.ml.modelfiles import TOKENIZER_FILES
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 LARGEST_SMALL = 256 << 20
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
 TEMPLATE, TOKENIZER_CONFIG, GENERATION = "chat_template.jinja", "tokenizer_config.json", "generation_config.json"
 CODE_KEYS = ("auto_map", "custom_pipelines", "_name_or_path")
 """Keys that name code or a folder of whoever saved the model."""
@@ -41,7 +33,7 @@ def write_settings(room: Path, base: Path, config: dict[str, Any], changes: Adap
     write_json(room / "config.json", _new_config(config, changes, precision))
     _copy(base, room, GENERATION)
     words = changes.tokenizer or base
-    for name in TOKENIZER:
+    for name in TOKENIZER_FILES:
         _copy(words, room, name)
     settings = _tokenizer_config(room / TOKENIZER_CONFIG)
     if any(key in settings for key in CODE_KEYS):
