@@ -128,7 +128,7 @@ def test_the_next_attempt_goes_on_with_the_numbers(start):
     work_off(order)
     assert order.status == "succeeded"
     assert [event.attempt for event in events_of(order)][:4] == [1, 2, 2, 2]
-    assert order.artifact.folder_name == f"{order.pk}-2"
+    assert order.artifacts.get().folder_name == f"{order.pk}-2"
 
 
 def test_three_losses_are_a_failure_that_says_what_to_do(start):

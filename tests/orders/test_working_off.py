@@ -30,7 +30,7 @@ TO_THE_PIPE = (
 def test_a_run_ends_with_a_recorded_artifact(start, acme):
     order = work_off(start())
     assert (order.status, order.error, order.attempt) == ("succeeded", "", 1)
-    artifact = order.artifact
+    artifact = order.artifacts.get()
     assert (artifact.kind, artifact.project, artifact.base_model) == ("rehearsal", acme.project, acme.base)
     assert artifact.lineage["dataset_version"]["sha256"] == acme.version.sha256
     assert artifact.lineage["config"]["max_steps"] == 4
@@ -64,7 +64,7 @@ def test_the_process_is_given_no_secret(strange, start, monkeypatch):
         monkeypatch.setenv(name, f"planted {name}")
     strange("curious", "import os", "(job.out / 'seen').write_text(repr(dict(os.environ)))", "return job.out")
     order = work_off(start("curious"))
-    seen = (order.artifact.folder / "seen").read_text() + (order.folder / "order.json").read_text()
+    seen = (order.artifacts.get().folder / "seen").read_text() + (order.folder / "order.json").read_text()
     assert "planted" not in seen
     assert settings.SECRET_KEY not in seen
 
@@ -90,7 +90,7 @@ def test_a_stop_keeps_what_was_learnt(start, acme):
     order = start(max_steps=100_000, seconds_per_step=0.02)
     work_while(order, lambda: stop_run(acme.owner, order.run))
     assert (order.status, order.error) == ("stopped", "")
-    kept = json.loads((order.artifact.folder / "rehearsal.json").read_text())
+    kept = json.loads((order.artifacts.get().folder / "rehearsal.json").read_text())
     assert 1 <= kept["steps"] < 100_000
     assert events_of(order)[-1].body["status"] == "stopped"
 
