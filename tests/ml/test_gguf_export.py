@@ -381,6 +381,20 @@ def test_an_export_that_is_stopped_or_fails_leaves_nothing(wide_model: Path, tin
     assert [path.name for path in folder.iterdir()] == ["bf16.gguf"]
 
 
+def test_an_adapter_beyond_f16_is_served_in_f32(tiny_model_maker: ModelMaker, adapter_of: AdapterMaker, tmp_path: Path) -> None:
+    base = tiny_model_maker(tmp_path / "unsealed-base")
+    adapter = adapter_of(base)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    next(tensor for name, tensor in weights.items() if "lora_A" in name)[0, 0] = 70_000.0
+    save_file(weights, adapter / "adapter_model.safetensors")
+    for folder in (base, adapter):
+        commit_folder(folder, tmp_path / f"sealed-{folder.name}")
+
+    files = prepare(base=tmp_path / "sealed-unsealed-base", adapter=tmp_path / "sealed-adapter", cache=tmp_path / "cache")
+
+    assert files["adapter"] and {tensor.type for tensor in read_header(files["adapter"]).tensors.values()} == {"F32"}
+
+
 def test_what_does_not_fit_the_model_is_refused_before_a_weight_is_read(
     wide_model: Path, tiny_model_maker: ModelMaker, tmp_path: Path
 ) -> None:

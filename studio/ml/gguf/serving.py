@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from studio.errors import UserError
 from studio.ml.gguf import architectures
 from studio.ml.gguf.adapters import export_adapter
 from studio.ml.gguf.exporting import export
@@ -57,7 +58,12 @@ def _prepare(*, base: Path, adapter: Path | None, cache: Path) -> dict[str, Path
     target = cache / f"{both}.lora.gguf"
     with _alone(target):
         if not target.exists():
-            export_adapter(base=base, adapter=adapter, target=target)
+            try:
+                export_adapter(base=base, adapter=adapter, target=target)
+            except UserError as error:
+                if error.code != "out_of_range":
+                    raise
+                export_adapter(base=base, adapter=adapter, target=target, precision="f32")
     return {"model": _model(cache / f"{base_name}.gguf", base=base, adapter=None), "adapter": target}
 
 
