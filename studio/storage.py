@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def fsync_path(path: Path) -> None:
         os.close(fd)
 
 
+def hash_of(files: Mapping[str, Mapping[str, object]]) -> str:
+    """The hex SHA-256 of files together, given as `{name: {"sha256": ...}}`: of their `sha256  name` lines, sorted by name."""
+    lines = "".join(f"{entry['sha256']}  {name}\n" for name, entry in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def commit_folder(temp: Path, target: Path, **facts: object) -> dict[str, object]:
     """Seals `temp` and renames it to `target` on the same file system; returns the manifest.
 
@@ -52,11 +59,10 @@ def commit_folder(temp: Path, target: Path, **facts: object) -> dict[str, object
     for path in files_in(temp):
         files[path.relative_to(temp).as_posix()] = {"sha256": sha256_file(path), "size": path.stat().st_size}
         fsync_path(path)
-    lines = "".join(f"{entry['sha256']}  {name}\n" for name, entry in files.items())
     manifest: dict[str, object] = {
         "files": files,
         "size": sum(int(str(entry["size"])) for entry in files.values()),
-        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "sha256": hash_of(files),
         "facts": facts,
     }
     (temp / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))

@@ -1,6 +1,5 @@
 """The order that writes a model, or an adapter merged into its base, as files to take home, and proves that they run."""
 
-import hashlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.orders.kinds import SWEEPS, OrderKind, register
 from studio.orders.models import Order
-from studio.storage import remove_folder
+from studio.storage import hash_of, remove_folder
 from studio.training.orders import BuildAbout, BuildPayload
 
 KINDS = {
@@ -25,6 +24,10 @@ KINDS = {
 
 STATES_KEPT = timedelta(days=1)
 """How long an unfinished file is kept for somebody who builds again: it can be as large as the model."""
+
+
+LEAST_OF_A_LANGUAGE = 0.05
+"""Share of the answers that were looked at."""
 
 
 class BuildKind(OrderKind):
@@ -88,14 +91,21 @@ def about(build: Build) -> BuildAbout:
         base_source=base.source,
         dataset=str(version) if version else "",
         version=build.made_from.sha256[:12],
+        languages=languages_of(version) if version else [],
     )
+
+
+def languages_of(version: DatasetVersion) -> list[str]:
+    """What it was taught to answer in, as codes of two letters, the most first; what few of its answers are in is left out."""
+    told = (version.facts or {}).get("languages", {})
+    rows, least = told.get("rows", {}), told.get("looked_at", 0) * LEAST_OF_A_LANGUAGE
+    return sorted((code for code, count in rows.items() if code and count >= least), key=lambda code: (-rows[code], code))
 
 
 def record_part(order: Order, build: Build, result: dict[str, Any]) -> Artifact:
     """The row for one type's folder in the sealed folder; its hash is made of its files' as a manifest's is."""
     part, source = f"{build.quantization}/", build.source
     files = {name.removeprefix(part): facts for name, facts in result["files"].items() if name.startswith(part)}
-    lines = "".join(f"{facts['sha256']}  {name}\n" for name, facts in files.items())
     made = {"quantization": build.quantization, "importance": build.importance}
     artifact: Artifact = Artifact.objects.create(
         order=order,
@@ -107,7 +117,7 @@ def record_part(order: Order, build: Build, result: dict[str, Any]) -> Artifact:
         folder_name=f"{Path(result['folder']).name}/{build.quantization}",
         files=files,
         size=sum(facts["size"] for facts in files.values()),
-        sha256=hashlib.sha256(lines.encode()).hexdigest(),
+        sha256=hash_of(files),
         lineage=(source.lineage | {f"{source.kind}_sha256": source.sha256} if source else base_lineage(build)) | made,
     )
     if source:

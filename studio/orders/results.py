@@ -1,11 +1,10 @@
 """What a worker process says that it left, held against what stands on the disk. The process itself is not believed."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from studio.storage import MANIFEST, files_in
+from studio.storage import MANIFEST, files_in, hash_of
 
 LARGEST_MANIFEST = 16 << 20
 
@@ -26,8 +25,7 @@ def checked(result: dict[str, Any], *, target: Path) -> dict[str, Any]:
         raise Untrue("it names another folder than the one it was given")
     manifest = sealed_manifest(target)
     files = manifest["files"]
-    lines = "".join(f"{entry['sha256']}  {name}\n" for name, entry in files.items())
-    if manifest["sha256"] != hashlib.sha256(lines.encode()).hexdigest():
+    if manifest["sha256"] != hash_of(files):
         raise Untrue("its hash is not that of its files")
     found = {path.relative_to(target).as_posix(): path.stat().st_size for path in files_in(target)}
     if found != {name: entry["size"] for name, entry in files.items()}:

@@ -221,7 +221,7 @@ class BuildPayload(Wire):
     quantizations: list[Quantization] = Field(default=["q8_0"], min_length=1)
     """All are written in one pass. Each becomes a folder of its own in the result, named by it. A GGUF adapter is f16 or f32."""
     importance: bool = False
-    """Measure on the training rows which weights matter, and round those with more care; not for f32, f16, bf16, q8_0."""
+    """Measure on the training rows which weights matter, and round those with more care. Types that it does not change are made without."""
     name: str
     """File name without suffix: letters, digits, dots and dashes."""
     rows: str = ""

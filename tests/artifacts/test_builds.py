@@ -61,6 +61,13 @@ def test_the_worker_is_told_everything_in_one_order(acme):
     assert payload["state"] == str(builds[0].order.checkpoints)
 
 
+def test_a_file_says_what_languages_it_was_taught(acme):
+    acme.version.facts = (acme.version.facts or {}) | {"languages": {"looked_at": 100, "rows": {"": 20, "de": 30, "en": 48, "fr": 2}}}
+    acme.version.save()
+    build = request_builds(acme.owner, source=acme.artifact, quantizations=["f16"])[0]
+    assert KINDS["build"].payload(Order.objects.get(pk=build.order_id))["about"]["languages"] == ["en", "de"]
+
+
 def test_what_failed_is_tried_again_from_where_it_was(acme):
     failed = make_failed_build(acme.owner, acme.artifact)
     again = retry_build(acme.owner, failed)

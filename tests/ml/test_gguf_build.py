@@ -21,16 +21,18 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from studio.errors import UserError
 from studio.ml import llamacpp
-from studio.ml.gguf import budget, vocabulary
+from studio.ml.gguf import budget, build_adapter, vocabulary
 from studio.ml.gguf.asking import Refused, ask_llamacpp
+from studio.ml.gguf.build import begun
 from studio.ml.gguf.building import run
-from studio.ml.gguf.cases import BUILT_IN, make_case
+from studio.ml.gguf.cases import BUILT_IN, MOST_LOGITS, make_case
 from studio.ml.gguf.choosing import held_out, learnt
 from studio.ml.gguf.exporting import export
 from studio.ml.gguf.header import read_header
 from studio.ml.gguf.verifying import verify
 from studio.training.facts import ModelFacts
 from studio.training.job import Job, Phase, Stopped
+from studio.training.orders import BuildPayload
 from tests.ml.adapters import make_adapter
 from tests.ml.conftest import CHATML, ModelMaker
 
@@ -517,3 +519,14 @@ def test_llamacpp_speaks_of_a_file(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "not.gguf").write_bytes(b"GGUF nonsense")
     with pytest.raises(UserError, match="could not load"):
         llamacpp.Model(tmp_path / "not.gguf")
+
+
+def test_an_adapter_is_checked_on_one_base_whatever_its_types(tiny_model: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(bytes(1000))
+    order = BuildPayload.model_validate(
+        payload(tiny_model, adapter=str(adapter), kind="gguf_adapter", quantizations=["f16", "f32"], state=str(tmp_path / "state"))
+    )
+    build = begun(order, BuildJob(tmp_path / "job"))
+    assert build_adapter.disk(build, [5000]) == 5000 + 4 * 1000 + MOST_LOGITS

@@ -171,3 +171,12 @@ def test_a_download_goes_on_where_an_earlier_registration_stopped(acme, rival):
     assert len(cache) == 1
     foreign = register(rival.owner, source="hub:someone/model")
     assert KINDS["base_model"].payload(foreign.order)["cache"] not in cache
+
+
+def test_a_result_with_folders_beside_files_of_like_names_is_believed(tmp_path: Path) -> None:
+    for name in ("a/x", "a-b", "a.txt"):  # by paths a/x comes first, by names last
+        (tmp_path / "temp" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "temp" / name).write_text(name)
+    manifest = commit_folder(tmp_path / "temp", tmp_path / "sealed")
+    found = checked({"folder": str(tmp_path / "sealed")}, target=tmp_path / "sealed")
+    assert found["sha256"] == manifest["sha256"] and set(found["files"]) == {"a/x", "a-b", "a.txt"}

@@ -28,12 +28,17 @@ def sizes(build: Build) -> list[int]:
                 "An adapter with DoRA or with tables of its own cannot be swapped on a running model. Build a merged GGUF from it.",
                 code="not_swappable",
             )
-    return [estimated_size(build.base, CHECKED_ON) + sum(file.stat().st_size for file in build.adapter.glob("*.safetensors"))]
+    return [estimated_size(build.base, CHECKED_ON) + _stored(build)]
 
 
 def disk(build: Build, sizes: list[int]) -> int:
     """Bytes that writing and checking take: twice the adapter as it is for each type, which may be wider."""
-    return sum(sizes) * (1 + 2 * len(build.order.quantizations)) + MOST_LOGITS
+    return sum(sizes) + 2 * len(build.order.quantizations) * _stored(build) + MOST_LOGITS
+
+
+def _stored(build: Build) -> int:
+    """Bytes of the adapter as it is."""
+    return sum(file.stat().st_size for file in build.adapter.glob("*.safetensors")) if build.adapter else 0
 
 
 def make(build: Build, *, memory: int) -> Built:
