@@ -149,6 +149,7 @@ function start() {
     form.requestSubmit();
   });
   stop.addEventListener("click", () => running?.abort());
+  send.disabled = false; // before this script the form would be sent as a page of its own, and the question lost
   form.querySelector("[data-clear]")?.addEventListener("click", () => {
     running?.abort();
     for (const column of columns) column.clear();

@@ -10,6 +10,7 @@ import { Steps } from "./steps.js";
 import { span } from "./times.js";
 import { setMeter } from "./widths.js";
 
+const PARTS = ["#live", "#outcome"]; // what the server draws again
 const LIVE = ["queued", "starting", "running", "finishing", "pausing", "recovering"];
 const PHASES = {
   preparing: "Preparing", reading: "Reading the rows", loading: "Loading the model", tokenizing: "Counting tokens", training: "Training",
@@ -137,9 +138,9 @@ class RunPage {
     this.refreshing = setTimeout(redraw, 200);
   }
 
+  /** Each part is a request of its own, so one may have been drawn before the server had settled and the other after. */
   refreshUntilSettled() {
-    const shown = document.querySelector("#live .status");
-    if (!shown || !this.ended || !LIVE.some((status) => shown.classList.contains(`status-${status}`))) return;
+    if (!this.ended || !PARTS.some((part) => LIVE.includes(document.querySelector(part)?.dataset.status))) return;
     redraw();
     setTimeout(() => this.refreshUntilSettled(), 1000);
   }
@@ -263,7 +264,7 @@ class RunPage {
 
 /** Lets the server draw the parts that it alone knows. */
 function redraw() {
-  for (const part of ["#live", "#outcome"]) window.htmx?.trigger(part, "refresh");
+  for (const part of PARTS) window.htmx?.trigger(part, "refresh");
 }
 
 const join = (...parts) => parts.filter(Boolean).join("\u00a0· ");
