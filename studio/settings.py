@@ -151,8 +151,10 @@ INSTALLED_APPS = [
     "studio.basemodels",
     "studio.datasets",
     "studio.artifacts",
+    "studio.releases",
     "studio.runs",
     "studio.serving",
+    "studio.clients",
     "studio.api",
 ]
 MIDDLEWARE = [

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,12 @@ from studio.datasets.models import Connection, Dataset, DatasetVersion, Synthesi
 from studio.orders.models import Order, Slot
 from studio.orders.services import claim
 from studio.orders.supervising import Supervisor
+from studio.releases.models import Delivery, Release
 from studio.runs.models import Run
+from studio.serving.models import Deployment
 from studio.storage import commit_folder
 from studio.supervisor.redis_server import find_server
-from studio.workspaces.models import Client, Member, Project, User, Workspace
+from studio.workspaces.models import ApiKey, Client, Invitation, Member, Project, User, Workspace
 from studio.workspaces.services import create_api_key, create_workspace
 
 ALL_SCOPES = ["read", "write", "train", "deploy", "inference", "admin"]
@@ -270,6 +273,44 @@ def make_failed_build(member: Member, source: Artifact, *, quantization: str = "
     return Build.objects.create(project=source.project, source=source, quantization=quantization, order=order)
 
 
+def make_release(
+    member: Member, artifact: Artifact, *, version: tuple[int, int, int] = (1, 0, 0), shared: bool = False, stage: str = Release.Stage.DRAFT
+) -> Release:
+    """A release of an artifact; `shared` with the client's guests."""
+    major, minor, patch = version
+    project = artifact.project
+    return Release.objects.create(
+        project=project,
+        artifact=artifact,
+        base_model=artifact.base_model,
+        task=project.slug,
+        name=f"{project.client.slug}-{project.slug}-tiny-v{major}.{minor}.{patch}",
+        major=major,
+        minor=minor,
+        patch=patch,
+        bump=Release.Bump.MAJOR,
+        stage=stage,
+        shared_at=timezone.now() if shared else None,
+        created_by=member.user,
+    )
+
+
+def make_delivery(member: Member, release: Release, build: Build, *, link: str = "", **columns: Any) -> Delivery:
+    """A delivery by a link that holds for a week; `link` is its secret."""
+    columns = {"expires_at": timezone.now() + timedelta(days=7), "created_by": member.user} | columns
+    return Delivery.objects.create(release=release, build=build, sha256=ApiKey.hash(link or uuid.uuid4().hex), **columns)
+
+
+def make_deployment(project: Project, release: Release | None = None, *, slug: str = "support") -> Deployment:
+    return Deployment.objects.create(project=project, client=project.client, slug=slug, release=release)
+
+
+def make_invitation(member: Member, *, link: str = "", role: str = "member", **columns: Any) -> Invitation:
+    """An invitation by a link that holds for a week; `link` is its secret."""
+    columns = {"expires_at": timezone.now() + timedelta(days=7), "created_by": member.user} | columns
+    return Invitation.objects.create(workspace=member.workspace, role=role, sha256=ApiKey.hash(link or uuid.uuid4().hex), **columns)
+
+
 @dataclass
 class World:
     """A workspace with one of everything, and a key that may do all of it."""
@@ -301,6 +342,26 @@ class World:
         """A file that has arrived, and is no version yet."""
         found = Upload.objects.filter(project=self.project).first()
         return found or make_upload(self.owner, self.project, content=b'{"text": "one"}\n')
+
+    @property
+    def release(self) -> Release:
+        """Of its artifact, and shared with its client's guests."""
+        found = Release.objects.filter(project=self.project).first()
+        return found or make_release(self.owner, self.artifact, shared=True)
+
+    @property
+    def delivery(self) -> Delivery:
+        found = Delivery.objects.filter(release__project=self.project).first()
+        return found or make_delivery(self.owner, self.release, self.build)
+
+    @property
+    def deployment(self) -> Deployment:
+        found = Deployment.objects.filter(project=self.project).first()
+        return found or make_deployment(self.project)
+
+    @property
+    def invitation(self) -> Invitation:
+        return Invitation.objects.filter(workspace=self.workspace).first() or make_invitation(self.owner)
 
     @property
     def workspace(self) -> Workspace:

@@ -13,7 +13,7 @@ from studio.workspaces.models import Client, Project, Tenant
 
 
 class Artifact(Tenant):
-    WORKSPACE, CLIENT = "project__client__workspace", "project__client"
+    WORKSPACE, CLIENT, GUEST = "project__client__workspace", "project__client", "releases__shared_at"
 
     class Kind(models.TextChoices):
         ADAPTER = "adapter", "Adapter"

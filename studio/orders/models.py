@@ -163,6 +163,40 @@ class Event(models.Model):
         return {"seq": self.seq, "attempt": self.attempt, "at": self.at.isoformat(), "type": self.type, **self.body}
 
 
+class Usage(Tenant):
+    """What one attempt of an order took, for quotas and invoices. It outlives the order, so a month's bill never shrinks."""
+
+    WORKSPACE, CLIENT, SHARED = "workspace", "client", True
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="usage")
+    client = models.ForeignKey(Client, models.SET_NULL, null=True, related_name="usage")
+    project = models.UUIDField(null=True)
+    order = models.ForeignKey(Order, models.SET_NULL, null=True, related_name="usage")
+    attempt = models.PositiveIntegerField()
+    kind = models.CharField(max_length=20)
+    """As the order's."""
+    title = models.CharField(max_length=200, blank=True)
+    """What people called it, for the invoice."""
+    worker_kind = models.CharField(max_length=80)
+    """The name of the GPU, or CPU."""
+    gpus = models.PositiveSmallIntegerField(default=0)
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-started_at"]
+        constraints = [models.UniqueConstraint(fields=["order", "attempt"], name="usage_per_attempt")]
+        indexes = [models.Index(fields=["workspace", "client", "ended_at"], name="usage_of_a_month")]
+
+    def __str__(self) -> str:
+        return self.title or self.kind
+
+    @property
+    def hours(self) -> float:
+        """Of wall-clock time; GPU hours are this times `gpus`."""
+        return (self.ended_at - self.started_at).total_seconds() / 3600
+
+
 class Slot(models.Model):
     """A worker process that takes orders from one queue, as it last said of itself."""
 

@@ -14,7 +14,7 @@ from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
-from studio.workspaces.policy import ROLE_ACTIONS, SCOPE_ACTIONS
+from studio.workspaces.policy import ON_ARCHIVED, ROLE_ACTIONS, SCOPE_ACTIONS
 
 
 class UserManager(BaseUserManager["User"]):
@@ -55,6 +55,12 @@ class Workspace(models.Model):
     """The hours in which runs go that are for the night only, in `time_zone`."""
     time_zone = models.CharField(max_length=60, default="UTC")
     """A name of the IANA database. Times that people type for the queue are meant in it."""
+    currency = models.CharField(max_length=3, default="EUR")
+    """ISO 4217; what every rate of the workspace is in."""
+    storage_price = models.DecimalField(max_digits=10, decimal_places=4, null=True)
+    """Of one GB (10^9 bytes) for a month; None where storage costs nothing."""
+    second_factor_required = models.BooleanField(default=False)
+    """Whoever has no second factor (TOTP or a passkey) is asked to add one before anything else."""
 
     def __str__(self) -> str:
         return self.name
@@ -83,6 +89,8 @@ class Member(models.Model):
     role = models.CharField(max_length=10, choices=Role.choices)
     clients: "models.ManyToManyField[Client, models.Model]" = models.ManyToManyField("Client", blank=True, related_name="members")
     """The only clients they see; none means all, except for a guest, who then sees nothing."""
+    narrowed = models.BooleanField(default=False)
+    """Only `clients` are seen, also once none of them is left."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     key: "ApiKey | None" = None
@@ -103,10 +111,13 @@ class Member(models.Model):
     def client_ids(self) -> list[uuid.UUID] | None:
         """The clients that bound this member, or None where nothing does."""
         own = list(self.clients.values_list("pk", flat=True))
-        bound = own if own or self.role == self.Role.GUEST else None
-        if self.key is not None and (narrow := list(self.key.clients.values_list("pk", flat=True))):
-            return narrow if bound is None else [pk for pk in narrow if pk in bound]
-        return bound
+        bound = own if own or self.narrowed or self.role == self.Role.GUEST else None
+        if self.key is None:
+            return bound
+        narrow = list(self.key.clients.values_list("pk", flat=True))
+        if not narrow and not self.key.narrowed:
+            return bound
+        return narrow if bound is None else [pk for pk in narrow if pk in bound]
 
 
 def hold(row: models.Model) -> None:
@@ -126,15 +137,19 @@ class ScopedQuerySet(models.QuerySet[Any]):
         if member is None or not member.may(action):
             return self.none()
         rows = self.filter(**{self.model.WORKSPACE: member.workspace_id})
+        if member.role == Member.Role.GUEST:
+            if not self.model.GUEST:
+                return self.none()
+            rows = rows.filter(**{f"{self.model.GUEST}__isnull": False}).distinct()
         if self.model.CLIENT and (ids := member.client_ids()) is not None:
             path = self.model.CLIENT
             allowed = Q(**{f"{path}__in": ids})
-            # What belongs to no client, such as a base model, is the whole workspace's; a guest sees none of it.
-            if self.model.SHARED and member.role != Member.Role.GUEST:
+            if self.model.SHARED:  # what belongs to no client, such as a base model, is the whole workspace's
                 allowed |= Q(**{f"{path}__isnull": True})
             rows = rows.filter(allowed)
-        elif not self.model.CLIENT and member.role == Member.Role.GUEST:
-            return self.none()
+        if self.model.CLIENT and action not in ON_ARCHIVED:
+            path = "" if self.model.CLIENT == "pk" else f"{self.model.CLIENT}__"
+            rows = rows.filter(**{f"{path}archived_at__isnull": True})
         return rows
 
     def named(self, typed: object) -> Any:
@@ -153,6 +168,8 @@ class Tenant(models.Model):
     CLIENT: ClassVar[str] = ""
     SHARED: ClassVar[bool] = False
     """True where rows without a client exist."""
+    GUEST: ClassVar[str] = ""
+    """The path that is not null on what a client's own people may see; empty where they see none of it."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     objects = ScopedQuerySet.as_manager()
@@ -169,7 +186,7 @@ class Tenant(models.Model):
 class Client(Tenant):
     """A customer of the workspace. Every workspace starts with one, In-house."""
 
-    WORKSPACE, CLIENT = "workspace", "pk"
+    WORKSPACE, CLIENT, GUEST = "workspace", "pk", "pk"
 
     workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="clients")
     name = models.CharField(max_length=80)
@@ -178,6 +195,10 @@ class Client(Tenant):
     """1 to 8: the dot that goes wherever this client's things are shown."""
     run_limit = models.PositiveSmallIntegerField(null=True)
     """How many of its runs may run at once; None leaves it to the workspace."""
+    storage_limit = models.BigIntegerField(null=True)
+    """Bytes that its datasets and artifacts may take; None sets no limit."""
+    gpu_hours_limit = models.FloatField(null=True)
+    """GPU hours in a calendar month of the workspace's time zone; None sets no limit."""
     archived_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -226,6 +247,8 @@ class ApiKey(Tenant):
     sha256 = models.CharField(max_length=64, unique=True)
     scopes = models.JSONField(default=list)
     clients = models.ManyToManyField(Client, blank=True, related_name="+")
+    narrowed = models.BooleanField(default=False)
+    """Only `clients` are reached, also once none of them is left."""
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True)
     used_at = models.DateTimeField(null=True)
@@ -249,6 +272,83 @@ class ApiKey(Tenant):
     @property
     def is_valid(self) -> bool:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+
+
+class Invitation(Tenant):
+    """A link by which one person becomes a member, once. Only its hash is kept."""
+
+    WORKSPACE = "workspace"
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=10, choices=Member.Role.choices)
+    clients = models.ManyToManyField(Client, blank=True, related_name="+")
+    narrowed = models.BooleanField(default=False)
+    """As of the member that comes of it."""
+    email = models.EmailField(blank=True)
+    """Where set, only this address can use the link."""
+    sha256 = models.CharField(max_length=64, unique=True)
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    sent_at = models.DateTimeField(null=True)
+    """When it was sent by e-mail; None where it was only shown."""
+    used_at = models.DateTimeField(null=True)
+    used_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.email or f"{self.get_role_display()} by link"
+
+    @property
+    def is_open(self) -> bool:
+        return self.used_at is None and self.revoked_at is None and self.expires_at > timezone.now()
+
+
+class Rate(Tenant):
+    """What an hour of a kind of worker costs from a day on. An invoice of an earlier month keeps the rates of its time."""
+
+    WORKSPACE = "workspace"
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="rates")
+    kind = models.CharField(max_length=80)
+    """As `orders.Usage.worker_kind`: the name of a GPU, or CPU."""
+    per_hour = models.DecimalField(max_digits=10, decimal_places=4)
+    """Of one GPU, or of one worker without any, in the workspace's currency."""
+    since = models.DateField()
+
+    class Meta:
+        ordering = ["kind", "-since"]
+        constraints = [models.UniqueConstraint(fields=["workspace", "kind", "since"], name="rate_per_kind_and_day")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.per_hour}"
+
+
+class Erasure(Tenant):
+    """The certificate of what was erased for a client. It names no row and no text of what is gone."""
+
+    WORKSPACE = "workspace"
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="erasures")
+    client = models.UUIDField()
+    """The id that the client had."""
+    client_name = models.CharField(max_length=80)
+    reason = models.TextField(blank=True)
+    erased_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    erased_at = models.DateTimeField(auto_now_add=True)
+    certificate = models.JSONField(default=dict)
+    """Counts, bytes and hashes of what was there, by kind, and what was kept and why."""
+    sha256 = models.CharField(max_length=64)
+    """Of the certificate as canonical JSON."""
+
+    class Meta:
+        ordering = ["-erased_at"]
+
+    def __str__(self) -> str:
+        return self.client_name
 
 
 class SetupToken(models.Model):

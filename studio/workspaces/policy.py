@@ -3,9 +3,11 @@
 A route that is not in ROUTES does not exist: it answers 404 and fails the build.
 """
 
-GUEST = {"home.view"}
+GUEST = {"home.view", "role.view", "release.view", "release.sign_off", "delivery.view", "delivery.download", "chat.use"}
+"""A client's own person: what was shared with that client, and nothing else."""
 VIEWER = {
     "home.view",
+    "role.view",
     "client.view",
     "project.view",
     "base_model.view",
@@ -17,6 +19,10 @@ VIEWER = {
     "artifact.view",
     "artifact.download",
     "build.view",
+    "release.view",
+    "delivery.view",
+    "delivery.download",
+    "deployment.view",
     "chat.use",
 }
 MEMBER = VIEWER | {
@@ -29,25 +35,58 @@ MEMBER = VIEWER | {
     "run.resume",
     "run.queue",
     "run.estimate",
+    "artifact.upload",
     "build.create",
     "base_model.create",
+    "release.create",
+    "release.evaluate",
+    "release.approve",
+    "delivery.create",
+    "deployment.create",
+    "deployment.promote",
+    "usage.view",
+    "member.view",
     "key.view",
     "key.create",
     "key.revoke",
 }
-ADMIN = MEMBER | {"client.edit", "queue.edit", "base_model.delete", "settings.view", "audit.view", "connection.edit"}
-OWNER = ADMIN | {"workspace.edit"}
+ADMIN = MEMBER | {
+    "client.edit",
+    "client.export",
+    "gate.edit",
+    "usage.edit",
+    "member.edit",
+    "queue.edit",
+    "base_model.delete",
+    "settings.view",
+    "audit.view",
+    "connection.edit",
+}
+OWNER = ADMIN | {"workspace.edit", "client.erase"}
 
 ROLE_ACTIONS: dict[str, set[str]] = {"guest": GUEST, "viewer": VIEWER, "member": MEMBER, "admin": ADMIN, "owner": OWNER}
 
 SCOPE_ACTIONS: dict[str, set[str]] = {
-    "read": VIEWER | {"audit.view", "key.view"},
-    "write": {"project.edit", "dataset.create", "dataset.delete", "base_model.create", "client.edit"},
+    "read": VIEWER | {"audit.view", "key.view", "member.view", "usage.view"},
+    "write": {"project.edit", "dataset.create", "dataset.delete", "base_model.create", "artifact.upload", "client.edit"},
     "train": {"run.create", "run.stop", "run.pause", "run.resume", "run.queue", "run.estimate", "build.create"},
-    "deploy": {"build.create"},
+    "deploy": {
+        "build.create",
+        "release.create",
+        "release.evaluate",
+        "release.approve",
+        "delivery.create",
+        "deployment.create",
+        "deployment.promote",
+    },
     "inference": {"chat.use"},
     "admin": OWNER,
 }
+
+ON_ARCHIVED = (
+    VIEWER | GUEST - {"release.sign_off"} | {"client.edit", "client.export", "client.erase", "usage.view", "audit.view", "member.view"}
+)
+"""What can still be done with the things of a client that is archived. Everything else answers as if they were not there."""
 
 PUBLIC = "public"
 """Open to everybody."""

@@ -52,4 +52,6 @@ def town(acme, slot):
     rival.base.save()
     globex = world_of_another_client(acme)
     name_everything(globex, GLOBEX)
+    for world in (acme, globex, rival):
+        assert world.release.shared_at  # what a guest may see of each
     return Town(acme, globex, rival)
