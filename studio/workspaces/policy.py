@@ -3,8 +3,8 @@
 A route that is not in ROUTES does not exist: it answers 404 and fails the build.
 """
 
-GUEST = {"home.view", "role.view", "release.view", "release.sign_off", "delivery.view", "delivery.download", "chat.use"}
-"""A client's own person: what was shared with that client, and nothing else."""
+GUEST = {"home.view", "role.view", "shared.view", "release.sign_off", "delivery.download", "chat.use"}
+"""A client's own person: what was shared with that client, on pages of their own (`shared.view`), and nothing else."""
 VIEWER = {
     "home.view",
     "role.view",
@@ -20,6 +20,7 @@ VIEWER = {
     "artifact.download",
     "build.view",
     "release.view",
+    "shared.view",
     "delivery.view",
     "delivery.download",
     "deployment.view",
@@ -99,7 +100,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "logout": {"POST": SIGNED_IN},
     "setup": {"GET": PUBLIC, "POST": PUBLIC},
     "home": {"GET": "home.view"},
-    "design:index": {"GET": "home.view"},
+    "design:index": {"GET": "project.view"},
     "clients:list": {"GET": "client.view"},
     "clients:new": {"GET": "client.edit", "POST": "client.edit"},
     "clients:detail": {"GET": "client.view"},
@@ -187,7 +188,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "builds:stop": {"POST": "build.create"},
     "builds:retry": {"POST": "build.create"},
     "builds:delete": {"POST": "build.create"},
-    "serving:playground": {"GET": "chat.use"},
+    "serving:playground": {"GET": "artifact.view"},
     "serving:chat": {"POST": "chat.use"},
     "serving:keep": {"POST": "dataset.create"},
     "api:api-root": {"GET": SIGNED_IN},
