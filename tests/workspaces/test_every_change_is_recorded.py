@@ -1,0 +1,347 @@
+"""Every request that changes something leaves exactly one audit record, and one that is refused leaves none.
+
+A route whose method is no reading has its example here, or stands in CHANGES_NOTHING with the reason: a new one fails the build until then.
+"""
+
+import base64
+import json
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as studio_settings
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client as Browser
+from django.urls import reverse
+
+from studio.audit.models import AuditRecord
+from studio.datasets import drafting
+from studio.orders.models import Order
+from studio.runs.models import Run
+from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN, VIEWER
+from studio.workspaces.services import create_client
+from tests.datasets.test_fetching import Hub, pairs
+from tests.fixtures import World, make_failed_build, make_key, make_member, make_owner, make_run, make_version
+
+READS = ("GET", "HEAD", "OPTIONS")
+ROW = b'{"prompt": "Hi?", "completion": "Hello."}\n'
+CHAT = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+
+
+@dataclass
+class Sent:
+    """A request that really changes something: the object in its address, and what it says."""
+
+    pk: Any = None
+    body: Any = None
+    """The fields of a page's form, the JSON of a call, or bytes as they are."""
+    query: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
+    """What stands in the address besides an id."""
+    form: bool = False
+    """A call of the API that sends a form, not JSON."""
+
+
+# ── What the examples stand on ──
+
+
+def rows() -> SimpleUploadedFile:
+    return SimpleUploadedFile("replies.jsonl", ROW * 4)
+
+
+def live(thing: Any) -> Any:
+    """Its order is at work again, so that it can be stopped."""
+    Order.objects.filter(pk=thing.order_id).update(status=Order.Status.RUNNING, ended_at=None)
+    return thing.pk
+
+
+def standing(acme: World, status: str) -> Run:
+    """A run that stands where `status` says."""
+    return make_run(acme.owner, acme.project, acme.base, acme.version, status=status)
+
+
+def waiting(acme: World) -> tuple[Run, Run]:
+    first, second = standing(acme, Order.Status.QUEUED), standing(acme, Order.Status.QUEUED)
+    for rank, run in enumerate((first, second)):
+        Order.objects.filter(pk=run.order_id).update(queue="train", rank=rank)
+    return first, second
+
+
+def drafted(acme: World) -> Any:
+    """A version of which one row is dropped in the owner's draft."""
+    drafting.drop_rows(acme.owner, acme.version, [3])
+    return acme.version.pk
+
+
+def older(acme: World) -> Any:
+    """A version that has a newer one."""
+    newer = make_version(acme.owner, acme.project, name="Newer")
+    type(newer).objects.filter(pk=newer.pk).update(dataset=acme.version.dataset, number=2)
+    return acme.version.pk
+
+
+def beside_held_out(acme: World) -> Any:
+    """A version with rows that a held-out set has too."""
+    gate = make_version(acme.owner, acme.project, name="Gate").dataset
+    type(gate).objects.filter(pk=gate.pk).update(held_out=True)
+    return acme.version.pk
+
+
+def with_file(acme: World) -> Any:
+    """A version whose file is kept."""
+    name = uuid.uuid4().hex
+    folder = Path(studio_settings.DATA_DIR, "uploads")
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(ROW * 4)
+    type(acme.version).objects.filter(pk=acme.version.pk).update(upload=name)
+    return acme.version.pk
+
+
+def refused_for_its_columns(acme: World) -> Any:
+    """A version that waits for somebody to say what its columns mean."""
+    pk = with_file(acme)
+    type(acme.version).objects.filter(pk=pk).update(facts=None)
+    columns = [["q", "Hi?"], ["a", "Hello."]]
+    Order.objects.filter(pk=acme.version.order_id).update(status=Order.Status.FAILED, result={"columns": columns})
+    return pk
+
+
+def decided(acme: World) -> Any:
+    """Rows that a model wrote, all accepted."""
+    acme.synthesis.rows.update(state="accepted")
+    return acme.synthesis.pk
+
+
+def arriving(acme: World) -> Any:
+    return {"project": str(acme.project.pk), "filename": "replies.jsonl", "length": 9}
+
+
+def tus(acme: World) -> dict[str, str]:
+    name = base64.b64encode(b"replies.jsonl").decode()
+    return {"Tus-Resumable": "1.0.0", "Upload-Length": "9", "Upload-Metadata": f"filename {name}"}
+
+
+def in_hub(acme: World) -> dict[str, str]:
+    return {"project": str(acme.project.pk), "repository": "acme/support", "file": "a.jsonl"}
+
+
+def of_run(acme: World, **more: Any) -> dict[str, Any]:
+    named = {"project": acme.project.pk, "base_model": acme.base.pk, "dataset_version": acme.version.pk}
+    return {name: str(pk) for name, pk in named.items()} | {"plugin": "rehearsal", "name": "A run"} | more
+
+
+def mixed(acme: World) -> dict[str, Any]:
+    return {"project": str(acme.project.pk), "name": "Mix", "parts": [{"version": str(acme.version.pk), "times": 1}]}
+
+
+def mix_form(acme: World) -> dict[str, Any]:
+    key = acme.version.dataset_id
+    chosen = {f"use_{key}": "on", f"version_{key}": acme.version.pk, f"amount_{key}": "1", f"unit_{key}": "times"}
+    return {"project": acme.project.pk, "name": "Mix", "seed": "42"} | chosen
+
+
+def key_of(acme: World) -> Any:
+    make_key(acme.owner)
+    return acme.owner.keys.latest("created_at").pk
+
+
+def row_form(text: str = "Another answer.") -> dict[str, str]:
+    said = [("user", "Question?"), ("assistant", text)]
+    form = {
+        f"messages-{number}-{part}": value
+        for number, pair in enumerate(said)
+        for part, value in zip(("role", "content"), pair, strict=True)
+    }
+    return form | {"do": "save"}
+
+
+# ── One example for each route and method ──
+
+Example = Callable[[World], Sent]
+EXAMPLES: dict[tuple[str, str], Example] = {
+    ("clients:new", "POST"): lambda acme: Sent(body={"name": "Globex"}),
+    ("projects:new", "POST"): lambda acme: Sent(body={"name": "Replies", "client": acme.client.pk}),
+    ("settings:key_new", "POST"): lambda acme: Sent(body={"name": "nightly", "scopes": ["read"]}),
+    ("settings:key_revoke", "POST"): lambda acme: Sent(key_of(acme)),
+    ("connections:list", "POST"): lambda acme: Sent(body={"kind": "openai", "name": "Big", "url": "https://1.1.1.1/v1", "model": "large"}),
+    ("connections:try", "POST"): lambda acme: Sent(acme.connection.pk),
+    ("connections:remove", "POST"): lambda acme: Sent(acme.connection.pk),
+    ("basemodels:new", "POST"): lambda acme: Sent(body={"source": "hub:acme/tiny"}),
+    ("basemodels:stop", "POST"): lambda acme: Sent(live(acme.base)),
+    ("basemodels:new_tokens", "POST"): lambda acme: Sent(acme.base.pk, {"tokens": "<acme>"}),
+    ("datasets:new", "POST"): lambda acme: Sent(body={"project": acme.project.pk, "name": "New", "file": rows()}),
+    ("datasets:version_new", "POST"): lambda acme: Sent(acme.version.dataset_id, {"file": rows()}),
+    ("datasets:again", "POST"): lambda acme: Sent(with_file(acme)),
+    ("datasets:map", "POST"): lambda acme: Sent(refused_for_its_columns(acme), {"column_0": "prompt", "column_1": "completion"}),
+    ("datasets:stop", "POST"): lambda acme: Sent(live(acme.version)),
+    ("datasets:split", "POST"): lambda acme: Sent(acme.version.pk, {"validation_percent": "25", "seed": "7"}),
+    ("datasets:leave_out", "POST"): lambda acme: Sent(beside_held_out(acme)),
+    ("datasets:hold_out", "POST"): lambda acme: Sent(acme.version.dataset_id, {"held_out": "true"}),
+    ("datasets:mix", "POST"): lambda acme: Sent(body=mix_form(acme)),
+    ("datasets:synthesis_new", "POST"): lambda acme: Sent(acme.version.pk, {"target": "2"}),
+    ("datasets:synthesis_stop", "POST"): lambda acme: Sent(live(acme.synthesis)),
+    ("datasets:synthesis_decide", "POST"): lambda acme: Sent(acme.synthesis.pk, {"row": "1", "do": "accept"}),
+    ("datasets:synthesis_edit", "POST"): lambda acme: Sent(acme.synthesis.pk, {"row": "1"} | row_form()),
+    ("datasets:synthesis_save", "POST"): lambda acme: Sent(decided(acme)),
+    ("datasets:row_edit", "POST"): lambda acme: Sent(acme.version.pk, row_form(), query="row=1"),
+    ("datasets:draft_rows", "POST"): lambda acme: Sent(acme.version.pk, {"do": "drop", "chosen": ["1"]}),
+    ("datasets:draft_rule", "POST"): lambda acme: Sent(acme.version.pk, {"finding": "secret", "do": "drop"}),
+    ("datasets:draft_save", "POST"): lambda acme: Sent(drafted(acme), {"note": "One less"}),
+    ("datasets:draft_discard", "POST"): lambda acme: Sent(drafted(acme)),
+    ("datasets:mark", "POST"): lambda acme: Sent(acme.version.pk, {"do": "star:1"}),
+    ("datasets:restore", "POST"): lambda acme: Sent(older(acme)),
+    ("datasets:fetch", "POST"): lambda acme: Sent(body=in_hub(acme) | {"from": "hub"}),
+    ("datasets:upload", "POST"): lambda acme: Sent(acme.upload.pk, {"name": "Fresh"}),
+    ("datasets:upload_discard", "POST"): lambda acme: Sent(acme.upload.pk),
+    ("uploads:create", "POST"): lambda acme: Sent(body=b"", query=f"project={acme.project.pk}", headers=tus(acme)),
+    ("uploads:piece", "DELETE"): lambda acme: Sent(acme.upload.pk, headers={"Tus-Resumable": "1.0.0"}),
+    ("runs:new", "POST"): lambda acme: Sent(body=of_run(acme)),
+    ("runs:queue_rules", "POST"): lambda acme: Sent(body={"client": acme.client.pk, "run_limit": "2"}),
+    ("runs:stop", "POST"): lambda acme: Sent(live(acme.run), {"discard": "1"}),
+    ("runs:pause", "POST"): lambda acme: Sent(standing(acme, Order.Status.QUEUED).pk),
+    ("runs:resume", "POST"): lambda acme: Sent(standing(acme, Order.Status.PAUSED).pk),
+    ("runs:move", "POST"): lambda acme: Sent(waiting(acme)[0].pk, {"before": ""}),
+    ("runs:when", "POST"): lambda acme: Sent(standing(acme, Order.Status.QUEUED).pk, {"priority": "2"}),
+    ("runs:discard", "POST"): lambda acme: Sent(standing(acme, Order.Status.PAUSED).pk),
+    ("builds:new", "POST"): lambda acme: Sent(acme.artifact.pk, {"quantization": "f16"}),
+    ("builds:base", "POST"): lambda acme: Sent(acme.base.pk, {"quantization": "f16", "project": acme.project.pk}),
+    ("builds:stop", "POST"): lambda acme: Sent(live(acme.build)),
+    ("builds:retry", "POST"): lambda acme: Sent(make_failed_build(acme.owner, acme.artifact).pk),
+    ("builds:delete", "POST"): lambda acme: Sent(make_failed_build(acme.owner, acme.artifact).pk),
+    ("serving:keep", "POST"): lambda acme: Sent(body={"dataset": acme.version.dataset_id, "target": "base:", "messages": json.dumps(CHAT)}),
+    ("api:clients", "POST"): lambda acme: Sent(body={"name": "Globex"}),
+    ("api:client", "PATCH"): lambda acme: Sent(acme.client.pk, {"name": "Renamed"}),
+    ("api:client", "DELETE"): lambda acme: Sent(create_client(acme.owner, name="Globex").pk),
+    ("api:projects", "POST"): lambda acme: Sent(body={"client": str(acme.client.pk), "name": "Replies"}),
+    ("api:project", "PATCH"): lambda acme: Sent(acme.project.pk, {"name": "Renamed"}),
+    ("api:base_models", "POST"): lambda acme: Sent(body={"source": "hub:acme/tiny"}),
+    ("api:datasets", "POST"): lambda acme: Sent(body={"project": str(acme.project.pk), "name": "New"}),
+    ("api:dataset", "PATCH"): lambda acme: Sent(acme.version.dataset_id, {"name": "Renamed"}),
+    ("api:dataset_versions", "POST"): lambda acme: Sent(acme.version.dataset_id, {"file": rows()}, form=True),
+    ("api:dataset_revisions", "POST"): lambda acme: Sent(acme.version.pk, {"dropped": [1]}),
+    ("api:dataset_restore", "POST"): lambda acme: Sent(older(acme), {}),
+    ("api:dataset_marks", "POST"): lambda acme: Sent(acme.version.pk, {"rows": [1]}),
+    ("api:dataset_splits", "POST"): lambda acme: Sent(acme.version.pk, {"validation_percent": 25}),
+    ("api:mixes", "POST"): lambda acme: Sent(body=mixed(acme)),
+    ("api:uploads", "POST"): lambda acme: Sent(body=arriving(acme)),
+    ("api:upload_fetch", "POST"): lambda acme: Sent(body=in_hub(acme)),
+    ("api:upload", "DELETE"): lambda acme: Sent(acme.upload.pk),
+    ("api:dataset_syntheses", "POST"): lambda acme: Sent(acme.version.pk, {"target": 2}),
+    ("api:synthesis_stop", "POST"): lambda acme: Sent(live(acme.synthesis), {}),
+    ("api:synthesis_rows", "PATCH"): lambda acme: Sent(acme.synthesis.pk, {"number": 1, "state": "accepted"}),
+    ("api:synthesis_save", "POST"): lambda acme: Sent(decided(acme), {}),
+    ("api:runs", "POST"): lambda acme: Sent(body=of_run(acme, config={"max_steps": 3})),
+    ("api:run", "PATCH"): lambda acme: Sent(standing(acme, Order.Status.QUEUED).pk, {"priority": "high"}),
+    ("api:run_stop", "POST"): lambda acme: Sent(live(acme.run), {}),
+    ("api:run_pause", "POST"): lambda acme: Sent(standing(acme, Order.Status.QUEUED).pk, {}),
+    ("api:run_resume", "POST"): lambda acme: Sent(standing(acme, Order.Status.PAUSED).pk, {}),
+    ("api:run_discard", "POST"): lambda acme: Sent(standing(acme, Order.Status.PAUSED).pk, {}),
+    ("api:run_move", "POST"): lambda acme: Sent(waiting(acme)[0].pk, {}),
+    ("api:run_clone", "POST"): lambda acme: Sent(acme.run.pk, {"changes": {"name": "Again"}}),
+    ("api:queue_rules", "PATCH"): lambda acme: Sent(body={"run_limit": 3}),
+    ("api:builds", "POST"): lambda acme: Sent(body={"artifact": str(acme.artifact.pk), "quantization": "f16"}),
+    ("api:build", "DELETE"): lambda acme: Sent(make_failed_build(acme.owner, acme.artifact).pk),
+    ("api:build_stop", "POST"): lambda acme: Sent(live(acme.build), {}),
+    ("api:build_retry", "POST"): lambda acme: Sent(make_failed_build(acme.owner, acme.artifact).pk, {}),
+}
+
+SEVERAL: dict[tuple[str, str], list[str]] = {
+    # A file that is dropped on a project makes a dataset and its first version.
+    ("datasets:new", "POST"): ["dataset.create", "dataset.add_version"],
+    ("datasets:upload", "POST"): ["dataset.create", "dataset.add_version"],
+    ("datasets:mix", "POST"): ["dataset.create", "dataset.add_version"],
+    ("api:mixes", "POST"): ["dataset.create", "dataset.add_version"],
+}
+"""Acts that touch several objects: one record for each, in this order."""
+
+CHANGES_NOTHING: dict[tuple[str, str], str] = {
+    ("login", "POST"): "a session is a person's and of no workspace; signing in has its own page",
+    ("logout", "POST"): "as signing in",
+    ("setup", "POST"): "once, before there is a workspace: tests/workspaces/test_setup.py looks at its records",
+    ("datasets:mix_preview", "POST"): "shows what a mix would give",
+    ("datasets:upload_preview", "POST"): "shows what is in a file",
+    ("uploads:piece", "PATCH"): "bytes of an upload that is on record since it began",
+    ("api:upload", "PATCH"): "bytes of an upload that is on record since it began",
+    ("runs:estimate", "POST"): "estimates",
+    ("api:estimates", "POST"): "estimates",
+    ("serving:chat", "POST"): "asks a model",
+    **{("api_nowhere", method): "is no address" for method in ("POST", "PUT", "PATCH", "DELETE")},
+}
+
+
+def test_every_route_that_changes_something_has_an_example():
+    routes = {(name, method) for name, methods in ROUTES.items() for method in methods if method not in READS}
+    assert routes - set(EXAMPLES) == set(CHANGES_NOTHING)
+    assert set(EXAMPLES) <= routes
+    assert set(SEVERAL) <= set(EXAMPLES)
+
+
+# ── Sending them ──
+
+
+@pytest.fixture(autouse=True)
+def hub(settings: Any) -> Iterator[None]:
+    """A hub with one file, for what is fetched from there."""
+    server = Hub()
+    server.put("a.jsonl", pairs(1))
+    settings.HUB_URL = f"http://{server.host}"
+    yield
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def send(browser: Browser, headers: dict[str, str], name: str, method: str, sent: Sent) -> Any:
+    address = reverse(name, kwargs=sent.parts | ({"pk": sent.pk} if sent.pk else {}))
+    address += f"?{sent.query}" if "=" in sent.query else ""
+    headers = headers | sent.headers
+    is_form = sent.form or not name.startswith("api:")
+    if method == "POST" and is_form and not isinstance(sent.body, bytes):
+        return browser.post(address, sent.body or {}, headers=headers)
+    content = sent.body if isinstance(sent.body, bytes) else json.dumps(sent.body) if sent.body is not None else ""
+    kind = "application/offset+octet-stream" if isinstance(sent.body, bytes) else "application/json"
+    return browser.generic(method, address, content, content_type=kind, headers=headers)
+
+
+def as_member(member: Any, name: str) -> tuple[Browser, dict[str, str]]:
+    """A browser of theirs with what opens the route: a session for pages, a key for the API."""
+    browser = Browser()
+    if name.startswith("api:"):
+        return browser, {"Authorization": f"Bearer {make_key(member)}"}
+    browser.force_login(member.user)
+    return browser, {}
+
+
+def verbs(workspace: Any, known: set[int]) -> list[str]:
+    return list(AuditRecord.objects.filter(workspace=workspace).exclude(pk__in=known).order_by("pk").values_list("verb", flat=True))
+
+
+@pytest.mark.parametrize(("name", "method"), EXAMPLES, ids=lambda part: str(part).lower())
+def test_what_is_refused_leaves_no_record_and_what_is_done_leaves_one(acme, slot, name, method):
+    sent = EXAMPLES[name, method](acme)
+    action = ROUTES[name][method]
+    if action not in (PUBLIC, SIGNED_IN):
+        viewer = make_member(acme.workspace, role="viewer", email="vic@example.com")
+        strangers = [(Browser(), {}), as_member(make_owner("zoe@example.org", "Rival"), name)]
+        if action not in VIEWER:
+            strangers.append(as_member(viewer, name))
+        known = set(AuditRecord.objects.values_list("pk", flat=True))
+        for browser, headers in strangers:
+            send(browser, headers, name, method, sent)
+        assert verbs(acme.workspace, known) == []
+        if hasattr(sent.body, "get") and hasattr(sent.body.get("file"), "seek"):
+            sent.body["file"].seek(0)
+    browser, headers = as_member(acme.owner, name)
+    known = set(AuditRecord.objects.values_list("pk", flat=True))
+    answer = send(browser, headers, name, method, sent)
+    assert answer.status_code < 400, answer.content.decode()[-2000:]
+    found = verbs(acme.workspace, known)
+    expected = SEVERAL.get((name, method))
+    assert found == expected if expected else len(found) == 1, Counter(found)
+    records = AuditRecord.objects.exclude(pk__in=known)
+    key = "test" if name.startswith("api:") else ""
+    assert {(record.user_id, record.key, record.ip) for record in records} == {(acme.owner.user_id, key, "127.0.0.1")}
