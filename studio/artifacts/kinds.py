@@ -3,6 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -33,6 +34,8 @@ LEAST_OF_A_LANGUAGE = 0.05
 class BuildKind(OrderKind):
     kind = "build"
     time_limit = 6 * 3600
+    called = "Builds"
+    billed_alone = True
 
     def payload(self, order: Order) -> dict[str, Any]:
         builds = builds_of(order)
@@ -53,6 +56,13 @@ class BuildKind(OrderKind):
 
     def target(self, order: Order) -> Path:
         return Path(settings.DATA_DIR, "artifacts", f"{order.pk}-{order.attempt}")
+
+    def title(self, order: Order) -> str:
+        builds = builds_of(order)
+        return f"{builds[0].made_from.name} {', '.join(build.quantization for build in builds)}" if builds else "A build"
+
+    def project(self, order: Order) -> UUID | None:
+        return order.builds.values_list("project", flat=True).first()
 
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         for build in builds_of(order):

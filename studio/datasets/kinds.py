@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 
@@ -11,7 +12,7 @@ from studio.datasets import elsewhere, synthesis, uploading
 from studio.datasets.drafting import changes_path
 from studio.datasets.endpoints import KEY
 from studio.datasets.fetching import TOKEN
-from studio.datasets.models import DatasetVersion, Draft, Synthesis, Upload
+from studio.datasets.models import DatasetVersion, Draft, Synthesis, TokenView, Upload
 from studio.datasets.services import measure, newest_base
 from studio.datasets.tokenviews import BLOCK
 from studio.errors import UserError
@@ -32,12 +33,14 @@ from studio.workspaces.secrets import opened
 
 CONTEXT = 4096
 """Tokens of a conversation with a model that writes rows."""
+MEASURING = "Measuring datasets"
 NEWEST_VERSIONS = 20
 """How many versions are measured when a base model arrives; older ones are when somebody opens them."""
 
 
 class DatasetKind(OrderKind):
     kind = "dataset"
+    called = "Making datasets"
     memory_limit = 4 << 30
     time_limit = 2 * 3600
 
@@ -57,10 +60,15 @@ class DatasetKind(OrderKind):
         folder: Path = order.dataset_version.folder
         return folder
 
+    def project(self, order: Order) -> UUID | None:
+        version: DatasetVersion = order.dataset_version
+        return version.dataset.project_id
+
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         version: DatasetVersion = order.dataset_version
         version.facts = {key: value for key, value in result.items() if key not in ("folder", "files", "tokens")}
         version.sha256 = result["rows_sha256"]
+        version.size += result.get("size", 0)
         version.save()
         base = newest_base(order.workspace)
         member = Member.objects.filter(workspace=order.workspace, user=order.created_by).first()
@@ -135,6 +143,7 @@ class RevisionKind(DatasetKind):
 
 class TokensKind(OrderKind):
     kind = "tokens"
+    called = MEASURING
     time_limit = 3600
 
     def payload(self, order: Order) -> dict[str, Any]:
@@ -145,6 +154,10 @@ class TokensKind(OrderKind):
     def target(self, order: Order) -> Path:
         return order.folder / "result"
 
+    def project(self, order: Order) -> UUID | None:
+        measured: DatasetVersion = order.measurement.version
+        return measured.dataset.project_id
+
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         version = DatasetVersion.objects.select_for_update().get(pk=order.measurement.version_id)
         version.tokens[str(order.measurement.base_id)] = result["tokens"]
@@ -153,6 +166,7 @@ class TokensKind(OrderKind):
 
 class TokenViewKind(OrderKind):
     kind = "token_view"
+    called = MEASURING
     memory_limit = 8 << 30
     time_limit = 600
 
@@ -164,11 +178,15 @@ class TokenViewKind(OrderKind):
     def target(self, order: Order) -> Path:
         return order.folder / "result"
 
+    def project(self, order: Order) -> UUID | None:
+        return TokenView.objects.filter(order=order).values_list("version__dataset__project", flat=True).first()  # it may be thrown away
+
     def succeeded(self, order: Order, result: dict[str, Any]) -> None: ...
 
 
 class SynthesisKind(OrderKind):
     kind = "synthesis"
+    called = "Writing rows"
     time_limit = 3600
 
     def payload(self, order: Order) -> dict[str, Any]:
@@ -198,6 +216,10 @@ class SynthesisKind(OrderKind):
     def target(self, order: Order) -> Path:
         return order.folder / "result"
 
+    def project(self, order: Order) -> UUID | None:
+        wanted: Synthesis = order.synthesis
+        return wanted.dataset.project_id
+
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         if result.get("folder"):
             synthesis.take_in(order.synthesis, Path(result["folder"]))
@@ -205,6 +227,7 @@ class SynthesisKind(OrderKind):
 
 class FetchKind(OrderKind):
     kind = "fetch"
+    called = "Fetching files"
     memory_limit = 2 << 30
     time_limit = 6 * 3600
     environment = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
@@ -219,6 +242,9 @@ class FetchKind(OrderKind):
 
     def target(self, order: Order) -> Path:
         return order.folder / "result"
+
+    def project(self, order: Order) -> UUID | None:
+        return Upload.objects.filter(order=order).values_list("project", flat=True).first()  # none where it was discarded meanwhile
 
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
         if (upload := Upload.objects.filter(order=order).first()) is not None:  # else it was discarded meanwhile

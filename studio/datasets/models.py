@@ -68,6 +68,8 @@ class DatasetVersion(Tenant):
     """`{base model id: training.TokenFacts}`."""
     sha256 = models.CharField(max_length=64, blank=True)
     """Of the canonical rows."""
+    size = models.BigIntegerField(default=0)
+    """Bytes that it takes on the disk: its rows, and the file that they were read from."""
     order = models.OneToOneField(Order, models.PROTECT, related_name="dataset_version")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -161,12 +161,20 @@ def record_version(member: Member, *, dataset: Dataset, stored: Stored, origin: 
         number=number,
         filename=Path(upload.filename).name[:255] or "upload",
         upload=stored.name,
+        size=size_of(stored),
         origin=origin or {},
         order=place(member, kind="dataset", client=dataset.project.client),
         **wanted,
     )
     record(member, "dataset.add_version", version, change={"sha256": [None, stored.sha256]})
     return version
+
+
+def size_of(stored: Stored) -> int:
+    """Bytes that an upload takes on the disk; none where another version keeps the same file."""
+    kept = Path(settings.DATA_DIR, "uploads", stored.name)
+    found = kept.stat() if kept.is_file() else None
+    return found.st_size if found and found.st_nlink == 1 else 0
 
 
 def map_columns(member: Member, version: DatasetVersion, *, mapping: dict[str, str]) -> DatasetVersion:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import UUID
 
 from studio.orders.models import Order, Slot
 from studio.worker.tracking import TrackedRun
@@ -22,6 +23,10 @@ class OrderKind(ABC):
     """Beginnings of the names of variables that its process is given beyond what every process is, such as a token."""
     counts: ClassVar[bool] = False
     """Whether a client's limit of what runs at once holds for it."""
+    called: ClassVar[str] = "Other work"
+    """What an invoice calls orders of this kind together."""
+    billed_alone: ClassVar[bool] = False
+    """Whether an invoice names each of them, by its title."""
     related: ClassVar[tuple[str, ...]] = ()
     """What `fits`, `resumes` and `expected_seconds` read beside the order, fetched along with it."""
 
@@ -44,6 +49,10 @@ class OrderKind(ABC):
     def title(self, order: Order) -> str:
         """What people call it."""
         return str(order)
+
+    def project(self, order: Order) -> UUID | None:
+        """The project that it works for; None where it works for none."""
+        return None
 
     def fits(self, order: Order, slot: Slot) -> bool:
         """Whether this worker has what the order needs."""

@@ -8,6 +8,8 @@ import json
 import logging
 import re
 from collections import defaultdict
+from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -21,45 +23,50 @@ from studio.orders.models import Event, Order
 from studio.orders.services import DOORBELL
 from studio.workspaces.middleware import member_by_cookie
 from studio.workspaces.models import Member
+from studio.workspaces.watching import PEOPLE
 
 log = logging.getLogger("studio.orders")
 PATIENCE = 2.0
 """Seconds after which a socket looks by itself, for the case that the doorbell is broken."""
 AUTHORITY = 15.0
-"""Seconds after which a socket asks again whether its member may watch."""
+"""Seconds after which a socket asks again whether its member may watch, though nobody rang for them."""
 PAGE = 500
 CLOSE_NOT_FOUND, CLOSE_FORBIDDEN, CLOSE_BROKEN = 4404, 4403, 1011
 NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class Doorbell:
-    """One subscription per web process; wakes the sockets of the order that rang."""
+    """One subscription per web process; wakes the sockets of the order, or of the person, for whom it rang."""
 
     def __init__(self) -> None:
-        self.waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.waiting: defaultdict[tuple[str, str], set[Callable[[], None]]] = defaultdict(set)
         self.task: asyncio.Task[None] | None = None
 
-    def listen(self, order: str, bell: asyncio.Event) -> None:
-        self.waiting[order].add(bell)
+    def listen(self, channel: str, whom: str, wake: Callable[[], None]) -> None:
+        self.waiting[channel, whom].add(wake)
         # A task belongs to one event loop; a new loop needs a new one.
         if self.task is None or self.task.done() or self.task.get_loop() is not asyncio.get_running_loop():
             self.task = asyncio.create_task(self.run())
 
-    def leave(self, order: str, bell: asyncio.Event) -> None:
-        self.waiting[order].discard(bell)
-        if not self.waiting[order]:
-            del self.waiting[order]
+    def leave(self, channel: str, whom: str, wake: Callable[[], None]) -> None:
+        self.waiting[channel, whom].discard(wake)
+        if not self.waiting[channel, whom]:
+            del self.waiting[channel, whom]
+
+    def wake(self, rung: Iterable[tuple[str, str]]) -> None:
+        for wake in [each for bell in rung for each in self.waiting.get(bell, ())]:
+            wake()
 
     async def run(self) -> None:
         while True:
             try:
                 # redis-py gives up a read after 5 s by default, which would break every longer wait.
                 async with redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_timeout=None) as client, client.pubsub() as bells:
-                    await bells.subscribe(DOORBELL)
+                    await bells.subscribe(DOORBELL, PEOPLE)
+                    self.wake(self.waiting)  # who knows what rang while nobody listened
                     async for message in bells.listen():
                         if message["type"] == "message":
-                            for bell in self.waiting.get(message["data"].decode(), ()):
-                                bell.set()
+                            self.wake([(message["channel"].decode(), message["data"].decode())])
             except (redis.RedisError, OSError) as error:
                 log.warning("The doorbell is away (%s).", error)
                 await asyncio.sleep(1)
@@ -99,10 +106,17 @@ class OrderConsumer(AsyncWebsocketConsumer):
         """Nothing is expected from a browser here."""
 
     async def send_events(self, after: int) -> None:
-        order, bell = str(self.order), asyncio.Event()
+        order, user, bell = str(self.order), str(self.user), asyncio.Event()
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
-        DOOR.listen(order, bell)
+
+        def ask_again() -> None:
+            nonlocal asked_at
+            asked_at = -inf
+            bell.set()
+
+        DOOR.listen(DOORBELL, order, bell.set)
+        DOOR.listen(PEOPLE, user, ask_again)
         try:
             while True:
                 bell.clear()
@@ -120,7 +134,8 @@ class OrderConsumer(AsyncWebsocketConsumer):
                 except TimeoutError:
                     continue
         finally:
-            DOOR.leave(order, bell)
+            DOOR.leave(DOORBELL, order, bell.set)
+            DOOR.leave(PEOPLE, user, ask_again)
 
     def member(self) -> Member | None:
         """Who watches. Read anew each time: since the socket opened they may have signed out or changed their password."""
@@ -129,6 +144,7 @@ class OrderConsumer(AsyncWebsocketConsumer):
     def find(self) -> UUID | None:
         """The order's id where this member may watch it."""
         member = self.member()
+        self.user = member.user_id if member else None
         return self.order_id(member) if member else None
 
     def order_id(self, member: Member) -> UUID | None:

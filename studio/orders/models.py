@@ -197,6 +197,27 @@ class Usage(Tenant):
         return (self.ended_at - self.started_at).total_seconds() / 3600
 
 
+class StoredDay(Tenant):
+    """How much was stored for a client on a day, and what storage cost then: what a month's bill adds up."""
+
+    WORKSPACE, CLIENT = "client__workspace", "client"
+
+    client = models.ForeignKey(Client, models.CASCADE, related_name="stored_days")
+    day = models.DateField()
+    """In the workspace's time zone."""
+    size = models.BigIntegerField()
+    """Bytes."""
+    price = models.DecimalField(max_digits=10, decimal_places=4, null=True)
+    """Of one GB for a month, as the workspace had set it."""
+
+    class Meta:
+        ordering = ["day"]
+        constraints = [models.UniqueConstraint(fields=["client", "day"], name="one_stored_size_per_day")]
+
+    def __str__(self) -> str:
+        return f"{self.client} on {self.day}"
+
+
 class Slot(models.Model):
     """A worker process that takes orders from one queue, as it last said of itself."""
 

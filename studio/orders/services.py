@@ -1,8 +1,8 @@
 """Places, claims, stops and ends orders. The database decides; Redis only rings."""
 
-import functools
 import logging
 import secrets
+from copy import copy
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,11 +13,13 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from studio import doorbell
 from studio.errors import UserError
 from studio.orders import slots
 from studio.orders.kinds import KINDS
 from studio.orders.models import Event, Order
 from studio.orders.turns import Turns, fair_rank
+from studio.orders.usage import record_usage
 from studio.storage import remove_folder
 from studio.workspaces.models import Client, Member
 
@@ -68,12 +70,6 @@ def ring(order: Order) -> None:
 def bell_of(order: Order) -> str:
     """What the names of all jobs begin with that this attempt rings by."""
     return f"{order.kind}-{order.pk}-a{order.attempt}"
-
-
-@functools.cache
-def redis_at(url: str) -> "redis.Redis":
-    """One pool of connections for each process; an order in work rings many times a second."""
-    return redis.Redis.from_url(url)
 
 
 def claim(pk: str, *, attempt: int, worker: str) -> Order | None:
@@ -210,10 +206,7 @@ def append(order: Order, type_: str, body: dict[str, Any]) -> None:
 
 def notify(order: Order) -> None:
     """Rings every page that watches this order."""
-    try:
-        redis_at(settings.REDIS_URL).publish(DOORBELL, str(order.pk))
-    except redis.RedisError as error:
-        log.warning("The doorbell is away (%s); pages catch up by themselves.", error)
+    doorbell.ring(DOORBELL, str(order.pk))
 
 
 def finish(order: Order, *, status: str, result: dict[str, Any] | None, error: str) -> bool:
@@ -226,6 +219,7 @@ def finish(order: Order, *, status: str, result: dict[str, Any] | None, error: s
         if not ended:
             return False
         order.refresh_from_db()
+        record_usage(order, until=order.ended_at)
         if result is not None and status in (Order.Status.SUCCEEDED, Order.Status.STOPPED) and not order.discard:
             append(order, "end", {"status": status, "error": error[:4000]})
             KINDS[order.kind].succeeded(order, result)
@@ -288,9 +282,10 @@ def wake(queue: str) -> list[str]:
 
 def worker_lost(worker: str) -> list[str]:
     """What a worker that is known to have ended held, taken up without waiting for its heartbeat to grow old."""
-    slots.forget(worker)
     mine = Q(worker=worker)
-    return [line for order in Order.objects.filter(mine, status__in=Order.ACTIVE) if (line := recover(order, mine))]
+    did = [line for order in Order.objects.filter(mine, status__in=Order.ACTIVE) if (line := recover(order, mine))]
+    slots.forget(worker)  # after what it held, whose usage is counted by what machine it was
+    return did
 
 
 def recover(order: Order, lost: Q) -> str:
@@ -305,10 +300,12 @@ def recover(order: Order, lost: Q) -> str:
             if not mine.update(status=status, losses=losses, error=error, ended_at=timezone.now()):
                 return ""
             order.refresh_from_db()
+            record_usage(order, until=order.heartbeat_at)
             end_without_result(order, status=status, error=error)
             transaction.on_commit(lambda: clear_away(order, upto=lost_attempt))
         else:
-            if not try_again(order, mine.filter(losses=order.losses), losses=losses, why="The worker was lost. Trying again."):
+            mine = mine.filter(losses=order.losses)
+            if not try_again(order, mine, losses=losses, until=order.heartbeat_at, why="The worker was lost. Trying again."):
                 return ""
             transaction.on_commit(lambda: ring(order))
     notify(order)
@@ -319,16 +316,17 @@ def release(order: Order) -> None:
     """Gives an order back when its worker is told to end: it waits for the next one, and this was no loss."""
     with transaction.atomic():
         why = "The server was stopped. It starts again with it."
-        if try_again(order, held(order).filter(stop_requested_at=None), losses=order.losses, why=why):
+        if try_again(order, held(order).filter(stop_requested_at=None), losses=order.losses, until=timezone.now(), why=why):
             notify(order)
 
 
-def try_again(order: Order, mine: Any, *, losses: int, why: str) -> bool:
-    """The next attempt of an order, where `mine` still holds it."""
-    worked = order.worked + order.seconds_until(order.heartbeat_at)
+def try_again(order: Order, mine: Any, *, losses: int, until: datetime | None, why: str) -> bool:
+    """The next attempt of an order, where `mine` still holds it; the one before worked until `until`."""
+    worked, ended = order.worked + order.seconds_until(until), copy(order)
     fresh = {"heartbeat_at": None, "started_at": None, "worked": worked, "done": 0}
     if not mine.update(status=Order.Status.RECOVERING, attempt=order.attempt + 1, losses=losses, **fresh):
         return False
+    record_usage(ended, until=until)
     order.refresh_from_db()
     append(order, "note", {"text": why, "level": "warning"})
     return True

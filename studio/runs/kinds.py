@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 
@@ -39,6 +40,8 @@ class TrainKind(OrderKind):
     kind = "train"
     queue = "train"
     counts = True
+    called = "Trainings"
+    billed_alone = True
     related = ("run__project",)
 
     def payload(self, order: Order) -> dict[str, Any]:
@@ -66,6 +69,10 @@ class TrainKind(OrderKind):
     def title(self, order: Order) -> str:
         run: Run = order.run
         return run.name
+
+    def project(self, order: Order) -> UUID | None:
+        run: Run = order.run
+        return run.project_id
 
     def fits(self, order: Order, slot: Slot) -> bool:
         """What a worker lacks is known where it has said what it has. A plugin that is broken or gone fails the run with its reason."""
