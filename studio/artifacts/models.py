@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import models
 
 from studio.basemodels.models import BaseModel
-from studio.datasets.models import DatasetVersion
+from studio.datasets.models import DatasetVersion, Upload
 from studio.orders.models import Order
 from studio.workspaces.models import Client, Project, Tenant
 
@@ -136,3 +136,37 @@ class Build(Tenant):
     @property
     def passed(self) -> bool:
         return bool(self.verification and self.verification.get("passed"))
+
+
+class AdapterUpload(Tenant):
+    """An adapter that was trained elsewhere, while it is looked through; what comes of it is its order's artifact."""
+
+    WORKSPACE, CLIENT = "project__client__workspace", "project__client"
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="adapter_uploads")
+    name = models.CharField(max_length=160)
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="adapter_uploads")
+    """What it is to stand on; its shapes must fit."""
+    upload = models.ForeignKey(Upload, models.SET_NULL, null=True, related_name="adapters")
+    """The file as it came, for as long as it is kept: until the adapter is taken, or nobody goes on with it."""
+    filename = models.CharField(max_length=255)
+    sha256 = models.CharField(max_length=64)
+    """Of that file."""
+    config = models.TextField(blank=True)
+    """adapter_config.json, where it came apart from the weights."""
+    order = models.OneToOneField(Order, models.PROTECT, related_name="adapter_upload")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def audit_client(self) -> Client:
+        return self.project.client
+
+    @property
+    def artifact(self) -> Artifact | None:
+        return next(iter(self.order.artifacts.all()), None)

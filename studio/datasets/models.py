@@ -133,7 +133,13 @@ class Upload(Tenant):
 
     WORKSPACE, CLIENT = "project__client__workspace", "project__client"
 
+    class Purpose(models.TextChoices):
+        DATASET = "dataset", "Dataset"
+        ADAPTER = "adapter", "Adapter"
+
     project = models.ForeignKey(Project, models.CASCADE, related_name="uploads")
+    purpose = models.CharField(max_length=10, choices=Purpose.choices, default=Purpose.DATASET)
+    """What is to become of it."""
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     filename = models.CharField(max_length=255)
     length = models.PositiveBigIntegerField()

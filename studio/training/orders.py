@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from studio.training.facts import DatasetFacts, HostFacts, ModelFacts
 
-Kind = Literal["train", "base_model", "dataset", "revision", "mix", "tokens", "token_view", "synthesis", "fetch", "build"]
+Kind = Literal["train", "base_model", "dataset", "revision", "mix", "tokens", "token_view", "synthesis", "fetch", "build", "adapter", "evaluation"]
 
 
 class Wire(BaseModel):
@@ -230,6 +230,47 @@ class BuildPayload(Wire):
     state: str = ""
     """A folder that outlives the attempt: what a killed attempt had written is gone on from."""
     about: BuildAbout = BuildAbout()
+
+
+class AdapterPayload(Wire):
+    """An adapter that was trained elsewhere, to be looked through."""
+
+    upload: str
+    """The file as it came: safetensors, or a zip of the adapter's folder."""
+    config: str = ""
+    """The text of adapter_config.json, where it came apart from the weights."""
+    base: str
+    model: ModelFacts
+
+
+class EvaluatedModel(Wire):
+    """A release as it is measured: what answers, and what it is asked with."""
+
+    name: str
+    base: str
+    """Folder of a whole model."""
+    adapter: str = ""
+    """Folder of the adapter that is put on it; empty where there is none."""
+    parameters: int = 0
+    """0 where nobody knows; so is the context."""
+    context: int = 0
+    """Tokens that it reads at most."""
+    system: str = ""
+    """Stands before every conversation that has no system message of its own."""
+    stop: list[str] = []
+    learnt: str = ""
+    """The rows.parquet that it was trained on; empty where nobody knows."""
+
+
+class EvaluationPayload(Wire):
+    rows: str
+    """The held-out version's rows.parquet."""
+    split: Literal["", "validation"] = ""
+    """Which of its rows; empty takes all."""
+    shape: Literal["chat", "text", "preference"]
+    release: EvaluatedModel
+    before: EvaluatedModel | None = None
+    """The release in production."""
 
 
 class Order(Wire):

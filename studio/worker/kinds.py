@@ -21,6 +21,8 @@ KINDS: dict[Kind, str] = {
     "synthesis": "studio.datasets.synthesizing:run",
     "fetch": "studio.datasets.fetching:run",
     "build": "studio.ml.gguf.building:run",
+    "adapter": "studio.ml.uploaded.taking:run",
+    "evaluation": "studio.ml.evaluating:run",
 }
 
 WITHOUT_TORCH: frozenset[Kind] = frozenset({"tokens", "token_view"})
@@ -37,6 +39,8 @@ WORDS: dict[Kind, str] = {
     "synthesis": "Writing rows",
     "fetch": "Fetching the file",
     "build": "Building the file",
+    "adapter": "Looking through the adapter",
+    "evaluation": "Evaluating the release",
 }
 """What failed, in a sentence that goes on with "failed: ...\""""
 

@@ -8,7 +8,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from studio.ml.gguf import budget
-from studio.ml.gguf.asking import _bare_environment
+from studio.ml.lockedin import bare_environment
 from studio.orders.kinds import KINDS
 from studio.orders.supervising import child_environment
 from studio.settings import memory
@@ -42,4 +42,4 @@ def test_a_build_sees_no_gpu(monkeypatch, tmp_path):
         code = "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"
         seen = subprocess.run([sys.executable, "-c", code], env=child_environment(KINDS["build"]), capture_output=True, text=True)
         assert seen.stdout.strip() == "''"
-    assert _bare_environment()["CUDA_VISIBLE_DEVICES"] == ""  # of llama.cpp's own process
+    assert bare_environment()["CUDA_VISIBLE_DEVICES"] == ""  # of llama.cpp's own process

@@ -1,12 +1,5 @@
 """Asks llama.cpp about a file in a process that is locked in, and believes nothing of what comes back before it has been checked."""
 
-import json
-import os
-import signal
-import stat
-import subprocess
-import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +8,7 @@ from typing import Annotated, Any, BinaryIO
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import studio
+from studio.ml import lockedin
 from studio.ml.gguf.answering import ANSWER, LOGITS
 from studio.ml.gguf.cases import MOST_LOGITS, Case
 from studio.ml.gguf.limits import ANSWER_TOKENS
@@ -90,28 +83,25 @@ def ask_llamacpp(gguf: Path, case: Case, *, folder: Path, job: Job, threads: int
 
     Raises Refused where it gives none, or none that makes sense, and Stopped once a stop was asked for.
     """
-    request = folder / "request.json"
     longest = max(len(ids) for ids in [*case.sequences, *case.prompts])
-    request.write_text(
-        json.dumps(
-            {
-                "gguf": str(gguf.resolve()),
-                "adapter": str(adapter.resolve()) if adapter else "",
-                "threads": threads,
-                "context": -(-(longest + ANSWER_TOKENS + 1) // 256) * 256,
-                "texts": case.texts,
-                "chats": case.chats,
-                "sequences": case.sequences,
-                "prompts": case.prompts,
-                "count": ANSWER_TOKENS,
-                "ends": case.ends,
-                "parent": os.getpid(),
-                "bounds": asdict(_bounds(gguf, adapter, threads)),
-            }
-        )
-    )
+    request = {
+        "gguf": str(gguf.resolve()),
+        "adapter": str(adapter.resolve()) if adapter else "",
+        "threads": threads,
+        "context": -(-(longest + ANSWER_TOKENS + 1) // 256) * 256,
+        "texts": case.texts,
+        "chats": case.chats,
+        "sequences": case.sequences,
+        "prompts": case.prompts,
+        "count": ANSWER_TOKENS,
+        "ends": case.ends,
+        "bounds": asdict(_bounds(gguf, adapter, threads)),
+    }
     (folder / ANSWER).unlink(missing_ok=True)
-    _run(request, folder, job)
+    try:
+        lockedin.run("studio.ml.gguf.answering", request, folder=folder, job=job, seconds=LONGEST_CHILD)
+    except lockedin.Silent as silence:
+        raise Refused(f"llama.cpp {silence}. The log has its last words.") from silence
     answer = _believed(folder / ANSWER, case)
     return answer, Logits(folder / LOGITS, tokens=sum(map(len, case.sequences)), columns=answer.vocabulary)
 
@@ -127,43 +117,11 @@ def _bounds(gguf: Path, adapter: Path | None, threads: int) -> Bounds:
     )
 
 
-def _run(request: Path, folder: Path, job: Job) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "studio.ml.gguf.answering", str(request.resolve()), str(folder.resolve())],
-        env=_bare_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def _opened(path: Path) -> tuple[BinaryIO, int]:
     try:
-        timely = _wait(child, job)
-    finally:
-        with suppress(ProcessLookupError, PermissionError):  # macOS refuses where all of them have ended
-            os.killpg(child.pid, signal.SIGKILL)  # with what it may have started
-        child.wait()
-    if not timely:
-        raise Refused(f"llama.cpp did not answer within {LONGEST_CHILD / 60:.0f} minutes.")
-    if child.returncode != 0:
-        raise Refused(f"llama.cpp ended without an answer (exit {child.returncode}). The log has its last words.")
-
-
-def _bare_environment() -> dict[str, str]:
-    """Nothing of what the studio keeps in its environment."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
-    none = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}  # a build holds no GPU, which may be training
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return kept | none | threads | {"PYTHONPATH": str(Path(next(iter(studio.__path__))).parent)}
-
-
-def _wait(child: subprocess.Popen[bytes], job: Job) -> bool:
-    begun = time.monotonic()
-    while time.monotonic() - begun < LONGEST_CHILD:
-        try:
-            child.wait(timeout=0.25)
-            return True
-        except subprocess.TimeoutExpired:
-            job.raise_if_stopped()
-    return False
+        return lockedin.opened(path)
+    except lockedin.Silent as silence:
+        raise Refused(f"llama.cpp {silence}. The log has its last words.") from silence
 
 
 def _believed(path: Path, case: Case) -> Answer:
@@ -183,16 +141,3 @@ def _believed(path: Path, case: Case) -> Answer:
 
 class _Refusal(BaseModel):
     refused: Annotated[str, Field(max_length=2000)]
-
-
-def _opened(path: Path) -> tuple[BinaryIO, int]:
-    """A plain file that the process left, and its size in bytes. A link out of its folder, or a pipe, is none."""
-    try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK))  # noqa: SIM115
-    except OSError as error:
-        raise Refused("llama.cpp ended without an answer. The log has its last words.") from error
-    found = os.fstat(file.fileno())
-    if not stat.S_ISREG(found.st_mode):
-        file.close()
-        raise Refused("llama.cpp gave an answer that makes no sense.")
-    return file, found.st_size

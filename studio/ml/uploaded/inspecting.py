@@ -1,0 +1,127 @@
+"""Looks through an uploaded adapter in a process that is locked in, and writes what may be kept anew.
+
+`python -m studio.ml.uploaded.inspecting REQUEST.json FOLDER` is what `taking` runs. No torch, no Django, nothing of the file is run.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from studio.errors import UserError
+from studio.ml import sandbox
+from studio.ml.gguf.lora import NAME, PARTS, PREFIX, read_adapter
+from studio.ml.gguf.peft_settings import read_settings
+from studio.ml.gguf.weights import Weights
+from studio.ml.uploaded.config import Rebuilt, parse, rebuild
+from studio.ml.uploaded.containers import CONFIG, TOKENIZER, WEIGHTS, unpack
+from studio.ml.uploaded.tensors import Tensor, header, refuse_what_is_no_number, write_anew
+
+REPORT = "report.json"
+KEPT = "kept"
+"""Folder of what may be kept."""
+FORGOTTEN = ("auto_map", "chat_template", "tokenizer_file", "name_or_path")
+"""Of a tokenizer's settings: what would run or fetch something, and a template, which is the base's."""
+
+
+def inspect(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What was found, and in `folder`/KEPT the adapter as it is kept. Raises UserError for what is not taken.
+
+    Keys of `request`: upload (the file), config (the text of adapter_config.json where it came apart, or empty), base (its folder), tied.
+    """
+    raw, kept = folder / "raw", folder / KEPT
+    raw.mkdir()
+    kept.mkdir()
+    unpacked = unpack(Path(request["upload"]), raw)
+    if request["config"]:
+        (raw / CONFIG).write_text(request["config"], encoding="utf-8")
+    if not (raw / CONFIG).is_file():
+        raise UserError("adapter_config.json is missing. Choose it beside the weights, or upload the whole folder as a .zip.")
+    given = parse((raw / CONFIG).read_bytes())
+    rebuilt = rebuild(given)
+    (raw / CONFIG).write_text(json.dumps(given | {"target_modules": []}), encoding="utf-8")
+    read_settings(raw)  # refuses kinds of adapters that are not taken
+    tensors = header(raw / WEIGHTS)
+    names = {tensor.name: usual_name(tensor.name) for tensor in tensors}
+    if len(set(names.values())) < len(names):
+        raise UserError("The adapter holds the same tensor under two names. Save it again.")
+    largest = refuse_what_is_no_number(raw / WEIGHTS, tensors)
+    write_anew(raw / WEIGHTS, tensors, names, kept / WEIGHTS)
+    settings = rebuilt.settings | {"target_modules": targets(names.values()), "inference_mode": True}
+    (kept / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    has_tokenizer = copy_tokenizer(raw, kept)
+    with Weights.of_model(Path(request["base"])) as base, read_adapter(kept, base, tied=request["tied"]) as adapter:
+        grew, swappable = adapter.rows is not None, adapter.swappable
+        layers = len(adapter.changes)
+    if grew and not has_tokenizer:
+        raise UserError("The adapter has a vocabulary of its own, and its tokenizer is missing. Upload the whole folder as a .zip.")
+    if not grew:
+        for name in TOKENIZER:
+            (kept / name).unlink(missing_ok=True)
+    return report(rebuilt, tensors, names, largest) | {
+        "layers": layers, "grew": grew, "swappable": swappable, "left_files": unpacked.left[:50],
+        "files": sorted(path.name for path in kept.iterdir()),
+    }  # fmt: skip
+
+
+def usual_name(name: str) -> str:
+    """As peft names it today: with its prefix, and without the name that the adapter had in the program that saved it."""
+    plain = name.removeprefix(PREFIX)
+    for part in ("lora_A", "lora_B", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B"):
+        plain = plain.replace(f".{part}.default.", f".{part}.").removesuffix(".default") if f".{part}." in f"{plain}." else plain
+    return PREFIX + plain
+
+
+def targets(names: Any) -> list[str]:
+    """The last words of the layers that a product is added to, from the weights themselves."""
+    found = set()
+    for name in names:
+        match = NAME.fullmatch(name.removeprefix(PREFIX))
+        if match and PARTS[match["part"]] in ("a", "table_a"):
+            found.add(match["layer"].rpartition(".")[2])
+    return sorted(found)
+
+
+def copy_tokenizer(raw: Path, kept: Path) -> bool:
+    """True where a tokenizer is there. Its files are parsed and written anew, without what would run or fetch something."""
+    for name in TOKENIZER:
+        if (raw / name).is_file():
+            try:
+                found = json.loads((raw / name).read_bytes())
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{name} is not valid JSON. Save the adapter again.") from error
+            if name == "tokenizer_config.json" and isinstance(found, dict):
+                found = {key: value for key, value in found.items() if key not in FORGOTTEN}
+            (kept / name).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    return (kept / "tokenizer.json").is_file()
+
+
+def report(rebuilt: Rebuilt, tensors: list[Tensor], names: dict[str, str], largest: dict[str, float]) -> dict[str, Any]:
+    second = [tensor for tensor in tensors if ".lora_B." in names[tensor.name] or ".lora_embedding_B" in names[tensor.name]]
+    return {
+        "tensors": len(tensors),
+        "parameters": sum(tensor.size // (4 if tensor.dtype == "F32" else 2) for tensor in tensors),
+        "settings": rebuilt.settings,
+        "left_out": rebuilt.left_out,
+        "made_with": rebuilt.made_with,
+        "says_base": rebuilt.says_base,
+        "changes_nothing": bool(second) and all(largest[tensor.name] == 0 for tensor in second),
+    }
+
+
+def main(request_file: Path, folder: Path) -> None:
+    """Reads the request, gives up all rights but those it needs, and only then opens the file."""
+    request = json.loads(request_file.read_text())
+    os.chdir(folder)
+    reads = [Path(request["upload"]), Path(request["base"])]
+    held = sandbox.enter(folder=folder, reads=reads, bounds=sandbox.Bounds(**request["bounds"]), parent=request["parent"])
+    try:
+        result = inspect(request, folder)
+    except UserError as error:
+        result = {"refused": error.message}
+    (folder / REPORT).write_text(json.dumps(result | {"sandbox": held}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
