@@ -19,13 +19,23 @@ def answer(
     stopping: Callable[[], bool] = lambda: False,
 ) -> str:
     """The next message, as text. Ends at the end of the turn, after `max_new_tokens`, or as soon as `stopping()` is true."""
+    return _completed(model, tokenizer, prompt_ids(tokenizer, messages), max_new_tokens, stopping).strip()
+
+
+@torch.no_grad()
+def continuation(model: Any, tokenizer: Any, text: str, max_new_tokens: int = 48, *, stopping: Callable[[], bool] = lambda: False) -> str:
+    """How a model of plain text goes on with one. Ends as `answer` does."""
+    return _completed(model, tokenizer, list(tokenizer(text)["input_ids"]), max_new_tokens, stopping).rstrip()
+
+
+def _completed(model: Any, tokenizer: Any, ids: list[int], limit: int, stopping: Callable[[], bool]) -> str:
     was_training = model.training
     model.eval()
     try:
-        made = _greedy(model, prompt_ids(tokenizer, messages), max_new_tokens, end_ids(model, tokenizer), stopping)
+        made = _greedy(model, ids, limit, end_ids(model, tokenizer), stopping)
     finally:
         model.train(was_training)
-    return str(tokenizer.decode(made, skip_special_tokens=True)).strip()
+    return str(tokenizer.decode(made, skip_special_tokens=True))
 
 
 def _greedy(model: Any, ids: list[int], limit: int, ends: set[int], stopping: Callable[[], bool]) -> list[int]:

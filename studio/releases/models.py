@@ -93,6 +93,16 @@ class Release(Tenant):
     def version(self) -> str:
         return f"v{self.major}.{self.minor}.{self.patch}"
 
+    @property
+    def handed_over(self) -> "models.QuerySet[Delivery]":
+        """Its deliveries, as a list shows them."""
+        return self.deliveries.select_related("build").defer("build__verification")
+
+    @property
+    def standing(self) -> str:
+        """Its stage within a sentence: a draft, approved."""
+        return f"a {self.stage}" if self.stage in (self.Stage.DRAFT, self.Stage.CANDIDATE) else self.stage
+
 
 class Approval(Tenant):
     """What one person said of a release, with the samples that they saw."""
@@ -134,7 +144,12 @@ class Evaluation(Tenant):
     dataset_version = models.ForeignKey(DatasetVersion, models.PROTECT, related_name="+")
     order = models.ForeignKey(Order, models.PROTECT, related_name="evaluations")
     result = models.JSONField(null=True)
-    """`{rows, tokens, loss, before, samples: [{prompt, answer, before, expected}]}`; losses in nats a token; `before` may be null."""
+    """`{rows, tokens, loss, before, change, low, high, unit, of, learnt, unknown, cut, samples: [{prompt, answer, before, expected}]}`.
+
+    `loss` and `before` are in nats for each `unit` (token, or character where the two read in other tokens); `change` is in per cent, with
+    its 95 % interval from `low` to `high`. What there was nothing to compare with is null. `of` rows there are, `learnt` were left out
+    because one of the two was trained on them, `cut` because they are too long; of `unknown` nobody knows what it was trained on.
+    """
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -182,8 +197,21 @@ class Delivery(Tenant):
 
     @property
     def is_open(self) -> bool:
-        spent = self.limit is not None and self.downloads >= self.limit
-        return self.revoked_at is None and self.expires_at > timezone.now() and not spent
+        return self.state == "open"
+
+    @property
+    def state(self) -> str:
+        """open, revoked, expired or spent."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at <= timezone.now():
+            return "expired"
+        return "spent" if self.left == 0 else "open"
+
+    @property
+    def left(self) -> int | None:
+        """How many downloads are left; None where nothing limits them."""
+        return None if self.limit is None else max(0, self.limit - self.downloads)
 
 
 class Download(models.Model):

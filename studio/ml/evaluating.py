@@ -1,0 +1,191 @@
+"""The order "evaluation": the loss of a release on held-out rows and that of the one in production, row by row, and what both answer.
+
+What the two are compared by is the loss of the same answers, so models that read in other tokens are comparable too. The interval of the
+change is a paired bootstrap over the rows: where it is wide, nobody can tell.
+"""
+
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from studio.errors import UserError
+from studio.ml import generating
+from studio.ml.batches import TokenRow, token_row
+from studio.ml.gguf import budget
+from studio.ml.heldout import Question, Row, answers_of, as_asked, held_out, questions
+from studio.ml.loading import Arithmetic, Reader, choose_reader
+from studio.ml.objectives import NextToken
+from studio.ml.releasedmodel import Released, load, memory_of
+from studio.ml.tokens import encode_rows
+from studio.training.job import Job
+from studio.training.orders import EvaluatedModel, EvaluationPayload
+
+LONGEST_ROW = 2048
+"""Tokens of a row; one that is longer for either model is left out, for what is cut differs."""
+BATCH_TOKENS = 2048
+SAMPLES, ANSWER_TOKENS = 5, 160
+LONGEST_TEXT = 2000
+"""Characters of a prompt, an answer and an expected answer that are kept."""
+LEAST_ROWS = 8
+"""With fewer rows an interval would say nothing."""
+RESAMPLES, SEED = 4000, 20
+COVERED = 0.95
+"""Share of the resamples that the interval holds."""
+
+Losses = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model says of all rows."""
+
+    losses: Losses
+    """Nats of each row's answers; NaN of one that is too long for it, or teaches nothing."""
+    tokens: Losses
+    answers: list[str]
+    """To the questions."""
+
+
+def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Returns what `releases.Evaluation.result` describes. Raises UserError where there is nothing to measure, or no room for a model."""
+    order = EvaluationPayload.model_validate(payload)
+    models = [order.release, *([order.before] if order.before else [])]
+    job.phase("reading", "Choosing rows that nothing was trained on")
+    known = [Path(model.learnt) for model in models if model.learnt]
+    found = held_out(Path(order.rows), split=order.split, learnt_from=known, parameters=max(1, *(model.parameters for model in models)))
+    refuse_none(found.of, learnt=found.learnt)
+    unknown = [model.name for model in models if not model.learnt]
+    asked = questions(found.rows, limit=SAMPLES)
+    own, before = (measured(model, found.rows, asked, job=job) if model else None for model in (order.release, order.before))
+    assert own is not None  # a release is always measured
+    facts = compared(own, before, characters=np.array([len(answers_of(as_asked(row, ""))) for row in found.rows], dtype=float))
+    samples = [
+        {
+            "prompt": question.shown[:LONGEST_TEXT],
+            "expected": question.expected[:LONGEST_TEXT],
+            "answer": own.answers[number][:LONGEST_TEXT],
+            "before": before.answers[number][:LONGEST_TEXT] if before else None,
+        }
+        for number, question in enumerate(asked)
+    ]
+    return facts | {"of": found.of, "learnt": found.learnt, "unknown": unknown, "samples": samples}
+
+
+def refuse_none(count: int, *, learnt: int) -> None:
+    if not count:
+        why = f"All {learnt} of these rows were trained on, so they tell nothing." if learnt else "There are no rows."
+        raise UserError(f"{why} Hold out other rows of this client, and name them in the project's gate.")
+
+
+def measured(told: EvaluatedModel, rows: list[Row], asked: list[Question], *, job: Job) -> Measured:
+    """Loads one model, measures it and lets go of it."""
+    need = min(memory_of(told), budget.limit())
+    with budget.reserved(need, job=job, limit=budget.limit(), folder=budget.ledger()):
+        job.phase("loading", f"Loading {told.name}")
+        model = load(told)
+        try:
+            losses, tokens = row_losses(model, [as_asked(row, told.system) for row in rows], told, job=job)
+            return Measured(losses, tokens, [answer_to(model, question, told, job=job) for question in asked])
+        finally:
+            del model
+            gc.collect()
+
+
+def row_losses(model: Released, rows: list[Row], told: EvaluatedModel, *, job: Job) -> tuple[Losses, Losses]:
+    """(nats, tokens) of each row's answers."""
+    job.phase("evaluating", f"Measuring {told.name}")
+    longest = min(LONGEST_ROW, told.context or LONGEST_ROW)
+    losses, tokens = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    usable: list[tuple[int, TokenRow]] = []
+    for number, encoded in enumerate(encode_rows(model.tokenizer, rows, max_length=longest)):
+        if encoded.teaches and not encoded.cut:
+            usable.append((number, token_row(encoded.ids, encoded.supervised)))
+    reader = choose_reader(model.model, arithmetic=model.arithmetic)
+    objective, done = NextToken(reader), 0
+    for batch in batches(usable):
+        job.raise_if_stopped()
+        for (number, row), loss in zip(batch, judged(objective, reader, [row for _, row in batch], model.arithmetic), strict=True):
+            losses[number], tokens[number] = loss, row.targets
+        done += len(batch)
+        job.progress(done, len(usable), "rows")
+    if not np.isfinite(losses[[number for number, _ in usable]]).all():
+        raise UserError(f"{told.name} answers with numbers that are none: its weights are damaged, or its training went astray.")
+    return losses, tokens
+
+
+@torch.no_grad()
+def judged(objective: NextToken, reader: Reader, rows: list[TokenRow], arithmetic: Arithmetic) -> list[float]:
+    reader.model.eval()
+    with arithmetic.autocast():
+        return [each.loss for each in objective.judge(rows)]
+
+
+def batches(rows: list[tuple[int, TokenRow]]) -> Iterator[list[tuple[int, TokenRow]]]:
+    """Rows alike in length together, each batch of about BATCH_TOKENS."""
+    batch: list[tuple[int, TokenRow]] = []
+    for entry in sorted(rows, key=lambda entry: entry[1].length):
+        if batch and (len(batch) + 1) * entry[1].length > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(entry)
+    if batch:
+        yield batch
+
+
+def answer_to(model: Released, question: Question, told: EvaluatedModel, *, job: Job) -> str:
+    """Greedily, so that the same question gets the same answer; ended at the release's own stop texts."""
+    job.phase("evaluating", f"Asking {told.name}")
+    job.raise_if_stopped()
+    if "text" in question.row:
+        text = generating.continuation(model.model, model.tokenizer, question.row["text"], ANSWER_TOKENS, stopping=job.stopping)
+    else:
+        messages = as_asked(question.row, told.system)["messages"]
+        text = generating.answer(model.model, model.tokenizer, messages, ANSWER_TOKENS, stopping=job.stopping)
+    job.raise_if_stopped()
+    return until(text, told.stop)
+
+
+def until(text: str, stops: list[str]) -> str:
+    """The text up to where the first of `stops` begins in it."""
+    ends = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(ends)] if ends else text
+
+
+def compared(own: Measured, before: Measured | None, *, characters: Losses) -> dict[str, Any]:
+    """The figures over the rows that each model could read whole."""
+    both = np.isfinite(own.losses) & (np.isfinite(before.losses) if before else True)
+    if not both.any():
+        raise UserError(f"No row fits into {LONGEST_ROW:,} tokens, or none has an answer. Hold out shorter rows.")
+    alike = before is None or bool((own.tokens[both] == before.tokens[both]).all())
+    size = float((own.tokens if alike else np.maximum(characters, 1))[both].sum())
+    mine = own.losses[both]
+    theirs = before.losses[both] if before else None
+    low, high = interval(mine, theirs) if theirs is not None else (None, None)
+    return {
+        "rows": int(both.sum()),
+        "cut": int((~both).sum()),
+        "tokens": int(own.tokens[both].sum()),
+        "unit": "token" if alike else "character",
+        "loss": float(mine.sum() / size),
+        "before": float(theirs.sum() / size) if theirs is not None else None,
+        "change": float((mine.sum() / theirs.sum() - 1) * 100) if theirs is not None else None,
+        "low": low,
+        "high": high,
+    }
+
+
+def interval(mine: Losses, theirs: Losses) -> tuple[float | None, float | None]:
+    """Where the change of the whole loss in per cent lies, by drawing the rows again and again; None for too few rows."""
+    if len(mine) < LEAST_ROWS:
+        return None, None
+    drawn = np.random.default_rng(SEED).integers(0, len(mine), (RESAMPLES, len(mine)))
+    changes = (mine[drawn].sum(axis=1) / theirs[drawn].sum(axis=1) - 1) * 100
+    edge = (1 - COVERED) / 2
+    low, high = np.quantile(changes, (edge, 1 - edge))
+    return float(low), float(high)

@@ -1,0 +1,169 @@
+"""What a release must meet before it is approved, what is met, and what people say of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+
+from studio.audit.services import record
+from studio.errors import UserError
+from studio.releases.models import Approval, Evaluation, Gate, Release
+from studio.releases.verdict import plain, rows_of, verdict
+from studio.workspaces.models import Member, hold
+from studio.workspaces.policy import ROLE_ACTIONS
+
+SAYS = {"release.approve", "release.sign_off"}
+"""Whoever may do one of these may say what they think of a release."""
+LONGEST_COMMENT = 4000
+
+
+@dataclass(frozen=True)
+class Condition:
+    text: str
+    """What is asked, as a sentence."""
+    met: bool
+    why: str
+    """What is there, or what is missing."""
+
+
+def gate_of(release: Release) -> Gate:
+    """The project's gate; one that asks for nothing where none was set."""
+    return Gate.objects.filter(project=release.project_id).select_related("held_out").first() or Gate(project=release.project)
+
+
+def conditions(release: Release) -> list[Condition]:
+    """Everything that must be met before it is approved; empty where the project asks for nothing and nobody refused."""
+    gate, said = gate_of(release), list(release.approvals.all())
+    asked = []
+    if gate.evaluated:
+        asked.append(evaluation_condition(release, gate))
+    if gate.approvals:
+        asked.append(approvals_condition(release, gate, said))
+    if gate.guest_sign_off:
+        asked.append(sign_off_condition(release, said))
+    return asked + refusals(release, said)
+
+
+def in_production(release: Release) -> Release | None:
+    """Another release of the same project and task that a deployment points at; the highest version of them."""
+    found: Release | None = (
+        Release.objects.filter(project=release.project_id, task=release.task, deployments__isnull=False, deployments__archived_at=None)
+        .exclude(pk=release.pk)
+        .order_by("-major", "-minor", "-patch")
+        .first()
+    )
+    return found
+
+
+def latest_evaluation(release: Release) -> Evaluation | None:
+    """The newest one that has a result."""
+    found: Evaluation | None = (
+        release.evaluations.filter(result__isnull=False)
+        .select_related("against", "dataset_version__dataset", "order")
+        .order_by("-created_at")
+        .first()
+    )
+    return found
+
+
+def evaluation_condition(release: Release, gate: Gate) -> Condition:
+    production, found = in_production(release), latest_evaluation(release)
+    text = "It was evaluated on rows that are held out."
+    if production is not None:
+        text = f"On held-out rows, its loss is at most {plain(gate.margin)} % higher than that of {production}, which is in production."
+    if found is None or found.result is None:
+        return Condition(text, met=False, why="It has not been evaluated yet.")
+    if gate.held_out_id and found.dataset_version.dataset_id != gate.held_out_id:
+        return Condition(text, met=False, why=f"It was evaluated on {found.dataset_version}, and {gate.held_out} is asked for.")
+    if production is None:
+        return Condition(text, met=True, why=f"On {rows_of(found.result['rows'])} of {found.dataset_version}; nothing is in production.")
+    if found.against_id != production.pk:
+        before = f"compared with {found.against}" if found.against else "compared with nothing"
+        return Condition(text, met=False, why=f"It was {before}; by now {production} is in production. Evaluate it again.")
+    told = verdict(found.result, margin=gate.margin)
+    return Condition(text, met=told.kind == "passed", why=told.sentence)
+
+
+def approvals_condition(release: Release, gate: Gate, said: list[Approval]) -> Condition:
+    words = role_words(gate.roles)
+    people = "1 person approves" if gate.approvals == 1 else f"{gate.approvals} people approve"
+    counted = [each for each in said if counts(each, release) and (not gate.roles or each.role in gate.roles)]
+    names = ", ".join(f"{each.email} ({each.role})" for each in counted)
+    why = f"{len(counted)} of {gate.approvals}{': ' if names else ''}{names}."
+    return Condition(f"{people} it{words}; whoever made it does not count.", met=len(counted) >= gate.approvals, why=why)
+
+
+def sign_off_condition(release: Release, said: list[Approval]) -> Condition:
+    text = f"Somebody at {release.project.client} signs it off."
+    signed = [each for each in said if counts(each, release) and each.role == Member.Role.GUEST]
+    if signed:
+        return Condition(text, met=True, why=f"{signed[0].email} did.")
+    if release.shared_at is None:
+        return Condition(text, met=False, why="They have not been asked yet.")
+    return Condition(text, met=False, why="They were asked, and have not answered yet.")
+
+
+def counts(approval: Approval, release: Release) -> bool:
+    """An approval stands as it was given, with the role of then, also where its person has another one now or is gone."""
+    return approval.approves and (approval.user_id is None or approval.user_id != release.created_by_id)
+
+
+def refusals(release: Release, said: list[Approval]) -> list[Condition]:
+    """One condition for each who refused and could still change their mind; a refusal of somebody who is gone would block for ever."""
+    refused = [each for each in said if not each.approves]
+    if not refused:
+        return []
+    here = Member.objects.filter(workspace=release.project.client.workspace_id, user__in=[each.user_id for each in refused])
+    able = {member.user_id for member in here if SAYS & ROLE_ACTIONS[member.role]}
+    return [
+        Condition(
+            "Nobody refuses it.", met=False, why=f"{each.email} refused{': ' if each.comment else ''}{each.comment}".rstrip(".") + "."
+        )
+        for each in refused
+        if each.user_id in able
+    ]
+
+
+def role_words(roles: list[str]) -> str:
+    """` as owner or admin`; empty where every role counts."""
+    if not roles:
+        return ""
+    return f" as {' or '.join([', '.join(roles[:-1]), roles[-1]] if len(roles) > 1 else roles)}"
+
+
+def say(member: Member, release: Release, *, approves: bool, comment: str = "") -> Approval:
+    """What somebody thinks of a candidate, instead of what they said before; kept with their role of now and the answers that they saw.
+
+    Raises UserError where it is no candidate, and for an approval by whoever made it, which would not count.
+    """
+    comment = comment.replace("\r\n", "\n").strip()
+    if "\0" in comment or len(comment) > LONGEST_COMMENT:
+        raise UserError("The comment cannot be kept so.", fields={"comment": f"At most {LONGEST_COMMENT:,} characters of text."})
+    with transaction.atomic():
+        hold(release)
+        release.refresh_from_db(fields=["stage"])
+        if release.stage != Release.Stage.CANDIDATE:
+            raise UserError(f"Only a candidate is approved or refused; this release is {release.standing}.")
+        if approves and release.created_by_id == member.user.pk:
+            raise UserError("You made this release, so your approval would not count. Ask somebody else.")
+        before = Approval.objects.filter(release=release, user=member.user).first()
+        if before is not None and (before.approves, before.comment, before.role) == (approves, comment, member.role):
+            return before
+        values = {
+            "email": member.user.email,
+            "role": member.role,
+            "approves": approves,
+            "comment": comment,
+            "samples": shown_samples(release),
+        }
+        approval: Approval = Approval.objects.update_or_create(release=release, user=member.user, defaults=values)[0]
+        change = {"approves": [before.approves if before else None, approves], "comment": [before.comment if before else None, comment]}
+        record(member, "release.approve" if approves else "release.refuse", release, change=change)
+    return approval
+
+
+def shown_samples(release: Release) -> list[dict[str, Any]]:
+    """The answers that stand on the release's page: what it answers, and what the one in production does."""
+    found = latest_evaluation(release)
+    samples = (found.result or {}).get("samples", []) if found else []
+    return [{name: sample.get(name) for name in ("prompt", "answer", "before")} for sample in samples]
