@@ -6,18 +6,21 @@ from studio.workspaces import views
 
 urlpatterns = [
     path("healthz/", views.healthz, name="healthz"),
-    path("login/", views.SignIn.as_view(), name="login"),
-    path("logout/", views.SignOut.as_view(), name="logout"),
+    path("", include("studio.workspaces.account_urls")),
     path("setup/<str:token>/", views.setup, name="setup"),
     path("", include("studio.runs.home_urls")),
     path("", include("studio.workspaces.urls")),
+    path("clients/", include("studio.clients.urls")),
     path("base-models/", include("studio.basemodels.urls")),
     path("datasets/", include("studio.datasets.urls")),
     path("settings/connections/", include("studio.datasets.connection_urls")),
     path("uploads/", include("studio.datasets.upload_urls")),
     path("runs/", include("studio.runs.urls")),
     path("", include("studio.artifacts.urls")),
+    path("", include("studio.releases.delivery_urls")),
+    path("", include("studio.releases.shared_urls")),
     path("playground/", include("studio.serving.urls")),
+    path("deployments/", include("studio.serving.deployment_urls")),
     path("", include("studio.api.urls")),
 ]
 

@@ -14,8 +14,10 @@ from studio.api import (
     basemodels,
     builds,
     datasets,
+    deployments,
     drafts,
     errors,
+    life,
     plugins,
     runs,
     shaping,
@@ -60,7 +62,7 @@ def build_api() -> StudioAPI:
     errors.install(api)
     api.add_decorator(only_known, mode="view")
     api.add_decorator(answer_once, mode="view")
-    for part in (workspaces, basemodels, datasets, drafts, shaping, synthesis, uploads, tokens, plugins, runs, artifacts, builds):
+    for part in (workspaces, basemodels, datasets, drafts, shaping, synthesis, uploads, tokens, plugins, runs, artifacts, builds, deployments, life):
         api.default_router.add_router("", part.router)
     return api
 

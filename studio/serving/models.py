@@ -36,6 +36,11 @@ class Deployment(Tenant):
     def audit_client(self) -> Client:
         return self.client
 
+    @property
+    def main_percent(self) -> int:
+        """Share of the requests that the release answers, where a canary is tried."""
+        return 100 - self.canary_percent
+
 
 class DeploymentState(Tenant):
     """One entry of a deployment's history: what it pointed at from then on, who changed it and why."""

@@ -7,6 +7,7 @@ import pytest
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
 
+from studio.releases.models import Release
 from studio.workspaces.policy import ROUTES
 from tests.fixtures import Api, make_key, make_member
 
@@ -68,6 +69,13 @@ PATHS = [
     ("delete", "builds/{build}"),
     ("post", "builds/{build}/stop"),
     ("post", "builds/{build}/retry"),
+    ("get", "deployments/{deployment}"),
+    ("delete", "deployments/{deployment}"),
+    ("post", "deployments/{deployment}/restore"),
+    ("post", "deployments/{deployment}/promote"),
+    ("delete", "deployments/{deployment}/canary"),
+    ("post", "deployments/{deployment}/rollback"),
+    ("post", "deployments/{deployment}/clear"),
 ]
 
 
@@ -83,6 +91,8 @@ def ids(world):
         "run": world.run.pk,
         "artifact": world.artifact.pk,
         "build": world.build.pk,
+        "deployment": world.deployment.pk,
+        "release": world.release.pk,
     }
 
 
@@ -94,7 +104,18 @@ def call(api, method, path):
         return api.browser.generic(method.upper(), f"/api/v1/{path}", "", headers=sent, CONTENT_TYPE="application/offset+octet-stream")
     bodies = {"runs": {"priority": "high"}, "syntheses": {"number": 1, "state": "accepted"}}
     body = bodies.get(path.split("/")[0], {"name": "Taken over"})
+    if path.endswith("/promote"):
+        return api.post(path, {"release": str(approved(path.split("/")[1]))})
     return getattr(api, method)(path, **({"body": body} if method == "patch" else {}))
+
+
+def approved(deployment):
+    """A release that may be promoted to a deployment, or an id of nothing."""
+    release = Release.objects.filter(project__deployments=deployment).first()
+    if release is None:
+        return uuid.uuid4()
+    Release.objects.filter(pk=release.pk).update(stage="approved")
+    return release.pk
 
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
@@ -143,6 +164,8 @@ def bodies(world, acme):
         ("builds", {"artifact": world["artifact"], "quantization": "q8_0"}, "artifact"),
         ("builds", {"base_model": world["base"], "quantization": "q8_0"}, "base_model"),
         ("builds", {"base_model": acme.base.pk, "project": world["project"], "quantization": "q8_0"}, "project"),
+        ("deployments", {"project": world["project"], "slug": "x"}, "project"),
+        (f"deployments/{acme.deployment.pk}/promote", {"release": world["release"]}, "release"),
         ("mixes", mix | {"project": world["project"]}, "project"),
         ("mixes", mix | {"dataset": world["dataset"]}, "dataset"),
         ("mixes", mix | {"parts": [{"version": world["version"], "times": 1}]}, "parts"),
@@ -174,13 +197,15 @@ def test_filters_by_another_workspace_find_nothing(acme, rival):
         "builds?artifact={artifact}",
         "builds?project={project}",
         "builds?base_model={base}",
+        "deployments?project={project}",
+        "deployments?client={client}",
     ):
         assert acme.api.get(path.format(**ids(rival))).json() == {"items": [], "next": None}
 
 
 def test_no_list_names_anything_of_another_workspace(acme, rival):
     strange = [str(value) for value in ids(rival).values()]
-    for path in ("clients", "projects", "datasets", "uploads", "base-models", "runs", "artifacts", "builds", "audit"):
+    for path in ("clients", "projects", "datasets", "uploads", "base-models", "runs", "artifacts", "builds", "deployments", "audit"):
         text = acme.api.get(path).content.decode()
         assert not [value for value in strange if value in text], path
 

@@ -94,7 +94,19 @@ PAGE_OBJECTS = {
     "builds:stop": "build",
     "builds:retry": "build",
     "builds:delete": "build",
+    "deliveries:detail": "delivery",
+    "deliveries:revoke": "delivery",
+    "deliveries:download": "delivery",
+    "shared:release": "release",
+    "shared:sign_off": "release",
     "settings:key_revoke": "key",
+    "deployments:detail": "deployment",
+    "deployments:promote": "deployment",
+    "deployments:canary": "deployment",
+    "deployments:rollback": "deployment",
+    "deployments:clear": "deployment",
+    "deployments:archive": "deployment",
+    "deployments:restore": "deployment",
 }
 API_OBJECTS = {
     "api:client": "client",
@@ -139,9 +151,16 @@ API_OBJECTS = {
     "api:artifact_build_types": "artifact",
     "api:base_model_ladder": "base",
     "api:base_model_build_types": "base",
+    "api:deployment": "deployment",
+    "api:deployment_restore": "deployment",
+    "api:deployment_promote": "deployment",
+    "api:deployment_canary": "deployment",
+    "api:deployment_rollback": "deployment",
+    "api:deployment_clear": "deployment",
     "api:build": "build",
     "api:build_stop": "build",
     "api:build_retry": "build",
+    "api:delivery": "delivery",
 }
 # Addresses whose object is named by the query or the form instead: what is sent, by the id.
 QUERY_OBJECTS = {
@@ -156,11 +175,19 @@ QUERY_OBJECTS = {
     ("runs:new", "GET"): ("project", lambda pk: {"project": pk}),
     ("runs:new", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
     ("runs:estimate", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
+    ("deployments:new", "GET"): ("project", lambda pk: {"project": pk}),
+    ("deployments:new", "POST"): ("project", lambda pk: {"project": pk, "slug": "new"}),
+    ("deliveries:new", "GET"): ("release", lambda pk: {"release": pk}),
+    ("deliveries:new", "POST"): ("release", lambda pk: {"release": pk, "days": "7"}),
     ("serving:playground", "GET"): ("artifact", lambda pk: {"artifact": pk}),
     ("serving:keep", "POST"): ("dataset", lambda pk: {"dataset": pk, "target": "base:", "messages": KEPT}),
     ("serving:chat", "POST"): ("artifact", lambda pk: {"target": f"adapter:{pk}", "messages": [{"role": "user", "content": "Hi"}]}),
 }
-OTHER_PARTS = {"api:artifact_file": {"name": "adapter_config.json"}, "plugins:detail": {"name": "rehearsal"}, "setup": {"token": "wrong"}}
+OTHER_PARTS = {"api:artifact_file": {"name": "adapter_config.json"}, "plugins:detail": {"name": "rehearsal"}, "setup": {"token": "wrong"}, "delivery": {"token": "wrong"}, "delivery_file": {"token": "wrong"}}
+OTHER_PARTS |= dict.fromkeys(("openid_connect_login", "openid_connect_callback"), {"provider_id": "company"})
+OTHER_PARTS |= {"account_reset_password_from_key": {"uidb36": "1", "key": "wrong"}}
+# One's own account: whose row it is, is asked by tests of their own.
+OTHER_PARTS |= dict.fromkeys(("account:session_end", "account:disconnect", "mfa_edit_webauthn", "mfa_remove_webauthn"), {"pk": 404})
 OBJECTS = PAGE_OBJECTS | API_OBJECTS
 SHARED = {"base", "connection"}
 """Belongs to no client: whoever is in the workspace, and no guest, may have it."""
