@@ -22,6 +22,7 @@ def palette(member: Any) -> list[dict[str, str]]:
         ("Queue", "runs:queue", "run.view"),
         ("New run", "runs:new", "run.create"),
         ("Artifacts", "artifacts:list", "artifact.view"),
+        ("Deployments", "deployments:list", "deployment.view"),
         ("Playground", "serving:playground", "artifact.view"),
         ("Base models", "basemodels:list", "base_model.view"),
         ("Add a base model", "basemodels:new", "base_model.create"),
