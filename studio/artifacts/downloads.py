@@ -201,9 +201,12 @@ def zip_length(files: list[tuple[str, Path | bytes]]) -> int:
     return body + directory + 22 + (56 + 20 if large else 0)
 
 
-async def after(pieces: AsyncIterator[bytes], start: int) -> AsyncIterator[bytes]:
-    """The pieces without their first `start` bytes."""
+async def part_of(pieces: AsyncIterator[bytes], *, start: int, end: int) -> AsyncIterator[bytes]:
+    """Of a stream the bytes from `start` up to `end`; what lies before is made and passed over."""
+    at = 0
     async for piece in pieces:
-        if start < len(piece):
-            yield piece[start:]
-        start = max(0, start - len(piece))
+        if at >= end:
+            return
+        if kept := piece[max(0, start - at) : end - at]:
+            yield kept
+        at += len(piece)

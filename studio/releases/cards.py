@@ -19,7 +19,11 @@ MARKS = re.compile(r"([\\`*_\[\]<>#|~&$!])")
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 """Control characters, breaks of lines, and marks that turn the direction of writing."""
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
-KINDS = {"gguf": "One GGUF file", "gguf_adapter": "A GGUF adapter, which goes on its base model", "merged": "Merged weights, as safetensors"}
+KINDS = {
+    "gguf": "One GGUF file",
+    "gguf_adapter": "A GGUF adapter, which goes on its base model",
+    "merged": "Merged weights, as safetensors",
+}
 ASKED = {"temperature": "Temperature", "top_p": "Top p", "max_tokens": "Tokens of an answer, at most"}
 MOST_DATA = 50
 """Versions of datasets that a card follows back."""
@@ -56,7 +60,12 @@ def readme(delivery: Delivery, *, files: Sequence[str], file: str) -> str:
         for sentence, command in runner.steps:
             lines += ["", sentence, *(["", *_code("sh", command)] if command else [])]
     lines += ["", "## What it is asked with", "", *_asked(release)]
-    lines += ["", "## What lies beside it", "", "`MODEL_CARD.md` says what it was made of, how well it does, and on what terms it may be used."]
+    lines += [
+        "",
+        "## What lies beside it",
+        "",
+        "`MODEL_CARD.md` says what it was made of, how well it does, and on what terms it may be used.",
+    ]
     lines += [f"- `{name}`" for name in files if name != file]
     return "\n".join(lines) + "\n"
 

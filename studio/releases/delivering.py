@@ -29,7 +29,7 @@ RESUMED_WITHIN = timedelta(days=1)
 """How long a download that broke off can go on without being counted again."""
 
 
-def buildable(release: Release) -> bool:
+def is_buildable(release: Release) -> bool:
     return release.artifact.is_chattable
 
 
@@ -40,6 +40,14 @@ def files_of(member: Member, release: Release) -> list[Build]:
     builds = Build.objects.for_action(member, "build.view").filter(source=release.artifact, artifact__isnull=False)
     passed = [build for build in builds.select_related("artifact", "source__project__client").order_by("created_at") if build.passed]
     return sorted(passed, key=lambda build: (order.get(build.pk, len(order)), build.kind, build.quantization))
+
+
+def first_file(member: Member, release: Release) -> Build:
+    files = files_of(member, release)
+    if not files:
+        text = "Nothing was built of this release that has passed its verification. Build a file first."
+        raise UserError("There is no file to hand over yet.", fields={"build": text})
+    return files[0]
 
 
 def why_not(release: Release) -> str:

@@ -71,7 +71,9 @@ def _of_weights(stem: str, release: Release) -> list[Runner]:
     return [
         Runner("vLLM", [(f"Unpack the bundle, then serve the folder.{told}", f"{unpack}\nvllm serve .")]),
         Runner("transformers", [("Unpack the bundle, then load the folder.", f"{unpack}\npython"), ("In it:", python)]),
-        Runner("llama.cpp", [("Make a GGUF of it with the script that llama.cpp brings.", gguf), ("Serve it.", f"llama-server -m {stem}.gguf")]),
+        Runner(
+            "llama.cpp", [("Make a GGUF of it with the script that llama.cpp brings.", gguf), ("Serve it.", f"llama-server -m {stem}.gguf")]
+        ),
     ]
 
 

@@ -23,6 +23,7 @@ from studio.errors import UserError
 from studio.orders.models import Event, Order, Slot
 from studio.orders.states import kept_until
 from studio.runs import services
+from studio.releases.shared_views import portal
 from studio.runs.choices import RunForm, in_order, parts, way_out
 from studio.runs.models import Run
 from studio.runs.pages_of_a_run import is_thinned, shown_events, steps_between
@@ -43,7 +44,9 @@ NEEDED = timedelta(days=7)
 
 
 def home(request: HttpRequest) -> HttpResponse:
-    """What is running now, what needs me, what was done lately; for a newcomer, the next step."""
+    """What is running now, what needs me, what was done lately; for a newcomer, the next step. A client's own people have a page of theirs."""
+    if not request.member.may("run.view"):  # type: ignore[attr-defined]
+        return portal(request)
     runs = Run.objects.for_action(request, "run.view").select_related("order", "project__client", "base_model")
     projects = Project.objects.for_action(request, "project.view").select_related("client")
     models = BaseModel.objects.for_action(request, "base_model.view")

@@ -48,6 +48,8 @@ class Question(BaseModel):
     max_tokens: int = Field(256, ge=1, le=4096)
     temperature: float = Field(0.0, ge=0, le=2)
     seed: int = Field(0, ge=0, le=4_294_967_295)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stop: list[str] = Field([], max_length=8)
 
 
 class Pulse:
@@ -119,6 +121,8 @@ class Door:
                 max_tokens=question.max_tokens,
                 temperature=question.temperature,
                 seed=question.seed,
+                top_p=question.top_p,
+                stop=tuple(question.stop),
             )
         except (ValidationError, UserError) as error:
             await self.reply(send, 422, {"error": str(error)})

@@ -18,10 +18,13 @@ from studio.datasets import drafting
 from studio.datasets.models import Dataset
 from studio.datasets.services import with_newest
 from studio.errors import UserError
+from studio.releases.models import Release
 
 TIMEOUT = httpx.Timeout(600, connect=5)
 AT_ONCE = 4
 """Answers that one member may be waiting for: both columns, on two pages. The engine is everybody's."""
+LONGEST_TRIED = 1024
+"""Tokens of an answer with which somebody tries a release."""
 WAITING: Counter[int] = Counter()
 
 
@@ -92,10 +95,12 @@ def question(request: HttpRequest) -> dict[str, Any]:
         limit, warmth = int(sent.get("max_tokens", 256)), float(sent.get("temperature", 0))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as problem:
         raise Http404 from problem
-    rows = {"adapter": Artifact, "base": BaseModel}.get(kind)
+    rows = {"adapter": Artifact, "base": BaseModel, "release": Release}.get(kind)
     if rows is None:
         raise Http404
     found = rows.objects.for_action(request, "chat.use").named(pk)
+    if isinstance(found, Release):
+        return as_released(found, messages)
     if isinstance(found, Artifact):
         if not found.is_chattable:
             raise Http404
@@ -103,6 +108,18 @@ def question(request: HttpRequest) -> dict[str, Any]:
     else:
         folders = {"base": str(found.folder), "adapter": ""}
     return folders | {"messages": messages, "max_tokens": max(1, min(limit, 2048)), "temperature": max(0.0, min(warmth, 2.0))}
+
+
+def as_released(release: Release, messages: list[dict[str, str]]) -> dict[str, Any]:
+    """A release answers with its own system prompt and settings, whatever the page sends beside the conversation."""
+    if not release.artifact.is_chattable:
+        raise Http404
+    settings = release.asked_with
+    told = [{"role": "system", "content": settings["system"]}] if settings.get("system") else []
+    asked = {name: settings[name] for name in ("temperature", "top_p", "stop") if settings.get(name) is not None}
+    said = [message for message in messages if message["role"] != "system"]
+    limit = min(settings.get("max_tokens") or LONGEST_TRIED, LONGEST_TRIED)
+    return release.artifact.answering | {"messages": told + said, "max_tokens": limit, "temperature": 0.0} | asked
 
 
 async def chat(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:

@@ -16,6 +16,10 @@ class Ask:
     max_tokens: int
     temperature: float
     seed: int
+    top_p: float | None = None
+    """None is the engine's own."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer where they would begin."""
 
 
 class Engine(Protocol):

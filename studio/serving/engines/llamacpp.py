@@ -65,7 +65,7 @@ class LlamaCpp:
                         return True
             return False
 
-        body = {
+        body: dict[str, Any] = {
             "messages": ask.messages,
             "max_tokens": ask.max_tokens,
             "temperature": ask.temperature,
@@ -73,6 +73,10 @@ class LlamaCpp:
             "stream": True,
             "lora": [{"id": number, "scale": 1.0 if number == adapter else 0.0} for number in range(len(loaded.adapters))],
         }
+        if ask.top_p is not None:
+            body["top_p"] = ask.top_p
+        if ask.stop:
+            body["stop"] = list(ask.stop)
         if not say(""):  # whoever asked has left while the model was loaded
             return {"tokens": 0, "seconds": 0.0, "first": 0.0}
         loaded.server.handle_chat_completions(body, on_chunk)

@@ -1,0 +1,73 @@
+"""Answers with a delivery's bundle: a zip that is made while it is sent, counted once for each download, and goes on where one broke off."""
+
+from dataclasses import dataclass
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from studio.artifacts.downloads import attachment, part_of, wanted_range, zip_bytes
+from studio.releases.bundling import Bundle, bundle_of
+from studio.releases.delivering import Visitor, count_download, download_mark, resumed
+from studio.releases.models import Delivery, Download
+from studio.workspaces.middleware import address_of
+from studio.workspaces.models import Member
+
+
+def bundle_response(request: HttpRequest, delivery: Delivery, *, member: Member | None) -> HttpResponseBase | None:
+    """The zip whole, or from where a counted download broke off; None where there is none left to be had. HEAD is not counted.
+
+    A range is heeded only with `If-Range` and the ETag of a download that was counted: whatever else asks for a part gets all of it,
+    and is counted.
+    """
+    bundle = bundle_of(delivery)
+    name, length = f"{bundle.name}.zip", bundle.length  # before it is counted: a file that is gone must not cost a download
+    if request.method == "HEAD":
+        return sized(attachment(request, part_of(zip_bytes([]), start=0, end=0), filename=name), length) if delivery.is_open else None
+    if (going_on := continued(request, delivery, bundle)) is not None:
+        return partial(request, bundle, going_on)
+    visitor = Visitor.of(request, member=member, ip=address_of(request))
+    if (download := count_download(delivery, visitor)) is None:
+        return None
+    response = sized(attachment(request, zip_bytes(bundle.entries), filename=name), length)
+    response["ETag"] = etag(bundle, download)
+    return response
+
+
+@dataclass(frozen=True)
+class GoingOn:
+    download: Download
+    start: int
+    end: int
+
+
+def continued(request: HttpRequest, delivery: Delivery, bundle: Bundle) -> GoingOn | None:
+    """The download that this request goes on with, and the bytes that it wants."""
+    identity, _, mark = request.headers.get("If-Range", "").strip('"').partition(".")
+    if identity != bundle.identity or "Range" not in request.headers or (download := resumed(delivery, mark)) is None:
+        return None
+    start, end = wanted_range(request, size=bundle.length, etag=etag(bundle, download), changed=0)
+    return GoingOn(download, start, end)
+
+
+def partial(request: HttpRequest, bundle: Bundle, going_on: GoingOn) -> HttpResponseBase:
+    start, end = going_on.start, going_on.end
+    if start >= bundle.length:
+        return HttpResponse(status=416, headers={"Content-Range": f"bytes */{bundle.length}"})
+    whole = (start, end) == (0, bundle.length)
+    body = part_of(zip_bytes(bundle.entries), start=start, end=end)
+    response = sized(attachment(request, body, filename=f"{bundle.name}.zip", status=200 if whole else 206), end - start)
+    response["ETag"] = etag(bundle, going_on.download)
+    if not whole:
+        response["Content-Range"] = f"bytes {start}-{end - 1}/{bundle.length}"
+    return response
+
+
+def sized(response: HttpResponseBase, length: int) -> HttpResponseBase:
+    response["Content-Length"] = str(length)
+    response["Accept-Ranges"] = "bytes"
+    response["Cache-Control"] = "no-store, private"
+    return response
+
+
+def etag(bundle: Bundle, download: Download) -> str:
+    return f'"{bundle.identity}.{download_mark(download)}"'
