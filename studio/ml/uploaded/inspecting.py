@@ -14,9 +14,9 @@ from studio.ml import sandbox
 from studio.ml.gguf.lora import NAME, PARTS, PREFIX, read_adapter
 from studio.ml.gguf.peft_settings import read_settings
 from studio.ml.gguf.weights import Weights
-from studio.ml.uploaded.config import Rebuilt, parse, rebuild
+from studio.ml.uploaded.config import parse, rebuild
 from studio.ml.uploaded.containers import CONFIG, TOKENIZER, WEIGHTS, unpack
-from studio.ml.uploaded.tensors import Tensor, header, refuse_what_is_no_number, write_anew
+from studio.ml.uploaded.tensors import header, sizes, write_anew
 
 REPORT = "report.json"
 KEPT = "kept"
@@ -43,10 +43,10 @@ def inspect(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     (raw / CONFIG).write_text(json.dumps(given | {"target_modules": []}), encoding="utf-8")
     read_settings(raw)  # refuses kinds of adapters that are not taken
     tensors = header(raw / WEIGHTS)
-    names = {tensor.name: usual_name(tensor.name) for tensor in tensors}
+    names = {name: usual_name(name) for name in tensors}
     if len(set(names.values())) < len(names):
         raise UserError("The adapter holds the same tensor under two names. Save it again.")
-    largest = refuse_what_is_no_number(raw / WEIGHTS, tensors)
+    largest = sizes(raw / WEIGHTS, tensors)
     write_anew(raw / WEIGHTS, tensors, names, kept / WEIGHTS)
     settings = rebuilt.settings | {"target_modules": targets(names.values()), "inference_mode": True}
     (kept / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
@@ -59,10 +59,17 @@ def inspect(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not grew:
         for name in TOKENIZER:
             (kept / name).unlink(missing_ok=True)
-    return report(rebuilt, tensors, names, largest) | {
-        "layers": layers, "grew": grew, "swappable": swappable, "left_files": unpacked.left[:50],
+    second = [name for name, usual in names.items() if ".lora_B." in usual or ".lora_embedding_B" in usual]
+    return rebuilt.model_dump() | {
+        "tensors": len(tensors),
+        "parameters": sum(tensor.count for tensor in tensors.values()),
+        "layers": layers,
+        "changes_nothing": bool(second) and all(largest[name] == 0 for name in second),
+        "grew": grew,
+        "swappable": swappable,
+        "left_files": unpacked.left[:50],
         "files": sorted(path.name for path in kept.iterdir()),
-    }  # fmt: skip
+    }
 
 
 def usual_name(name: str) -> str:
@@ -95,19 +102,6 @@ def copy_tokenizer(raw: Path, kept: Path) -> bool:
                 found = {key: value for key, value in found.items() if key not in FORGOTTEN}
             (kept / name).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     return (kept / "tokenizer.json").is_file()
-
-
-def report(rebuilt: Rebuilt, tensors: list[Tensor], names: dict[str, str], largest: dict[str, float]) -> dict[str, Any]:
-    second = [tensor for tensor in tensors if ".lora_B." in names[tensor.name] or ".lora_embedding_B" in names[tensor.name]]
-    return {
-        "tensors": len(tensors),
-        "parameters": sum(tensor.size // (4 if tensor.dtype == "F32" else 2) for tensor in tensors),
-        "settings": rebuilt.settings,
-        "left_out": rebuilt.left_out,
-        "made_with": rebuilt.made_with,
-        "says_base": rebuilt.says_base,
-        "changes_nothing": bool(second) and all(largest[tensor.name] == 0 for tensor in second),
-    }
 
 
 def main(request_file: Path, folder: Path) -> None:
