@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import redis
 from django.conf import settings as studio_settings
+from django.db import connection
 
+from studio.audit import triggers
 from tests.fixtures import World, make_slot, make_world, redis_on_a_socket
 
 TORCH_TESTS = Path(__file__).parent / "ml"
@@ -52,6 +54,13 @@ def data_folder(settings, tmp_path):
     """Each test keeps its files in a folder of its own."""
     settings.DATA_DIR = tmp_path
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, django_db_blocker):
+    """The database of the tests lets audit records be deleted, for it is emptied after each test that commits. Tests of that put it back."""
+    with django_db_blocker.unblock():
+        triggers.drop(connection)
 
 
 @pytest.fixture(scope="session")

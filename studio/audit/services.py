@@ -9,11 +9,13 @@ from studio.audit.models import AuditRecord
 
 def record(member: Any, verb: str, thing: models.Model, *, change: dict[str, Any] | None = None) -> AuditRecord:
     """One line of history. `member` is the workspaces.Member who acts; raises RuntimeError outside a transaction."""
-    who = {"user": member.user, "key": member.key.name if member.key else "", "ip": member.ip}
+    who = {"user": member.user, "user_email": member.user.email, "key": member.key.name if member.key else "", "ip": member.ip}
     return _write(member.workspace, verb, thing, change, **who)
 
 
-def record_of_a_link(workspace: Any, verb: str, thing: models.Model, *, ip: str | None, change: dict[str, Any] | None = None) -> AuditRecord:
+def record_of_a_link(
+    workspace: Any, verb: str, thing: models.Model, *, ip: str | None, change: dict[str, Any] | None = None
+) -> AuditRecord:
     """The same of somebody who is no member: whoever they are, they had a link."""
     return _write(workspace, verb, thing, change, ip=ip)
 
@@ -21,9 +23,11 @@ def record_of_a_link(workspace: Any, verb: str, thing: models.Model, *, ip: str 
 def _write(workspace: Any, verb: str, thing: models.Model, change: dict[str, Any] | None, **who: Any) -> AuditRecord:
     if not connection.in_atomic_block:
         raise RuntimeError("An audit record is written in the transaction of its change.")
+    client = getattr(thing, "audit_client", None)
     return AuditRecord.objects.create(
         workspace=workspace,
-        client=getattr(thing, "audit_client", None),
+        client=client,
+        client_name=client.name if client else "",
         verb=verb,
         object_kind=thing._meta.model_name or "",
         object_id=str(thing.pk),

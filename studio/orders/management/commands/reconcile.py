@@ -1,4 +1,5 @@
-"""The rounds: takes up what a dead worker left, rings for what may start now, pauses what gives way, deletes what has expired."""
+"""The rounds: takes up what a dead worker left, rings for what may start now, pauses what gives way, seals audit records, deletes what has
+expired."""
 
 import time
 from argparse import ArgumentParser
@@ -8,6 +9,7 @@ from django.conf import settings
 from django.core.management import BaseCommand
 from django.db import close_old_connections
 
+from studio.audit.chain import seal
 from studio.orders.kinds import SWEEPS
 from studio.orders.preempting import make_room, rest_by_day
 from studio.orders.services import reconcile, worker_lost
@@ -31,6 +33,7 @@ class Command(BaseCommand):
         swept_at = -SWEEP
         while True:
             did = reconcile() + rest_by_day() + [line for queue in settings.RQ_QUEUES for line in make_room(queue)]
+            seal()
             if time.monotonic() - swept_at > SWEEP:
                 swept_at = time.monotonic()
                 did += sweep() + [line for each in SWEEPS for line in each()]
