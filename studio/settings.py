@@ -77,6 +77,14 @@ def database(url: str, folder: Path) -> dict[str, object]:
     }
 
 
+def secure_address(url: str, name: str) -> str:
+    """An https:// address without its last slash; http:// is for this machine alone."""
+    parts = urlsplit(url)
+    if url and parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in {"localhost", "127.0.0.1", "::1"}):
+        raise ImproperlyConfigured(f"STUDIO_{name} must start with https://.")
+    return url.rstrip("/")
+
+
 def price(text: str) -> tuple[float | None, str]:
     """An amount and its currency, such as `2.40 EUR`; (None, "") where nothing is set."""
     if not text:
@@ -107,6 +115,23 @@ def trackers(text: str) -> tuple[str, ...]:
     return names
 
 
+def smtp(url: str) -> dict[str, object]:
+    """Where mail is handed over, such as `smtp://user:password@host:587?tls=1`, or smtps:// for a port that is encrypted at once."""
+    parts = urlsplit(url)
+    tls = parse_qs(parts.query).get("tls", ["0"])[0]
+    if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or tls not in {"0", "1"}:
+        raise ImproperlyConfigured("STUDIO_SMTP_URL must look like smtp://user:password@host:587?tls=1, or begin with smtps://.")
+    return {
+        "host": parts.hostname,
+        "port": parts.port or (465 if parts.scheme == "smtps" else 587),
+        "username": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "use_tls": tls == "1",
+        "use_ssl": parts.scheme == "smtps",
+        "timeout": 10,
+    }
+
+
 os.umask(0o077)  # whatever this process or one that it starts writes is for its owner alone: rows, weights, the database
 DATA_DIR = Path(env("DATA_DIR") or ROOT / "data").resolve()
 DATA_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -134,6 +159,15 @@ STATES_KEPT_DAYS = int(env("STATES_KEPT_DAYS", "30"))
 """Days for which a paused or failed run can be resumed; then what it would go on from is deleted."""
 TRACKERS = trackers(env("TRACKERS"))
 """Names from studio.worker.tracking: where every run's numbers and settings are told as well. None unless somebody asks for it."""
+OIDC_URL = secure_address(env("OIDC_URL"), "OIDC_URL")
+"""Issuer of an OpenID Connect provider, by which people sign in too; empty offers none."""
+OIDC_CLIENT_ID, OIDC_CLIENT_SECRET = env("OIDC_CLIENT_ID"), env("OIDC_CLIENT_SECRET")
+OIDC_NAME = env("OIDC_NAME") or "your company's account"
+"""What stands after "Sign in with"."""
+SMTP_URL, MAIL_FROM = env("SMTP_URL"), env("MAIL_FROM")
+"""Where mail is handed over, and who sends it. Without it no mail is sent, and links are shown on the page alone."""
+if SMTP_URL and not MAIL_FROM:
+    raise ImproperlyConfigured("STUDIO_SMTP_URL needs STUDIO_MAIL_FROM: the address that mail comes from.")
 ENGINE_SOCKET = env("ENGINE_SOCKET") or str(engine_socket(DATA_DIR))
 
 INSTALLED_APPS = [
@@ -143,6 +177,12 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "django.contrib.humanize",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "django_rq",
     "ninja",
     "studio.audit",
@@ -168,6 +208,8 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "studio.workspaces.sessions.SessionsMiddleware",
     "studio.workspaces.middleware.MemberMiddleware",
     "studio.workspaces.middleware.PolicyMiddleware",
     "studio.workspaces.middleware.UserErrorMiddleware",
@@ -202,6 +244,7 @@ TEMPLATES = [
 DATABASES = {"default": database(env("DATABASE_URL"), DATA_DIR)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "workspaces.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
@@ -211,6 +254,56 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+ACCOUNT_ADAPTER = "studio.workspaces.signing_in.AccountAdapter"
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_SIGNUP_ENABLED = False
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_FORMS = {"login": "studio.workspaces.forms.SignInForm"}
+ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 10 * 60
+# Passwords are counted by `studio.workspaces.throttle`, for name and address. "login_failed" counts the codes of a second factor, for their account.
+ACCOUNT_RATE_LIMITS = {"login": "60/m/ip", "login_failed": "8/15m/key", "change_password": "8/15m/user"}
+MFA_ADAPTER = "studio.workspaces.signing_in.FactorAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_ALLOW_UNVERIFIED_EMAIL = True  # whoever came by a link that was handed over can add a factor, too
+MFA_RECOVERY_CODE_DIGITS = 10
+MFA_TOTP_TOLERANCE = 1  # clocks of phones are off by some seconds
+SOCIALACCOUNT_ADAPTER = "studio.workspaces.signing_in.CompanyAdapter"
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
+SOCIALACCOUNT_REAUTHENTICATION_REQUIRED = True
+SOCIALACCOUNT_LOGIN_ON_GET = True  # a form's answer may not lead elsewhere: the pages' security policy
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": {
+        "OAUTH_PKCE_ENABLED": True,
+        "APPS": [
+            {
+                "provider_id": "company",
+                "name": OIDC_NAME,
+                "client_id": OIDC_CLIENT_ID,
+                "secret": OIDC_CLIENT_SECRET,
+                "settings": {"server_url": OIDC_URL},
+            }
+        ]
+        if OIDC_URL
+        else [],
+    }
+}
+MAIL_BACKEND = f"django.core.mail.backends.{'smtp' if SMTP_URL else 'dummy'}.EmailBackend"
+MAIL_OPTIONS = smtp(SMTP_URL) if SMTP_URL else {}
+DEFAULT_FROM_EMAIL = MAIL_FROM or "nobody@localhost"
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": MAIL_BACKEND, "OPTIONS": MAIL_OPTIONS}}
+else:
+    EMAIL_BACKEND = MAIL_BACKEND
+    if SMTP_URL:
+        EMAIL_HOST, EMAIL_PORT, EMAIL_TIMEOUT = MAIL_OPTIONS["host"], MAIL_OPTIONS["port"], MAIL_OPTIONS["timeout"]
+        EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = MAIL_OPTIONS["username"], MAIL_OPTIONS["password"]
+        EMAIL_USE_TLS, EMAIL_USE_SSL = MAIL_OPTIONS["use_tls"], MAIL_OPTIONS["use_ssl"]
 # Counts tries to sign in; with the few entries that are usual, other names would push out the one that is being guessed at.
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 100_000}}}
 

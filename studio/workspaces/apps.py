@@ -3,3 +3,24 @@ from django.apps import AppConfig
 
 class WorkspacesConfig(AppConfig):
     name = "studio.workspaces"
+
+    def ready(self) -> None:
+        from allauth.account.signals import password_changed, password_reset
+        from allauth.account.signals import user_logged_in as let_in
+        from allauth.mfa.models import Authenticator
+        from allauth.mfa.signals import authentication_failed, authenticator_reset
+        from django.contrib.auth.signals import user_logged_in
+        from django.db.models.signals import post_delete, post_save
+
+        from studio.workspaces import accounts, sessions, signing_in
+
+        user_logged_in.connect(sessions.on_signed_in)
+        let_in.connect(accounts.on_signed_in)
+        signing_in.password_refused.connect(accounts.on_password_refused)
+        authentication_failed.connect(accounts.on_code_refused)
+        password_changed.connect(accounts.on_password_changed)
+        password_reset.connect(accounts.on_password_reset)
+        authenticator_reset.connect(accounts.on_codes_made)
+        # allauth's own signals of these come after the commit; a record belongs to the change's transaction.
+        post_save.connect(accounts.on_factor_saved, sender=Authenticator)
+        post_delete.connect(accounts.on_factor_removed, sender=Authenticator)

@@ -1,12 +1,18 @@
 """The few forms that no plugin draws."""
 
+from typing import Any
+
+from allauth.account.forms import LoginForm
 from django import forms
-from django.contrib.auth.forms import AuthenticationForm
 
 
-class SignInForm(AuthenticationForm):
-    username = forms.EmailField(label="E-mail", widget=forms.EmailInput(attrs={"autocomplete": "email", "autofocus": True}))
-    error_messages = {"invalid_login": "E-mail or password is not right.", "inactive": "E-mail or password is not right."}
+class SignInForm(LoginForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        address, password = self.fields["login"], self.fields["password"]
+        address.label, address.widget = "E-mail", forms.EmailInput(attrs={"autocomplete": "username webauthn", "autofocus": True})
+        password.help_text = ""
+        password.widget.attrs.pop("placeholder")
 
 
 class SetupForm(forms.Form):

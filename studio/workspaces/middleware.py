@@ -1,7 +1,6 @@
 """Answers "who are you" and "may you be here" before any view runs, and turns a UserError into a page."""
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,11 +16,12 @@ from django.utils.cache import patch_vary_headers
 from studio.errors import UserError
 from studio.workspaces.models import ApiKey, Member
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN
+from studio.workspaces.requests import address_of
 
 Get = Callable[[HttpRequest], HttpResponse]
 READ_IN_A_BROWSER = ("/api/v1/docs", "/api/v1/openapi.json")
 """Addresses of the API that a session opens, too. They only describe it."""
-CONFLICTS = {"not_verified", "idempotency_conflict", "in_progress"}
+CONFLICTS = {"not_verified", "idempotency_conflict", "in_progress", "quota"}
 """Codes of errors that answer 409: the request is right, but not now."""
 
 
@@ -80,14 +80,6 @@ def member_by_cookie(session_key: str | None) -> Member | None:
     return member_by_session(get_user(SimpleNamespace(session=session)), session)  # type: ignore[arg-type]
 
 
-def address_of(request: HttpRequest) -> str | None:
-    """Where a request comes from, as PostgreSQL takes it; a proxy may hand on whatever the caller wrote."""
-    try:
-        return str(ip_address(request.META.get("REMOTE_ADDR", "").partition("%")[0]))
-    except ValueError:
-        return None
-
-
 class MemberMiddleware:
     """Sets `request.member`: who acts, in which workspace; None for a stranger."""
 
@@ -135,6 +127,8 @@ class PolicyMiddleware:
             return self.refuse_method(request, [*methods])
         if action == SIGNED_IN or (member is not None and member.may(action)):
             return None
+        if member is None and name == "home":  # signed in, and of no workspace
+            return redirect("workspaces:nowhere")
         return self.refuse(request)
 
     def refuse_method(self, request: HttpRequest, allowed: list[str]) -> HttpResponse:

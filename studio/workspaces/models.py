@@ -7,8 +7,9 @@ from datetime import UTC, time, tzinfo
 from typing import Any, ClassVar, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from django.apps import apps
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Q
 from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
@@ -18,10 +19,14 @@ from studio.workspaces.policy import ON_ARCHIVED, ROLE_ACTIONS, SCOPE_ACTIONS
 
 
 class UserManager(BaseUserManager["User"]):
-    def create_user(self, email: str, password: str | None = None) -> "User":
+    def create_user(self, email: str, password: str | None = None, *, verified: bool = True) -> "User":
+        """A person, with their address as the sign-in looks it up; `verified` where it is known to be theirs."""
         user = self.model(email=self.normalize_email(email).lower())
         user.set_password(password)
-        user.save(using=self._db)
+        with transaction.atomic(using=self._db):
+            user.save(using=self._db)
+            addresses = apps.get_model("account", "EmailAddress")._default_manager
+            addresses.create(user=user, email=user.email, verified=verified, primary=True)
         return user
 
     def get_by_natural_key(self, username: str | None) -> "User":
@@ -101,6 +106,11 @@ class Member(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} ({self.role})"
+
+    @property
+    def audit_client(self) -> "Client | None":
+        """The client that a record about them is of: the only one that they see."""
+        return only_client(self)
 
     def may(self, action: str) -> bool:
         """True where the role allows the action and, for a key, one of its scopes does too."""
@@ -303,8 +313,17 @@ class Invitation(Tenant):
         return self.email or f"{self.get_role_display()} by link"
 
     @property
+    def audit_client(self) -> Client | None:
+        return only_client(self)
+
+    @property
     def is_open(self) -> bool:
         return self.used_at is None and self.revoked_at is None and self.expires_at > timezone.now()
+
+
+def only_client(row: Member | Invitation) -> Client | None:
+    clients = list(row.clients.all()[:2])
+    return clients[0] if len(clients) == 1 else None
 
 
 class Rate(Tenant):
@@ -339,10 +358,15 @@ class Erasure(Tenant):
     reason = models.TextField(blank=True)
     erased_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     erased_at = models.DateTimeField(auto_now_add=True)
+    """When it was asked for; from then on nobody reaches anything of it."""
     certificate = models.JSONField(default=dict)
     """Counts, bytes and hashes of what was there, by kind, and what was kept and why."""
-    sha256 = models.CharField(max_length=64)
-    """Of the certificate as canonical JSON."""
+    sha256 = models.CharField(max_length=64, blank=True)
+    """Of the certificate as canonical JSON, once all is gone."""
+    paths = models.JSONField(null=True)
+    """Files and folders below DATA_DIR that are still to be removed, once the rows that named them are gone; None before."""
+    finished_at = models.DateTimeField(null=True)
+    """When nothing was left. An erasure that was cut short is finished by the hourly sweep, or by asking again."""
 
     class Meta:
         ordering = ["-erased_at"]

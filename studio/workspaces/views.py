@@ -1,22 +1,19 @@
-"""Signing in, the first set-up, clients, projects and settings."""
+"""The first set-up, clients, projects and settings."""
 
-from typing import Any
 
 from django.contrib import messages
-from django.contrib.auth import login
-from django.contrib.auth.views import LoginView, LogoutView
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
 from studio.audit.services import history
 from studio.errors import UserError
 from studio.workspaces import services, throttle
-from studio.workspaces.forms import SetupForm, SignInForm
+from studio.workspaces.forms import SetupForm
 from studio.workspaces.models import ApiKey, Client, Project
 from studio.workspaces.policy import SCOPE_ACTIONS
+from studio.workspaces.signing_in import sign_in
 
 SCOPE_WORDS = {
     "read": "See clients, datasets, runs and artifacts, and download them",
@@ -35,32 +32,6 @@ def healthz(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok\n", content_type="text/plain")
 
 
-@method_decorator(never_cache, name="dispatch")
-class SignIn(LoginView):
-    template_name = "workspaces/login.html"
-    authentication_form = SignInForm
-    redirect_authenticated_user = True
-
-    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        who = f"{request.POST.get('username', '').lower()} {request.META.get('REMOTE_ADDR')}"
-        if throttle.is_blocked("login", who):
-            form = SignInForm(request, initial={"username": request.POST.get("username", "")})
-            return render(request, self.template_name, self.get_context_data(form=form, blocked=True), status=429)
-        response = super().post(request, *args, **kwargs)
-        if response.status_code == 302:
-            throttle.forget("login", who)
-        else:
-            throttle.failed("login", who)
-        return response
-
-    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        return super().get_context_data(is_set_up=services.is_set_up(), **kwargs)
-
-
-class SignOut(LogoutView):
-    http_method_names = ["post", "options"]
-
-
 @never_cache
 def setup(request: HttpRequest, token: str) -> HttpResponse:
     """The first owner, through the link that the terminal printed."""
@@ -76,7 +47,7 @@ def setup(request: HttpRequest, token: str) -> HttpResponse:
             for field, sentence in (error.fields or {"email": error.message}).items():
                 form.add_error(field, sentence)
         else:
-            login(request, member.user, backend="django.contrib.auth.backends.ModelBackend")
+            sign_in(request, member.user)
             return redirect("home")
     return render(request, "workspaces/setup.html", {"form": form}, status=422 if form.errors else 200)
 

@@ -148,7 +148,7 @@ def signed_in(url: str) -> str:
     with httpx.Client(base_url=url, headers={"Origin": url}) as browser:
         page = browser.get("/login/").text
         token = page.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
-        form = {"username": EMAIL, "password": PASSWORD, "csrfmiddlewaretoken": token}
+        form = {"login": EMAIL, "password": PASSWORD, "csrfmiddlewaretoken": token}
         assert browser.post("/login/", data=form).status_code == 302
         return f"session={browser.cookies['session']}"
 

@@ -17,7 +17,7 @@ QUERIES = [
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=X"
 BODIES = [
-    (FORM, b"name=%00&scopes=%00&quantization=%00&source=%00&plugin=%00&set_seed=%00&username=%00&password=%00"),
+    (FORM, b"name=%00&scopes=%00&quantization=%00&source=%00&plugin=%00&set_seed=%00&login=%00&password=%00"),
     (FORM, b"name=" + b"x" * 10_000 + b"&source=hub:" + b"a/" * 5000 + b"&quantization=../x&validation_percent=1e999&discard=2"),
     (FORM, b"name=\xff\xfe&validation_percent=NaN&set_learning_rate=nan&set_max_steps=1e400&set_batch_size=" + b"9" * 5000),
     (FORM, b"&".join(b"a%d=1" % number for number in range(600))),

@@ -50,7 +50,7 @@ def test_cookies_are_kept_from_scripts_and_other_sites(db):
     User.objects.create_user("max@example.com", "a long enough sentence")
     window = Browser()
     window.get("/login/")
-    window.post("/login/", {"username": "max@example.com", "password": "a long enough sentence"})
+    window.post("/login/", {"login": "max@example.com", "password": "a long enough sentence"})
     for name in (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME):
         cookie = window.cookies[name]
         assert cookie["httponly"], name

@@ -8,6 +8,7 @@ from django import template
 from django.utils.html import format_html
 
 from studio.training.form import as_text, plain_float
+from studio.workspaces.signing_in import passkeys_work
 
 register = template.Library()
 
@@ -100,6 +101,12 @@ def summary(thing: Any) -> str:
 def item(mapping: Any, key: Any) -> Any:
     """`mapping[key]`, or nothing."""
     return mapping.get(key) if hasattr(mapping, "get") else None
+
+
+@register.simple_tag(takes_context=True)
+def passkeys_possible(context: Any) -> bool:
+    """True where a browser would use a passkey at this address."""
+    return passkeys_work(context["request"])
 
 
 @register.simple_tag(takes_context=True)
