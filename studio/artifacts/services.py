@@ -1,11 +1,13 @@
 """Records what orders left, and asks for builds."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Sum
 
 from studio.artifacts import buildable
 from studio.artifacts.models import Artifact, Build
@@ -15,6 +17,7 @@ from studio.basemodels.models import BaseModel
 from studio.datasets.writers import Writer
 from studio.errors import UserError
 from studio.orders.models import Order
+from studio.orders.quotas import held, refuse_storage
 from studio.orders.services import go_back, place, request_stop
 from studio.storage import remove_folder
 from studio.workspaces.models import Client, Member, Project, hold
@@ -26,6 +29,12 @@ def record_artifact(order: Order, result: dict[str, Any], **columns: Any) -> Art
         order=order, folder_name=Path(result["folder"]).name, sha256=result["sha256"], size=result["size"], files=result["files"], **columns
     )
     return artifact
+
+
+def stored(clients: Collection[UUID]) -> dict[UUID, int]:
+    """What artifacts take on the disk, by client."""
+    rows = Artifact.objects.filter(project__client__in=clients).order_by()
+    return dict(rows.values_list("project__client").annotate(bytes=Sum("size")))
 
 
 def writers(member: Member, client: Client) -> Iterable[Writer]:
@@ -68,10 +77,12 @@ def request_builds(
     common: dict[str, Any] = {"project": project, "source": source, "base_model": base_model, "kind": kind}
     wanted = {name: common | {"quantization": name, "importance": importance and uses_importance(kind, name)} for name in quantizations}
     with transaction.atomic():
+        held(project.client)
         hold(source or project)
         found = {name: _there(wanted[name]) for name in quantizations}
         missing = [name for name, build in found.items() if build is None]
         if missing:
+            refuse_storage(project.client)
             order = place(member, kind="build", client=project.client)
         for name in missing:
             found[name] = build = Build.objects.create(**wanted[name], order=order)
@@ -115,6 +126,7 @@ def retry_build(member: Member, build: Build) -> Build:
         )[0]
     buildable.refuse(build.source, build.base_model, kind=build.kind, names=[build.quantization], importance=build.importance)
     with transaction.atomic():
+        refuse_storage(build.project.client)
         if not go_back(order, why="Started again; it waits for a worker."):
             raise UserError("Somebody else has just started this again.")
         record(member, "build.retry", build)

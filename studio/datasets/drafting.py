@@ -20,6 +20,7 @@ from studio.datasets.messages import Unusable
 from studio.datasets.models import DatasetVersion, Draft
 from studio.datasets.typed import accepted, place_of
 from studio.errors import UserError
+from studio.orders.quotas import refuse_storage
 from studio.orders.services import place
 from studio.workspaces.models import Member, hold
 
@@ -207,6 +208,7 @@ def revise(member: Member, version: DatasetVersion, changes: Changes, *, note: s
     """The next version of a dataset, to be written by a worker. Called inside a transaction."""
     if not version.is_ready:
         raise UserError("This version is not ready. Wait until it has been read.")
+    refuse_storage(version.audit_client)
     hold(version.dataset)
     number = (DatasetVersion.objects.filter(dataset=version.dataset).aggregate(Max("number"))["number__max"] or 0) + 1
     order = place(member, kind="revision", client=version.audit_client)

@@ -4,7 +4,8 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from studio.basemodels.models import BaseModel
 from studio.datasets.models import Dataset, DatasetVersion, Measurement
 from studio.datasets.shapes import detect
 from studio.errors import UserError
+from studio.orders.quotas import refuse_storage
 from studio.orders.services import place, request_stop
-from studio.workspaces.models import Member, Project, hold
+from studio.workspaces.models import Client, Member, Project, hold
 
 SPARE = 1 << 30
 """Bytes of disk that an upload leaves free."""
@@ -106,9 +108,27 @@ def refuse_taken_name(project: Project, name: str) -> None:
 def create_with_version(member: Member, *, project: Project, name: str, upload: Upload) -> DatasetVersion:
     """A new dataset with its first version, or neither. The file is written first, so that nothing waits for it in a transaction."""
     refuse_taken_name(project, plain_name(name))
+    refuse_full(project.client, upload.size)
     stored = store(upload)
-    with transaction.atomic():
+    with kept_only_if_recorded(stored), transaction.atomic():
+        refuse_storage(project.client, more=upload.size)
         return record_version(member, dataset=create_dataset(member, project=project, name=name), stored=stored)
+
+
+def refuse_full(client: Client, size: int) -> None:
+    """Before anything is written; what others take meanwhile is counted when it is recorded."""
+    with transaction.atomic():
+        refuse_storage(client, more=size)
+
+
+@contextmanager
+def kept_only_if_recorded(stored: Stored) -> Iterator[None]:
+    """Removes the file of an upload that is refused after all."""
+    try:
+        yield
+    except UserError:
+        Path(settings.DATA_DIR, "uploads", stored.name).unlink(missing_ok=True)
+        raise
 
 
 def store(upload: Upload) -> Stored:
@@ -134,8 +154,10 @@ def store(upload: Upload) -> Stored:
 
 def add_version(member: Member, *, dataset: Dataset, upload: Upload) -> DatasetVersion:
     """A version that is being read. The same bytes with the same settings again answer with the version that has them."""
+    refuse_full(dataset.project.client, upload.size)
     stored = store(upload)
-    with transaction.atomic():
+    with kept_only_if_recorded(stored), transaction.atomic():
+        refuse_storage(dataset.project.client, more=upload.size)
         return record_version(member, dataset=dataset, stored=stored)
 
 
@@ -197,6 +219,7 @@ def map_columns(member: Member, version: DatasetVersion, *, mapping: dict[str, s
         reading=version.reading,
         rules=version.rules,
     )
+    refuse_full(version.audit_client, 0)
     name = uuid.uuid4().hex
     kept.with_name(name).hardlink_to(kept)
     with transaction.atomic():

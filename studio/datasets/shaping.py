@@ -17,6 +17,7 @@ from studio.datasets.models import Dataset, DatasetVersion
 from studio.datasets.services import create_dataset, plain_name, refuse_taken_name
 from studio.errors import UserError
 from studio.orders.models import Order
+from studio.orders.quotas import held, refuse_storage
 from studio.orders.services import place
 from studio.workspaces.models import Member, Project, hold
 
@@ -108,6 +109,7 @@ def mix(
         "without": [str(version.pk) for version in held_out_sets(project)] if without_held_out else [],
     }
     with transaction.atomic():
+        held(project.client)
         target = dataset or create_dataset(member, project=project, name=name)
         return _made(
             member,
@@ -170,11 +172,13 @@ def _made(
     parent: DatasetVersion | None = None,
 ) -> DatasetVersion:
     """The next version, or the one that was made in the same way already. Called inside a transaction."""
+    held(dataset.project.client)
     hold(dataset)
     wanted = {"origin": origin, "validation_percent": percent, "seed": seed, "rules": rules}
     for same in DatasetVersion.objects.filter(dataset=dataset, **wanted).select_related("order"):
         if same.is_ready or same.order.is_live:
             return same
+    refuse_storage(dataset.project.client)
     number = (DatasetVersion.objects.filter(dataset=dataset).aggregate(Max("number"))["number__max"] or 0) + 1
     version: DatasetVersion = DatasetVersion.objects.create(
         dataset=dataset,

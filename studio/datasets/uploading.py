@@ -22,6 +22,7 @@ from studio.datasets.models import Dataset, DatasetVersion, Upload
 from studio.datasets.services import Stored, create_dataset, record_version
 from studio.datasets.services import Upload as Wanted
 from studio.errors import UserError
+from studio.orders.quotas import refuse_storage
 from studio.orders.services import request_stop
 from studio.storage import remove_folder, sha256_file
 from studio.workspaces.models import Member, Project
@@ -55,18 +56,28 @@ class TooMuch(UserError):
 
 
 def begin(
-    member: Member, *, project: Project, filename: str, length: int, sha256: str = "", origin: dict[str, Any] | None = None
+    member: Member,
+    *,
+    project: Project,
+    filename: str,
+    length: int,
+    sha256: str = "",
+    origin: dict[str, Any] | None = None,
+    purpose: str = Upload.Purpose.DATASET,
 ) -> Upload:
     """An upload of `length` bytes of which none has arrived. What there is no room for is refused before anything is sent."""
     expire()
     if length < 1:
         raise UserError("The file is empty.", fields={"file": "The file is empty."})
+    if purpose not in Upload.Purpose.values:
+        raise UserError("The purpose is not known.", fields={"purpose": f"Choose from {', '.join(Upload.Purpose.values)}."})
     if sha256 and not (len(sha256) == 64 and all(letter in "0123456789abcdef" for letter in sha256)):
         raise UserError("The hash is off.", fields={"sha256": "Must be the SHA-256 of the file, in 64 hex digits."})
     with transaction.atomic():
         if Upload.objects.filter(project=project).count() >= MOST_OPEN:
             raise UserError(f"{MOST_OPEN} uploads of this project are under way. Finish or discard some first.")
         refuse_without_room(length)
+        refuse_storage(project.client, more=length)
         pk = uuid.uuid4()
         upload: Upload = Upload.objects.create(
             pk=pk,
@@ -77,6 +88,7 @@ def begin(
             claimed_sha256=sha256,
             name=pk.hex,
             origin=origin or {},
+            purpose=purpose,
         )
         record(member, "upload.create", upload, change={"bytes": [None, length]})
     upload.path.parent.mkdir(exist_ok=True, mode=0o700)
@@ -200,6 +212,7 @@ def expire() -> list[str]:
 def under_way(member: Member, project: Project) -> "QuerySet[Upload]":
     """What this person has begun to send to a project, or sent and not imported yet."""
     mine: QuerySet[Upload] = Upload.objects.for_action(member, "dataset.create").filter(project=project, created_by=member.user)
+    mine = mine.filter(purpose=Upload.Purpose.DATASET)
     return mine.select_related("order")
 
 
@@ -220,6 +233,7 @@ def import_upload(member: Member, upload: Upload, *, dataset: Dataset | None, na
     if not upload.path.is_file():
         raise UserError(GONE, code="gone")
     with transaction.atomic():
+        refuse_storage(upload.project.client)
         target = dataset or create_dataset(member, project=upload.project, name=name)
         version = record_version(member, dataset=target, stored=Stored(wanted, upload.name, upload.sha256), origin=upload.origin)
         upload.delete()

@@ -1,10 +1,17 @@
 """What each attempt of an order took: written down once, where it stops being held, in that transaction. Prices are others' business."""
 
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
+
+from django.utils import timezone
 
 from studio.orders.kinds import KINDS
 from studio.orders.models import Order, Slot, Usage
+from studio.workspaces.models import Workspace
+from studio.workspaces.months import Month
 
 CPU = "CPU"
 """The kind of a worker that has no GPU."""
@@ -41,3 +48,50 @@ def record_usage(order: Order, *, until: datetime | None) -> None:
         started_at=order.started_at,
         ended_at=max(order.started_at, until or order.started_at),
     )
+
+
+@dataclass(frozen=True)
+class Span:
+    """What one attempt took of a month: one that has ended, or still works."""
+
+    client: UUID | None
+    order: UUID | None
+    kind: str
+    title: str
+    worker_kind: str
+    gpus: int
+    begin: datetime
+    end: datetime
+
+    @property
+    def hours(self) -> float:
+        return (self.end - self.begin).total_seconds() / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.hours * self.gpus
+
+
+def spans(workspace: Workspace, month: Month, *, clients: Collection[UUID] | None = None) -> Iterator[Span]:
+    """Everything that was worked in a month, cut at its ends; three queries. `clients` None takes all, and what was for none of them."""
+    columns = ("client_id", "order_id", "kind", "title", "worker_kind", "gpus", "started_at", "ended_at")
+    ended = Usage.objects.filter(workspace=workspace, ended_at__gt=month.begins, started_at__lt=month.ends)
+    if clients is not None:
+        ended = ended.filter(client__in=clients)
+    for client, order, kind, title, worker_kind, gpus, begin, end in ended.order_by("started_at", "pk").values_list(*columns):
+        if cut := month.cut(begin, end):
+            yield Span(client, order, kind, title, worker_kind, gpus, *cut)
+    yield from at_work(workspace, month, clients=clients)
+
+
+def at_work(workspace: Workspace, month: Month, *, clients: Collection[UUID] | None = None) -> Iterator[Span]:
+    """What workers hold now, as far as it has come."""
+    related = {name for kind in KINDS.values() for name in kind.related}
+    active = Order.objects.filter(workspace=workspace, status__in=Order.ACTIVE, started_at__lt=month.ends).select_related(*related)
+    held = list(active if clients is None else active.filter(client__in=clients))
+    slots = {slot.name: slot.facts for slot in Slot.objects.filter(name__in=[order.worker for order in held])} if held else {}
+    for order in held:
+        kind = KINDS[order.kind]
+        if order.started_at and (cut := month.cut(order.started_at, timezone.now())):
+            title = kind.title(order) if kind.billed_alone and kind.related else ""
+            yield Span(order.client_id, order.pk, order.kind, title, *machine(slots.get(order.worker, {})), *cut)

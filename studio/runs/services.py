@@ -16,6 +16,7 @@ from studio.errors import UserError
 from studio.orders.kinds import KINDS
 from studio.orders.models import Order, Slot
 from studio.orders.preempting import make_room
+from studio.orders.quotas import refuse_gpu_hours, refuse_storage
 from studio.orders.services import place, request_pause, request_stop, resume
 from studio.runs.accuracy import Accuracy, accuracy_on, corrected
 from studio.runs.models import Run
@@ -26,7 +27,7 @@ from studio.training.carrying import Carried, carry
 from studio.training.defaults import Suggestion, suggest
 from studio.training.form import check_config
 from studio.training.registry import Loaded, find, missing_packages
-from studio.workspaces.models import Member, Project, hold
+from studio.workspaces.models import Client, Member, Project, hold
 
 PROMPTS = ["Introduce yourself in one sentence.", "What is the capital of France?", "Give three tips for staying healthy."]
 """Asked at every evaluation where the person names none."""
@@ -168,6 +169,7 @@ def create_run(
         "prompts": (prompts if prompts else PROMPTS)[:8],
     }
     with transaction.atomic():
+        refuse_over_quota(project.client)
         hold(project)
         runs = Run.objects.filter(project=project)
         if by_hand and (same := just_started(runs.filter(order__created_by=member.user), wanted)):
@@ -183,6 +185,12 @@ def create_run(
         record(member, "run.create", run, change={"plugin": [None, plugin_name]})
         transaction.on_commit(lambda: make_room(run.order.queue))
     return run
+
+
+def refuse_over_quota(client: Client) -> None:
+    """A run leaves something to store, and may use a GPU. Called inside the transaction that starts it."""
+    refuse_storage(client)
+    refuse_gpu_hours(client)
 
 
 def just_started(runs: "QuerySet[Run]", wanted: dict[str, Any]) -> Run | None:
@@ -247,5 +255,6 @@ def resume_run(member: Member, run: Run) -> None:
     if run.dataset_version.dataset.held_out:
         raise UserError(HELD_OUT)
     with transaction.atomic():
+        refuse_over_quota(run.audit_client)
         resume(run.order)
         record(member, "run.resume", run)

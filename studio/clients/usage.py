@@ -1,0 +1,170 @@
+"""What a month took and cost, client by client: the lines of the invoice, and their sums. A constant number of queries."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from decimal import Decimal
+from functools import cached_property
+from uuid import UUID
+
+from django.utils import timezone
+
+from studio.orders.kinds import KINDS
+from studio.orders.models import StoredDay
+from studio.orders.quotas import stored_in_all
+from studio.orders.usage import Span, spans
+from studio.workspaces.models import Workspace
+from studio.workspaces.months import Month
+from studio.workspaces.rates import Rates, amount, cents
+
+STORAGE = "Storage"
+GB = Decimal(10**9)
+
+
+@dataclass
+class Line:
+    """What an invoice charges at one rate: one run or build, all other work of a kind, or storage."""
+
+    client: UUID | None
+    day: date
+    what: str
+    worker_kind: str
+    """STORAGE of what is stored."""
+    per_unit: Decimal | None
+    """Of an hour or, of storage, of a GB for the month; None where no rate is set."""
+    gpus: int = 0
+    seconds: float = 0.0
+    gb_months: Decimal = Decimal(0)
+
+    @property
+    def hours(self) -> Decimal:
+        """Hours that are charged: of one GPU, or of a worker without any."""
+        return Decimal(self.seconds) / 3600 * max(1, self.gpus)
+
+    @property
+    def gpu_hours(self) -> Decimal:
+        return self.hours if self.gpus else Decimal(0)
+
+    @cached_property
+    def amount(self) -> Decimal:
+        """Rounded here and nowhere else, so that lines add up to what is shown. 0 where no rate is set."""
+        if self.per_unit is None:
+            return Decimal("0.00")
+        return cents(self.gb_months * self.per_unit if self.worker_kind == STORAGE else amount(self.seconds, self.gpus, self.per_unit))
+
+
+@dataclass
+class Sums:
+    """Those of one client, or of all."""
+
+    hours: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
+    """By worker kind."""
+    amounts: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
+    """By worker kind, and STORAGE."""
+    gpu_hours: Decimal = Decimal(0)
+    gb_months: Decimal = Decimal(0)
+    stored: int = 0
+    """Bytes that are kept now."""
+
+    @property
+    def total(self) -> Decimal:
+        return sum(self.amounts.values(), Decimal("0.00"))
+
+    @property
+    def all_hours(self) -> Decimal:
+        return sum(self.hours.values(), Decimal(0))
+
+    def add(self, line: Line) -> None:
+        if line.worker_kind != STORAGE:
+            self.hours[line.worker_kind] += line.hours
+        self.amounts[line.worker_kind] += line.amount
+        self.gpu_hours += line.gpu_hours
+        self.gb_months += line.gb_months
+
+
+@dataclass(frozen=True)
+class Bill:
+    """One month of some clients."""
+
+    month: Month
+    currency: str
+    lines: list[Line]
+    stored: dict[UUID, int]
+
+    @cached_property
+    def by_client(self) -> dict[UUID | None, Sums]:
+        found: dict[UUID | None, Sums] = defaultdict(Sums)
+        for line in self.lines:
+            found[line.client].add(line)
+        for client, size in self.stored.items():
+            found[client].stored = size
+        return found
+
+    @cached_property
+    def sums(self) -> Sums:
+        total = Sums(stored=sum(self.stored.values()))
+        for line in self.lines:
+            total.add(line)
+        return total
+
+    @property
+    def kinds(self) -> list[str]:
+        """What was worked on, by name, and storage last where it costs something."""
+        return sorted(self.sums.amounts, key=lambda kind: (kind == STORAGE, kind))
+
+    @property
+    def unpriced(self) -> list[str]:
+        """Kinds of workers that were used and have no rate on some day of the month."""
+        return sorted({line.worker_kind for line in self.lines if line.per_unit is None})
+
+
+def bill_of(workspace: Workspace, month: Month, clients: Collection[UUID], *, whole: bool = False) -> Bill:
+    """A month of some clients; `whole` adds what was done for none of them, or for one that was erased since."""
+    rates = Rates(workspace)
+    worked = spans(workspace, month, clients=None if whole else clients)
+    stored = dict(stored_in_all(clients))
+    lines = [*work_lines(worked, rates), *storage_lines(workspace, month, clients, stored)]
+    return Bill(month, rates.currency, lines, stored)
+
+
+def work_lines(worked: Iterable[Span], rates: Rates) -> list[Line]:
+    """One for each run or build and rate, and one for all else of a kind; an attempt over which another rate came is cut there."""
+    lines: dict[tuple[object, ...], Line] = {}
+    for span in worked:
+        kind = KINDS.get(span.kind)
+        alone = span.order if kind is None or kind.billed_alone else None
+        for piece in rates.pieces(span.worker_kind, span.begin, span.end):
+            key = (span.client, alone or span.kind, span.worker_kind, span.gpus, piece.per_hour)
+            line = lines.get(key)
+            if line is None:
+                what = (span.title if alone else "") or (kind.called if kind else "Other work")
+                day = piece.begin.astimezone(rates.zone).date()
+                line = lines[key] = Line(span.client, day, what, span.worker_kind, piece.per_hour, span.gpus)
+            line.seconds += piece.seconds
+    return sorted(lines.values(), key=lambda line: line.day)
+
+
+def storage_lines(workspace: Workspace, month: Month, clients: Collection[UUID], stored: dict[UUID, int]) -> Iterator[Line]:
+    """One for each client and price: the days' sizes added up. A day that was not written down has the size of the one before."""
+    today = timezone.now().astimezone(month.zone).date()
+    last = min(today, month.following.first - timedelta(days=1))
+    known: dict[UUID, dict[date, tuple[int, Decimal | None]]] = defaultdict(dict)
+    days = StoredDay.objects.filter(client__in=clients, day__gte=month.previous.first, day__lte=last).order_by("day")
+    for client, day, size, price in days.values_list("client_id", "day", "size", "price"):
+        known[client][day] = size, price
+    if month.first <= today <= last:
+        for client, size in stored.items():
+            known[client].setdefault(today, (size, workspace.storage_price))
+    for client, sizes in known.items():
+        by_price: dict[Decimal | None, int] = defaultdict(int)
+        held: tuple[int, Decimal | None] | None = next((sizes[day] for day in reversed(sizes) if day < month.first), None)
+        day = month.first
+        while day <= last:
+            if (held := sizes.get(day, held)) is not None:
+                by_price[held[1]] += held[0]
+            day += timedelta(days=1)
+        for price, byte_days in by_price.items():
+            if price and byte_days:
+                gb_months = Decimal(byte_days) / month.days / GB
+                yield Line(client, month.first, STORAGE, STORAGE, price, gb_months=gb_months)

@@ -1,0 +1,95 @@
+"""What an hour of a worker costs in a workspace, by its kind and the day. Amounts are decimals; each line is rounded once, by `cents`."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from itertools import pairwise
+
+from django.conf import settings
+
+from studio.workspaces.models import Rate, Workspace
+from studio.workspaces.months import midnight
+
+CENT = Decimal("0.01")
+
+
+def cents(amount: Decimal) -> Decimal:
+    return amount.quantize(CENT, ROUND_HALF_UP)
+
+
+def money(amount: "Decimal | float", currency: str) -> str:
+    """1,204.50 EUR"""
+    return f"{amount:,.2f} {currency}".rstrip()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of some work in which one rate held."""
+
+    begin: datetime
+    end: datetime
+    per_hour: Decimal | None
+    """None where none is set."""
+
+    @property
+    def seconds(self) -> float:
+        return (self.end - self.begin).total_seconds()
+
+
+class Rates:
+    """Those of one workspace, read once."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace, self.zone, self.currency = workspace, workspace.zone, workspace.currency
+        self._since: dict[str, list[date]] = defaultdict(list)
+        self._per_hour: dict[str, list[Decimal]] = defaultdict(list)
+        for rate in Rate.objects.filter(workspace=workspace).order_by("since"):
+            self._since[rate.kind].append(rate.since)
+            self._per_hour[rate.kind].append(rate.per_hour)
+
+    def per_hour(self, kind: str, day: date) -> Decimal | None:
+        """Of one GPU, or of one worker without any, on a day; the machine's own price (PRICE_PER_HOUR) where the kind has no rate then."""
+        known = bisect_right(self._since[kind], day)
+        return self._per_hour[kind][known - 1] if known else self.fallback
+
+    @property
+    def fallback(self) -> Decimal | None:
+        """What holds for a kind without a rate; None where it is in another currency, for amounts could not be added then."""
+        if settings.PRICE_PER_HOUR is None or settings.PRICE_CURRENCY not in ("", self.currency):
+            return None
+        return Decimal(str(settings.PRICE_PER_HOUR))
+
+    def now(self, kind: str) -> Decimal | None:
+        return self.per_hour(kind, datetime.now(self.zone).date())
+
+    def pieces(self, kind: str, begin: datetime, end: datetime) -> Iterator[Piece]:
+        """A span of work, cut at the midnights from which another rate holds."""
+        changes = [midnight(day, self.zone) for day in self._since[kind]]
+        bounds = [begin, *(moment for moment in changes if begin < moment < end), end]
+        for first, last in pairwise(bounds):
+            yield Piece(first, last, self.per_hour(kind, first.astimezone(self.zone).date()))
+
+    def cost(self, kind: str, gpus: int, begin: datetime, end: datetime) -> Decimal | None:
+        """Of a span of work on some GPUs, or on a worker without any (0), not yet rounded; None where a part of it has no rate."""
+        total = Decimal(0)
+        for piece in self.pieces(kind, begin, end):
+            if piece.per_hour is None:
+                return None
+            total += amount(piece.seconds, gpus, piece.per_hour)
+        return total
+
+    def estimate(self, kind: str, gpus: int, seconds: float) -> Decimal | None:
+        """What so much work would cost today."""
+        per_hour = self.now(kind)
+        return None if per_hour is None else amount(seconds, gpus, per_hour)
+
+
+def amount(seconds: float, gpus: int, per_hour: Decimal) -> Decimal:
+    return hours(seconds) * max(1, gpus) * per_hour
+
+
+def hours(seconds: float) -> Decimal:
+    return Decimal(timedelta(seconds=seconds) // timedelta(milliseconds=1)) / 3_600_000
