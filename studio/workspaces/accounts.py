@@ -17,19 +17,15 @@ from django.db import transaction
 from django.http import HttpRequest
 
 from studio.audit.services import record
-from studio.workspaces.models import Member, User
+from studio.errors import UserError
+from studio.workspaces.models import Member, User, Workspace, hold
 from studio.workspaces.requests import address_of
 from studio.workspaces.sessions import device
-from studio.workspaces.signing_in import after_answer
+from studio.workspaces.signing_in import after_answer, has_second_factor
+from studio.workspaces.watching import people_changed
 
 log = logging.getLogger("studio.workspaces")
 METHODS = {
-    "password": "password",
-    "socialaccount": "OpenID Connect",
-    "totp": "app",
-    "webauthn": "passkey",
-    "recovery_codes": "recovery code",
-}
     "password": "password",
     "socialaccount": "OpenID Connect",
     "totp": "app",
@@ -61,6 +57,7 @@ def end_session(request: HttpRequest, pk: int) -> bool:
             return False
         tell(request.user, "session.revoke", change={"device": [device(session.user_agent), None], "ip": [session.ip, None]})  # type: ignore[arg-type]
         end_sessions(request, [session])
+        people_changed(session.user_id)
     return True
 
 
@@ -72,6 +69,7 @@ def end_other_sessions(request: HttpRequest) -> int:
             return 0
         tell(request.user, "session.revoke_others", change={"sessions": [len(others), 0]})  # type: ignore[arg-type]
         end_sessions(request, others)
+        people_changed(others[0].user_id)
     return len(others)
 
 
@@ -85,6 +83,26 @@ def disconnect(request: HttpRequest, pk: int) -> bool:
         tell(request.user, "connected_sign_in.remove")  # type: ignore[arg-type]
         connection.delete()
     return True
+
+
+def sign_out(request: HttpRequest) -> None:
+    with transaction.atomic():
+        UserSession.objects.filter(session_key=request.session.session_key).delete()
+        tell(request.user, "user.sign_out")  # type: ignore[arg-type]
+
+
+def require_second_factor(member: Member, required: bool) -> None:
+    """Whether this workspace is open only to people with a second factor. Its keys are not affected."""
+    if required and not has_second_factor(member.user):
+        raise UserError("You have no second factor yourself. Add one to your account first, then ask everybody for one.")
+    with transaction.atomic():
+        hold(member.workspace)
+        workspace = Workspace.objects.get(pk=member.workspace_id)
+        if workspace.second_factor_required == required:
+            return
+        workspace.second_factor_required = required
+        workspace.save(update_fields=["second_factor_required"])
+        record(member, "workspace.second_factor", workspace, change={"second_factor_required": [not required, required]})
 
 
 def on_signed_in(sender: object, request: HttpRequest, user: User, **kwargs: Any) -> None:
