@@ -22,6 +22,7 @@ from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client as Browser
 from django.utils import timezone
+from django.utils.text import slugify
 
 from studio.artifacts import kinds
 from studio.artifacts.models import Artifact, Build
@@ -36,7 +37,7 @@ from studio.runs.models import Run
 from studio.serving.models import Deployment
 from studio.storage import commit_folder
 from studio.supervisor.redis_server import find_server
-from studio.workspaces.models import ApiKey, Client, Invitation, Member, Project, User, Workspace
+from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Member, Project, User, Workspace
 from studio.workspaces.services import create_api_key, create_workspace
 
 ALL_SCOPES = ["read", "write", "train", "deploy", "inference", "admin"]
@@ -305,10 +306,14 @@ def make_deployment(project: Project, release: Release | None = None, *, slug: s
     return Deployment.objects.create(project=project, client=project.client, slug=slug, release=release)
 
 
-def make_invitation(member: Member, *, link: str = "", role: str = "member", **columns: Any) -> Invitation:
+def make_invitation(
+    member: Member, *, link: str = "", role: str = "member", clients: list[Client] | None = None, **columns: Any
+) -> Invitation:
     """An invitation by a link that holds for a week; `link` is its secret."""
-    columns = {"expires_at": timezone.now() + timedelta(days=7), "created_by": member.user} | columns
-    return Invitation.objects.create(workspace=member.workspace, role=role, sha256=ApiKey.hash(link or uuid.uuid4().hex), **columns)
+    columns = {"expires_at": timezone.now() + timedelta(days=7), "created_by": member.user, "narrowed": clients is not None} | columns
+    made = Invitation.objects.create(workspace=member.workspace, role=role, sha256=ApiKey.hash(link or uuid.uuid4().hex), **columns)
+    made.clients.set(clients or [])
+    return made
 
 
 @dataclass
@@ -360,8 +365,24 @@ class World:
         return found or make_deployment(self.project)
 
     @property
+    def erasure(self) -> Erasure:
+        """The certificate of a client that its workspace had."""
+        found = Erasure.objects.filter(workspace=self.workspace).first()
+        told = {"by": self.owner.user.email, "erased": [], "kept": []}
+        columns = {"client_name": "Gone", "certificate": told, "erased_by": self.owner.user, "finished_at": timezone.now()}
+        return found or Erasure.objects.create(workspace=self.workspace, client=uuid.uuid4(), sha256="3" * 64, **columns)
+
+    @property
     def invitation(self) -> Invitation:
-        return Invitation.objects.filter(workspace=self.workspace).first() or make_invitation(self.owner)
+        """To its client alone."""
+        return Invitation.objects.filter(clients=self.client).first() or make_invitation(self.owner, clients=[self.client])
+
+    @property
+    def colleague(self) -> Member:
+        """A member who sees its client alone."""
+        found = Member.objects.filter(clients=self.client, role="member", user__email__startswith="colleague-").first()
+        email = f"colleague-{slugify(self.client.name)}-{self.client.pk.hex[:4]}@people.example"
+        return found or make_member(self.workspace, role="member", email=email, clients=[self.client])
 
     @property
     def workspace(self) -> Workspace:

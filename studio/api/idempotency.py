@@ -1,6 +1,7 @@
 """Answers a repeated POST with its first result. Knows nothing of what the request does."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
@@ -13,9 +14,12 @@ from django.utils import timezone
 
 from studio.api.models import IdempotentAnswer
 from studio.errors import UserError
+from studio.workspaces.models import Client
 
 KEPT = timedelta(days=7)
 LONGEST_KEY = 200
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+FORGOTTEN_AT_ONCE = 500
 Run = Callable[..., HttpResponse]
 
 
@@ -95,3 +99,12 @@ def body_digest(request: HttpRequest) -> str:
         for piece in file.chunks():
             digest.update(piece)
     return digest.hexdigest()
+
+
+def forget(client: Client, ids: set[str]) -> None:
+    """A client is erased: what was answered about anything of it goes, and every refusal, for it may quote what was sent."""
+    rows = IdempotentAnswer.objects.filter(api_key__member__workspace=client.workspace_id)
+    rows = rows.exclude(path__endswith="/erase")
+    told = [row.pk for row in rows.iterator() if row.status >= 400 or not ids.isdisjoint(UUID.findall(f"{row.path} {row.body}"))]
+    for begin in range(0, len(told), FORGOTTEN_AT_ONCE):
+        rows.filter(pk__in=told[begin : begin + FORGOTTEN_AT_ONCE]).delete()

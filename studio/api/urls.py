@@ -10,14 +10,16 @@ from ninja.openapi.schema import OpenAPISchema
 from ninja.operation import Operation
 
 from studio.api import (
-    artifacts,
+    adapters,
     basemodels,
     builds,
     datasets,
+    deliveries,
     deployments,
     drafts,
     errors,
     life,
+    people,
     plugins,
     runs,
     shaping,
@@ -62,7 +64,24 @@ def build_api() -> StudioAPI:
     errors.install(api)
     api.add_decorator(only_known, mode="view")
     api.add_decorator(answer_once, mode="view")
-    for part in (workspaces, basemodels, datasets, drafts, shaping, synthesis, uploads, tokens, plugins, runs, artifacts, builds, deployments, life):
+    for part in (
+        workspaces,
+        people,
+        basemodels,
+        datasets,
+        drafts,
+        shaping,
+        synthesis,
+        uploads,
+        tokens,
+        plugins,
+        runs,
+        adapters,
+        builds,
+        deliveries,
+        deployments,
+        life,
+    ):
         api.default_router.add_router("", part.router)
     return api
 

@@ -1,8 +1,9 @@
-"""Makes workspaces, clients, projects and keys. Each change writes its audit record."""
+"""Makes workspaces, clients and projects. Each change writes its audit record."""
 
 import hashlib
 import secrets
 from datetime import timedelta
+from typing import Any
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
@@ -13,10 +14,15 @@ from django.utils.text import slugify
 
 from studio.audit.services import record
 from studio.errors import UserError
-from studio.workspaces.models import ApiKey, Client, Member, Project, SetupToken, User, Workspace, hold
-from studio.workspaces.policy import SCOPE_ACTIONS
+from studio.workspaces.models import Client, Erasure, Member, Project, SetupToken, User, Workspace, hold
 
 SETUP_HOURS = 24
+LIMITS: dict[str, tuple[float, str]] = {
+    "storage_limit": (10**15, "Give more than nothing and at most 1,000,000 GB; nothing sets no limit."),
+    "gpu_hours_limit": (1_000_000, "Give more than 0 and at most 1,000,000 hours; nothing sets no limit."),
+    "run_limit": (1000, "Give a number from 1 to 1000; nothing leaves it to the workspace."),
+}
+"""What can be limited of a client: the most that can be set, and how to mend what cannot be meant."""
 
 
 def is_set_up() -> bool:
@@ -70,10 +76,11 @@ def set_up(*, email: str, password: str, workspace: str, token: str | None) -> M
         return create_workspace(user=user, name=workspace)
 
 
-def create_workspace(*, user: User, name: str) -> Member:
+def create_workspace(*, user: User, name: str, ip: str | None = None) -> Member:
     with transaction.atomic():
         workspace = Workspace.objects.create(name=name.strip()[:80])
         member = Member.objects.create(user=user, workspace=workspace, role=Member.Role.OWNER)
+        member.ip = ip
         record(member, "workspace.create", workspace)
         client = create_client(member, name="In-house")
         create_project(member, client=client, name="First project")
@@ -130,9 +137,20 @@ def create_project(member: Member, *, client: Client, name: str, slug: str = "")
     return project
 
 
-def update_client(member: Member, client: Client, *, name: str | None = None, slug: str | None = None) -> None:
+def update_client(
+    member: Member, client: Client, *, name: str | None = None, slug: str | None = None, limits: dict[str, Any] | None = None
+) -> None:
+    """`limits`: those of `LIMITS` that change; None as a value takes one away."""
     taken = set(Client.objects.filter(workspace=client.workspace_id).exclude(pk=client.pk).values_list("slug", flat=True))
-    rename(member, client, taken, name=name, slug=slug, owner="client")
+    rename(member, client, taken, name=name, slug=slug, owner="client", more=checked_limits(limits or {}))
+
+
+def checked_limits(limits: dict[str, Any]) -> dict[str, Any]:
+    """Raises UserError with a sentence beside each that cannot be meant."""
+    wrong = {name: LIMITS[name][1] for name, value in limits.items() if value is not None and not 0 < value <= LIMITS[name][0]}
+    if wrong:
+        raise UserError("Some limits cannot be used.", fields=wrong)
+    return limits
 
 
 def update_project(member: Member, project: Project, *, name: str | None = None, slug: str | None = None) -> None:
@@ -140,11 +158,21 @@ def update_project(member: Member, project: Project, *, name: str | None = None,
     rename(member, project, taken, name=name, slug=slug, owner="project of this client")
 
 
-def rename(member: Member, thing: Client | Project, taken: set[str], *, name: str | None, slug: str | None, owner: str) -> None:
+def rename(
+    member: Member,
+    thing: Client | Project,
+    taken: set[str],
+    *,
+    name: str | None,
+    slug: str | None,
+    owner: str,
+    more: dict[str, Any] | None = None,
+) -> None:
     """Changes what is given and leaves the rest; the record says what it was before."""
     wanted = {
         "name": plain_name(name) if name is not None else thing.name,
         "slug": chosen_slug(taken, slug or "", owner=owner) or thing.slug,
+        **(more or {}),
     }
     change = {field: [getattr(thing, field), value] for field, value in wanted.items() if getattr(thing, field) != value}
     if not change:
@@ -156,31 +184,30 @@ def rename(member: Member, thing: Client | Project, taken: set[str], *, name: st
         record(member, f"{thing._meta.model_name}.update", thing, change=change)
 
 
-def archive_client(member: Member, client: Client) -> None:
-    """Takes a client out of the lists. What was made for it stays readable."""
+def archive_client(member: Member, client: Client, *, change: dict[str, Any] | None = None) -> None:
+    """Takes a client out of the lists. What was made for it stays readable. `change` is what else the record tells."""
     if client.archived_at is not None:
         return
     with transaction.atomic():
-        if not Client.objects.filter(workspace=client.workspace_id, archived_at=None).exclude(pk=client.pk).exists():
-            raise UserError("The last client cannot be archived. Make another one first.")
+        hold(client.workspace)  # of two that archive the last two, one waits
+        refuse_last_client(client, "archived")
         client.archived_at = timezone.now()
         client.save(update_fields=["archived_at"])
-        record(member, "client.archive", client)
+        record(member, "client.archive", client, change=change)
 
 
-def create_api_key(member: Member, *, name: str, scopes: list[str]) -> tuple[ApiKey, str]:
-    """The key and its secret, which is shown this once and kept only as a hash."""
-    unknown = [scope for scope in scopes if scope not in SCOPE_ACTIONS]
-    if unknown or not scopes:
-        raise UserError("Choose what the key may do.", fields={"scopes": f"Choose from {', '.join(SCOPE_ACTIONS)}."})
-    secret = ApiKey.new_secret()
+def refuse_last_client(client: Client, verb: str) -> None:
+    if not Client.objects.filter(workspace=client.workspace_id, archived_at=None).exclude(pk=client.pk).exists():
+        raise UserError(f"The last client cannot be {verb}. Make another one first.")
+
+
+def restore_client(member: Member, client: Client) -> None:
+    """Brings an archived client back, with everything that was made for it."""
+    if client.archived_at is None:
+        return
     with transaction.atomic():
-        key = ApiKey.objects.create(member=member, name=plain_name(name), prefix=secret[:8], sha256=ApiKey.hash(secret), scopes=scopes)
-        record(member, "key.create", key, change={"scopes": [None, scopes]})
-    return key, secret
-
-
-def revoke_api_key(member: Member, key: ApiKey) -> None:
-    with transaction.atomic():
-        ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
-        record(member, "key.revoke", key)
+        if Erasure.objects.filter(client=client.pk, finished_at=None).exists():
+            raise UserError("This client is being erased, so it cannot be restored.")
+        client.archived_at = None
+        client.save(update_fields=["archived_at"])
+        record(member, "client.restore", client)

@@ -1,20 +1,31 @@
 from django.urls import include, path
 
-from studio.workspaces import views
+from studio.workspaces import account_views, membership_views, people_views, views
 
-clients = [
-    path("", views.clients, name="list"),
-    path("new/", views.client_new, name="new"),
-    path("<uuid:pk>/", views.client, name="detail"),
-]
 settings = [
     path("", views.settings, name="index"),
     path("keys/", views.key_new, name="key_new"),
     path("keys/<uuid:pk>/revoke/", views.key_revoke, name="key_revoke"),
+    path("second-factor/", account_views.second_factor, name="second_factor"),
     path("audit/", views.audit, name="audit"),
+    path("roles/", people_views.roles, name="roles"),
+]
+people = [
+    path("", people_views.people, name="list"),
+    path("<int:pk>/change/", people_views.change, name="change"),
+    path("<int:pk>/remove/", people_views.remove, name="remove"),
+    path("invitations/", people_views.invite, name="invite"),
+    path("invitations/<uuid:pk>/revoke/", people_views.invite_revoke, name="invite_revoke"),
+]
+workspaces = [
+    path("switch/", membership_views.switch, name="switch"),
+    path("new/", membership_views.workspace_new, name="new"),
+    path("none/", membership_views.nowhere, name="nowhere"),
 ]
 urlpatterns = [
-    path("clients/", include((clients, "clients"))),
+    path("settings/people/", include((people, "people"))),
     path("settings/", include((settings, "settings"))),
+    path("workspaces/", include((workspaces, "workspaces"))),
+    path("invite/<str:token>/", membership_views.invitation, name="invitation"),
     path("design/", include(([path("", views.design, name="index")], "design"))),
 ]

@@ -15,6 +15,10 @@ PATHS = [
     ("get", "clients/{client}"),
     ("patch", "clients/{client}"),
     ("delete", "clients/{client}"),
+    ("post", "clients/{client}/restore"),
+    ("get", "clients/{client}/export"),
+    ("post", "clients/{client}/erase"),
+    ("get", "erasures/{erasure}"),
     ("get", "projects/{project}"),
     ("patch", "projects/{project}"),
     ("get", "base-models/{base}"),
@@ -69,6 +73,10 @@ PATHS = [
     ("delete", "builds/{build}"),
     ("post", "builds/{build}/stop"),
     ("post", "builds/{build}/retry"),
+    ("get", "members/{colleague}"),
+    ("patch", "members/{colleague}"),
+    ("delete", "members/{colleague}"),
+    ("delete", "invitations/{invitation}"),
     ("get", "deployments/{deployment}"),
     ("delete", "deployments/{deployment}"),
     ("post", "deployments/{deployment}/restore"),
@@ -82,6 +90,7 @@ PATHS = [
 def ids(world):
     return {
         "client": world.client.pk,
+        "erasure": world.erasure.pk,
         "project": world.project.pk,
         "base": world.base.pk,
         "dataset": world.version.dataset_id,
@@ -91,18 +100,22 @@ def ids(world):
         "run": world.run.pk,
         "artifact": world.artifact.pk,
         "build": world.build.pk,
+        "colleague": world.colleague.pk,
+        "invitation": world.invitation.pk,
         "deployment": world.deployment.pk,
         "release": world.release.pk,
     }
 
 
 def call(api, method, path):
+    if path.endswith("/erase"):
+        return api.post(path, {"name": "In-house"})
     if path.endswith("/versions") and method == "post":
         return api.upload(path, b'{"text": "x"}')
     if path.startswith("uploads/") and method in ("head", "patch"):
         sent = api.headers | {"Upload-Offset": "16"}
         return api.browser.generic(method.upper(), f"/api/v1/{path}", "", headers=sent, CONTENT_TYPE="application/offset+octet-stream")
-    bodies = {"runs": {"priority": "high"}, "syntheses": {"number": 1, "state": "accepted"}}
+    bodies = {"runs": {"priority": "high"}, "members": {"role": "viewer"}, "syntheses": {"number": 1, "state": "accepted"}}
     body = bodies.get(path.split("/")[0], {"name": "Taken over"})
     if path.endswith("/promote"):
         return api.post(path, {"release": str(approved(path.split("/")[1]))})
@@ -150,6 +163,7 @@ def bodies(world, acme):
     mix = {"project": acme.project.pk, "name": "x", "parts": [{"version": acme.version.pk, "times": 1}]}
     return [
         ("projects", {"client": world["client"], "name": "x"}, "client"),
+        ("invitations", {"role": "guest", "clients": [world["client"]]}, "clients"),
         ("datasets", {"project": world["project"], "name": "x"}, "project"),
         ("uploads", {"project": world["project"], "filename": "x", "length": 9}, "project"),
         ("uploads/fetch", {"project": world["project"], "key": "a.jsonl"}, "project"),
@@ -205,7 +219,7 @@ def test_filters_by_another_workspace_find_nothing(acme, rival):
 
 def test_no_list_names_anything_of_another_workspace(acme, rival):
     strange = [str(value) for value in ids(rival).values()]
-    for path in ("clients", "projects", "datasets", "uploads", "base-models", "runs", "artifacts", "builds", "deployments", "audit"):
+    for path in ("clients", "projects", "datasets", "uploads", "base-models", "runs", "artifacts", "builds", "deployments", "members", "invitations", "audit"):
         text = acme.api.get(path).content.decode()
         assert not [value for value in strange if value in text], path
 

@@ -17,6 +17,7 @@ from django.conf import settings as studio_settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client as Browser
 from django.urls import reverse
+from django.utils import timezone
 
 from studio.audit.models import AuditRecord
 from studio.datasets import drafting
@@ -70,6 +71,13 @@ def waiting(acme: World) -> tuple[Run, Run]:
     for rank, run in enumerate((first, second)):
         Order.objects.filter(pk=run.order_id).update(queue="train", rank=rank)
     return first, second
+
+
+def archived(acme: World) -> Any:
+    """A client that is archived already."""
+    client = create_client(acme.owner, name="Globex")
+    type(client).objects.filter(pk=client.pk).update(archived_at=timezone.now())
+    return client.pk
 
 
 def drafted(acme: World) -> Any:
@@ -165,9 +173,17 @@ def row_form(text: str = "Another answer.") -> dict[str, str]:
 Example = Callable[[World], Sent]
 EXAMPLES: dict[tuple[str, str], Example] = {
     ("clients:new", "POST"): lambda acme: Sent(body={"name": "Globex"}),
+    ("clients:archive", "POST"): lambda acme: Sent(create_client(acme.owner, name="Globex").pk),
+    ("clients:restore", "POST"): lambda acme: Sent(archived(acme)),
+    ("clients:export", "POST"): lambda acme: Sent(acme.client.pk),
+    ("clients:erase", "POST"): lambda acme: Sent(create_client(acme.owner, name="Globex").pk, {"name": "Globex"}),
     ("projects:new", "POST"): lambda acme: Sent(body={"name": "Replies", "client": acme.client.pk}),
     ("settings:key_new", "POST"): lambda acme: Sent(body={"name": "nightly", "scopes": ["read"]}),
     ("settings:key_revoke", "POST"): lambda acme: Sent(key_of(acme)),
+    ("people:change", "POST"): lambda acme: Sent(acme.colleague.pk, {"role": "viewer", "sees": "all"}),
+    ("people:remove", "POST"): lambda acme: Sent(acme.colleague.pk),
+    ("people:invite", "POST"): lambda acme: Sent(body={"role": "viewer", "sees": "all", "email": "", "days": "7"}),
+    ("people:invite_revoke", "POST"): lambda acme: Sent(acme.invitation.pk),
     ("connections:list", "POST"): lambda acme: Sent(body={"kind": "openai", "name": "Big", "url": "https://1.1.1.1/v1", "model": "large"}),
     ("connections:try", "POST"): lambda acme: Sent(acme.connection.pk),
     ("connections:remove", "POST"): lambda acme: Sent(acme.connection.pk),
@@ -217,6 +233,12 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("api:clients", "POST"): lambda acme: Sent(body={"name": "Globex"}),
     ("api:client", "PATCH"): lambda acme: Sent(acme.client.pk, {"name": "Renamed"}),
     ("api:client", "DELETE"): lambda acme: Sent(create_client(acme.owner, name="Globex").pk),
+    ("api:client_restore", "POST"): lambda acme: Sent(archived(acme), {}),
+    ("api:client_erase", "POST"): lambda acme: Sent(create_client(acme.owner, name="Globex").pk, {"name": "Globex"}),
+    ("api:member", "PATCH"): lambda acme: Sent(acme.colleague.pk, {"role": "viewer"}),
+    ("api:member", "DELETE"): lambda acme: Sent(acme.colleague.pk),
+    ("api:invitations", "POST"): lambda acme: Sent(body={"role": "viewer"}),
+    ("api:invitation", "DELETE"): lambda acme: Sent(acme.invitation.pk),
     ("api:projects", "POST"): lambda acme: Sent(body={"client": str(acme.client.pk), "name": "Replies"}),
     ("api:project", "PATCH"): lambda acme: Sent(acme.project.pk, {"name": "Renamed"}),
     ("api:base_models", "POST"): lambda acme: Sent(body={"source": "hub:acme/tiny"}),
@@ -262,6 +284,9 @@ SEVERAL: dict[tuple[str, str], list[str]] = {
 CHANGES_NOTHING: dict[tuple[str, str], str] = {
     ("login", "POST"): "a session is a person's and of no workspace; signing in has its own page",
     ("logout", "POST"): "as signing in",
+    ("invitation", "POST"): "by somebody who is no member yet: tests/workspaces/test_invitations.py looks at its record",
+    ("workspaces:switch", "POST"): "chooses what the session shows",
+    ("workspaces:new", "POST"): "makes another workspace, and stands there: tests/workspaces/test_switching.py looks at its records",
     ("setup", "POST"): "once, before there is a workspace: tests/workspaces/test_setup.py looks at its records",
     ("datasets:mix_preview", "POST"): "shows what a mix would give",
     ("datasets:upload_preview", "POST"): "shows what is in a file",

@@ -1,0 +1,153 @@
+"""What there is of a client: every model whose rows are a client's, and the files of each.
+
+Its export and its erasure both go by this list, so that no app can be forgotten: a test fails where a model leads to a client and stands
+in neither HOLDINGS nor KEPT.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Model, QuerySet
+
+from studio.artifacts.models import AdapterUpload, Artifact, Build
+from studio.audit.models import AuditRecord
+from studio.basemodels.models import BaseModel
+from studio.datasets.models import (
+    Dataset,
+    DatasetVersion,
+    Draft,
+    Measurement,
+    RowMark,
+    Synthesis,
+    SyntheticRow,
+    TokenView,
+    Upload,
+)
+from studio.datasets.uploading import parts_folder
+from studio.orders.models import Event, Order, StoredDay, Usage
+from studio.releases.models import Approval, Delivery, Download, Evaluation, Gate, Release
+from studio.runs.models import Run
+from studio.serving.models import Deployment, DeploymentState
+from studio.worker.tracking import file_name
+from studio.workspaces.models import ApiKey, Client, Invitation, Member, Project
+
+SERVED = 16
+"""Hex digits of a folder's hash by which the files are named that llama.cpp serves it from (`studio.ml.gguf.serving`)."""
+
+
+def below(*parts: str) -> Path:
+    return Path(settings.DATA_DIR, *parts)
+
+
+def no_files(row: Any) -> Iterable[Path]:
+    return ()
+
+
+def files_of_version(version: DatasetVersion) -> Iterator[Path]:
+    yield version.folder
+    yield below("cache", "tokens", str(version.pk))
+    if version.upload:
+        yield below("uploads", version.upload)
+
+
+def files_of_upload(upload: Upload) -> Iterator[Path]:
+    yield upload.path
+    yield parts_folder(upload)
+
+
+def files_of_order(order: Order) -> Iterator[Path]:
+    """Its own folder with logs, events and states, and what its attempts sealed, also where one was lost before it could say so."""
+    yield below("orders", str(order.pk))
+    yield from below("artifacts").glob(f"{order.pk}-*")
+
+
+def files_of_artifact(artifact: Artifact) -> Iterator[Path]:
+    yield below("artifacts", artifact.folder_name.partition("/")[0])
+    yield from below("cache", "serving").glob(f"*{artifact.sha256[:SERVED]}*")
+
+
+def files_of_project(project: Project) -> Iterator[Path]:
+    """What TensorBoard reads of its runs."""
+    yield from below("trackers").glob(f"*/{escaped(file_name(f'{project.client.name} / {project.name}'))}*")
+
+
+def files_of_run(run: Run) -> Iterator[Path]:
+    """What trackers on this machine keep, where they name it by the run."""
+    yield from below("trackers").glob(f"**/*{run.pk.hex}*")
+    yield from below("trackers").glob(f"*/*/*{run.pk.hex[:8]}")
+
+
+def escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One model of which a client has rows."""
+
+    name: str
+    """Of its file in an export, and of its line in a certificate."""
+    title: str
+    model: type[Model]
+    client: str
+    """The path from a row to its client."""
+    files: Callable[[Any], Iterable[Path]] = no_files
+    related: tuple[str, ...] = ()
+    """What `files` reads beside the row."""
+    hashed: str = ""
+    """The column with the SHA-256 of what a row stands for, which a certificate names."""
+    without: tuple[str, ...] = ()
+    """Columns that no export holds: what opens something."""
+    bulky: bool = False
+    """There are so many that they are erased by the order or the writing that they belong to, in pieces."""
+
+    def rows(self, client: Client) -> "QuerySet[Any]":
+        found: QuerySet[Any] = self.model._base_manager.filter(**{self.client: client.pk})
+        return found
+
+
+PROJECT, RELEASE, DATASET = "project__client", "release__project__client", "dataset__project__client"
+HOLDINGS = (
+    Holding("deployment_states", "Entries of deployments' histories", DeploymentState, "deployment__client"),
+    Holding("deployments", "Deployments", Deployment, "client"),
+    Holding("downloads", "Downloads of deliveries", Download, f"delivery__{RELEASE}"),
+    Holding("deliveries", "Deliveries", Delivery, RELEASE, without=("sha256",)),
+    Holding("approvals", "Approvals", Approval, RELEASE),
+    Holding("evaluations", "Evaluations", Evaluation, RELEASE),
+    Holding("releases", "Releases", Release, PROJECT),
+    Holding("gates", "Gates", Gate, PROJECT),
+    Holding("builds", "Builds", Build, PROJECT),
+    Holding("runs", "Runs", Run, PROJECT, files=files_of_run),
+    Holding("artifacts", "Artifacts", Artifact, PROJECT, files=files_of_artifact, hashed="sha256"),
+    Holding("adapter_uploads", "Adapters that were trained elsewhere", AdapterUpload, PROJECT, hashed="sha256"),
+    Holding("written_rows", "Rows that a model wrote", SyntheticRow, f"synthesis__{DATASET}", bulky=True),
+    Holding("syntheses", "Requests for written rows", Synthesis, DATASET),
+    Holding("drafts", "Drafts of changes", Draft, f"version__{DATASET}"),
+    Holding("row_marks", "Marked rows", RowMark, DATASET),
+    Holding("token_views", "Views of tokens", TokenView, f"version__{DATASET}"),
+    Holding("measurements", "Measurements of tokens", Measurement, f"version__{DATASET}"),
+    Holding("uploads", "Uploads under way", Upload, PROJECT, files=files_of_upload, hashed="sha256"),
+    Holding("dataset_versions", "Dataset versions", DatasetVersion, DATASET, files=files_of_version, hashed="sha256"),
+    Holding("datasets", "Datasets", Dataset, PROJECT),
+    Holding("events", "Events of orders", Event, "order__client", bulky=True),
+    Holding("orders", "Orders with their logs and states", Order, "client", files=files_of_order),
+    Holding("stored_days", "Sizes by day", StoredDay, "client"),
+    Holding("projects", "Projects", Project, "client", files=files_of_project, related=("client",)),
+)
+"""In the order in which they are erased: what names another row goes before it."""
+
+KEPT: dict[type[Model], str] = {
+    AuditRecord: "Audit records stay. They say who did what and when, by the names that things had; no row's text is in them.",
+    Usage: "The hours that its work took stay for the invoices of past months, without its name and without titles.",
+    BaseModel: "Base models belong to the workspace, and so do the words that were added to one's vocabulary.",
+    Member: "Whoever saw only this client sees nothing instead, and stays a member.",
+    ApiKey: "Keys that reached only this client are revoked.",
+    Invitation: "Invitations to only this client are revoked.",
+}
+"""Models with a way to a client whose rows stay, and why."""
+
+FORGET: list[Callable[[Client, set[str]], None]] = []
+"""Apps above add what else is to be forgotten, in the transaction that erases the rows: the client, and the ids of all that was its own."""
