@@ -6,6 +6,8 @@ from typing import Any
 from django.http import HttpRequest
 from django.urls import reverse
 
+from studio.workspaces.people import may_make_workspace, memberships_of
+
 SOURCES: list[Callable[[Any], list[dict[str, str]]]] = []
 """Apps add what the palette reaches of theirs: each answers `[{title, hint, url, kind}]` for a member."""
 
@@ -29,6 +31,8 @@ def palette(member: Any) -> list[dict[str, str]]:
         ("Plugins", "plugins:list", "plugin.view"),
         ("Workers", "workers:list", "worker.view"),
         ("Settings", "settings:index", "key.view"),
+        ("People", "people:list", "member.view"),
+        ("Roles", "settings:roles", "role.view"),
     ]
     found = [{"title": title, "hint": "", "url": reverse(name), "kind": "page"} for title, name, action in pages if member.may(action)]
     for project in Project.objects.for_action(member, "project.view").select_related("client")[:200]:
@@ -45,4 +49,9 @@ def frame(request: HttpRequest) -> dict[str, Any]:
     member = getattr(request, "member", None)
     if member is None or request.headers.get("HX-Request"):
         return {}
-    return {"palette": palette(member)}
+    memberships = memberships_of(member.user)
+    return {
+        "palette": palette(member),
+        "workspaces": [(each.workspace, each.get_role_display()) for each in memberships],
+        "may_make_workspace": may_make_workspace(memberships),
+    }
