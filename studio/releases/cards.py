@@ -11,8 +11,8 @@ from typing import Any
 
 from studio.artifacts.models import Build
 from studio.datasets.models import DatasetVersion
-from studio.releases.models import Delivery, Evaluation, Release
 from studio.releases.modelfile import fits
+from studio.releases.models import Delivery, Evaluation, Release
 from studio.releases.running import numbers_of, stops_of, system_of, ways
 
 MARKS = re.compile(r"([\\`*_\[\]<>#|~&$!])")

@@ -1,5 +1,7 @@
 """Deliveries: the members' pages, and the one page that a link opens without the workspace around it."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from django.contrib import messages
@@ -22,8 +24,8 @@ from studio.workspaces.middleware import address_of
 from studio.workspaces.models import Client, Member
 
 ON_A_PAGE = 50
-NEVER_TWICE = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex, nofollow", "Cache-Control": "no-store, private"}
-"""A link is a key: it is told to no other site, and kept by no search engine and no cache."""
+TOLD_NOWHERE = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex, nofollow", "Cache-Control": "no-store, private"}
+Opens = Callable[[HttpRequest, str], HttpResponseBase]
 
 # ── The members' pages ──
 
@@ -32,7 +34,7 @@ def deliveries(request: HttpRequest) -> HttpResponse:
     rows = Delivery.objects.for_action(request, "delivery.view").select_related("release__project__client", "build", "created_by")
     clients = Client.objects.for_action(request, "client.view")
     chosen, release = None, None
-    if "client" in request.GET and request.GET["client"]:
+    if request.GET.get("client"):
         chosen = clients.named(request.GET["client"])
         rows = rows.filter(release__project__client=chosen)
     if "release" in request.GET:
@@ -118,7 +120,21 @@ def download(request: HttpRequest, pk: str) -> HttpResponseBase:
 # ── The link ──
 
 
-def link(request: HttpRequest, token: str) -> HttpResponse:
+def told_nowhere(view: Opens) -> Opens:
+    """A link is a key: its page is told to no other site, and kept by no search engine and no cache."""
+
+    @wraps(view)
+    def answer(request: HttpRequest, token: str) -> HttpResponseBase:
+        response = view(request, token)
+        for name, value in TOLD_NOWHERE.items():
+            response[name] = value
+        return response
+
+    return answer
+
+
+@told_nowhere
+def link(request: HttpRequest, token: str) -> HttpResponseBase:
     found = reached(request, token)
     if found is None or not found.is_open:
         return gone(request)
@@ -138,11 +154,10 @@ def link(request: HttpRequest, token: str) -> HttpResponse:
         "ways": ways(found.release, found.build, file or ""),
         "file_url": reverse("delivery_file", args=[token]),
     }
-    response = render(request, "deliveries/link.html", context)
-    response.headers.update(NEVER_TWICE)
-    return response
+    return render(request, "deliveries/link.html", context)
 
 
+@told_nowhere
 def link_file(request: HttpRequest, token: str) -> HttpResponseBase:
     found = reached(request, token)
     if found is None:
@@ -154,11 +169,7 @@ def link_file(request: HttpRequest, token: str) -> HttpResponseBase:
         return gone(request)
     if member is not None:
         member.ip = address_of(request)
-    response = bundle_response(request, found, member=member)
-    if response is None:
-        return gone(request)
-    response.headers.update(NEVER_TWICE)
-    return response
+    return bundle_response(request, found, member=member) or gone(request)
 
 
 def reached(request: HttpRequest, token: str) -> Delivery | None:
@@ -174,12 +185,8 @@ def reached(request: HttpRequest, token: str) -> Delivery | None:
 
 def gone(request: HttpRequest) -> HttpResponse:
     """One and the same answer to a link that is wrong, over, revoked, spent, or somebody else's."""
-    response = render(request, "deliveries/gone.html", status=404)
-    response.headers.update(NEVER_TWICE)
-    return response
+    return render(request, "deliveries/gone.html", status=404)
 
 
 def sign_in_first(request: HttpRequest) -> HttpResponse:
-    response = redirect(f"{reverse('login')}?{urlencode({'next': request.path})}")
-    response.headers.update(NEVER_TWICE)
-    return response
+    return redirect(f"{reverse('login')}?{urlencode({'next': request.path})}")

@@ -1,4 +1,4 @@
-"""Answers with a delivery's bundle: a zip that is made while it is sent, counted once for each download, and goes on where one broke off."""
+"""Answers with a delivery's bundle: a zip made while it is sent, counted once for each download, that goes on where one broke off."""
 
 from dataclasses import dataclass
 
