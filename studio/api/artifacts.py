@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
 
 from studio.api.fields import Line
-from studio.api.paging import Page, Paging, page
+from studio.api.paging import ClientsPaging, Page, page
 from studio.artifacts import downloads
 from studio.artifacts.models import Artifact
 
@@ -41,7 +41,7 @@ class ArtifactOut(Schema):
     created_at: datetime
 
 
-class ArtifactFilters(Paging):
+class ArtifactFilters(ClientsPaging):
     project: UUID | None = None
     run: UUID | None = None
     kind: Line | None = None
@@ -69,7 +69,7 @@ def artifact_out(artifact: Artifact) -> dict[str, Any]:
 def list_artifacts(request: HttpRequest, filters: Query[ArtifactFilters]) -> dict[str, Any]:
     visible = Artifact.objects.for_action(request, "artifact.view").prefetch_related("parents")
     run = str(filters.run) if filters.run else None
-    return page(request, visible, filters, show=artifact_out, project=filters.project, kind=filters.kind, lineage__run__id=run)
+    return page(request, filters.of(visible), filters, show=artifact_out, project=filters.project, kind=filters.kind, lineage__run__id=run)
 
 
 @router.get("/artifacts/{uuid:pk}", response=ArtifactOut, url_name="artifact")

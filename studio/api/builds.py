@@ -11,7 +11,7 @@ from ninja import Query, Router, Schema
 from pydantic import Field
 
 from studio.api.fields import Input, Line, named
-from studio.api.paging import Page, Paging, page
+from studio.api.paging import ClientsPaging, Page, page
 from studio.artifacts import buildable, quantizations, services
 from studio.artifacts.ladder import Rung, rungs
 from studio.artifacts.models import Artifact, Build
@@ -170,7 +170,7 @@ class BuildIn(Input):
     """Measure on the training rows which weights matter, and round those with more care."""
 
 
-class BuildFilters(Paging):
+class BuildFilters(ClientsPaging):
     artifact: UUID | None = None
     base_model: UUID | None = None
     project: UUID | None = None
@@ -202,7 +202,7 @@ def build_out(build: Build) -> dict[str, Any]:
 def list_builds(request: HttpRequest, filters: Query[BuildFilters]) -> dict[str, Any]:
     visible = Build.objects.for_action(request, "build.view").select_related("order", "artifact")
     wanted = {"source": filters.artifact, "base_model": filters.base_model, "project": filters.project, "kind": filters.kind}
-    return page(request, visible, filters, show=build_out, **wanted)
+    return page(request, filters.of(visible), filters, show=build_out, **wanted)
 
 
 @router.post("/builds", response={201: BuildOut | BuildsOut}, url_name="builds")

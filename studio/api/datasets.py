@@ -14,7 +14,7 @@ from ninja.files import UploadedFile
 from pydantic import Field, Json
 
 from studio.api.fields import Input, Line, json_body, named
-from studio.api.paging import Page, Paging, cut, next_url, page
+from studio.api.paging import ClientsPaging, Page, Paging, cut, next_url, page
 from studio.basemodels.models import BaseModel
 from studio.datasets import marking, rows, services, shaping, uploading
 from studio.datasets.flags import BY_NAME, flag_named
@@ -45,7 +45,7 @@ class DatasetChanges(Input):
     held_out: bool | None = None
 
 
-class DatasetFilters(Paging):
+class DatasetFilters(ClientsPaging):
     project: UUID | None = None
 
 
@@ -55,7 +55,8 @@ def dataset_out(dataset: Dataset) -> Dataset:
 
 @router.get("/datasets", response=Page[DatasetOut], url_name="datasets")
 def list_datasets(request: HttpRequest, filters: Query[DatasetFilters]) -> dict[str, Any]:
-    return page(request, Dataset.objects.for_action(request, "dataset.view"), filters, show=dataset_out, project=filters.project)
+    visible = filters.of(Dataset.objects.for_action(request, "dataset.view"))
+    return page(request, visible, filters, show=dataset_out, project=filters.project)
 
 
 @router.post("/datasets", response={201: DatasetOut}, url_name="datasets")

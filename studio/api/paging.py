@@ -27,6 +27,19 @@ class Paging(Input):
     limit: int = Field(50, ge=1, le=200)
 
 
+class ClientsPaging(Paging):
+    """Of a list in which several clients have things."""
+
+    archived: bool = False
+    """Also what belongs to archived clients. Whoever names a client, a project or another thing sees what it has in any case."""
+
+    def of(self, visible: Any) -> Any:
+        """The rows that are meant: those of archived clients only where they are asked for."""
+        paging = {*Paging.model_fields, "archived"}
+        asked = self.archived or any(isinstance(value, UUID) for name, value in self if name not in paging)
+        return visible if asked else visible.current()
+
+
 def page(request: HttpRequest, visible: "QuerySet[Any]", paging: Paging, *, show: Callable[[Any], Any], **where: Any) -> dict[str, Any]:
     """A page of those rows of `visible` that fit `where`; a condition that is None is left out."""
     rows = visible.filter(**{name: value for name, value in where.items() if value is not None}).order_by("-created_at", "-pk")

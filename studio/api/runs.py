@@ -14,7 +14,7 @@ from ninja import Query, Router, Schema
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
 
 from studio.api.fields import Input, Line, named
-from studio.api.paging import Page, Paging, cut, page
+from studio.api.paging import ClientsPaging, Page, cut, page
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.orders.models import Event, Order
@@ -81,7 +81,7 @@ class RunIn(Input):
     """Only in the hours that the queue's rules call night."""
 
 
-class RunFilters(Paging):
+class RunFilters(ClientsPaging):
     project: UUID | None = None
     status: Line | None = None
 
@@ -122,7 +122,7 @@ def visible(request: HttpRequest, action: str = "run.view") -> "QuerySet[Run]":
 
 @router.get("/runs", response=Page[RunOut], url_name="runs")
 def list_runs(request: HttpRequest, filters: Query[RunFilters]) -> dict[str, Any]:
-    return page(request, visible(request), filters, show=run_out, project=filters.project, order__status=filters.status)
+    return page(request, filters.of(visible(request)), filters, show=run_out, project=filters.project, order__status=filters.status)
 
 
 @router.post("/runs", response={201: RunOut}, url_name="runs")

@@ -20,7 +20,7 @@ from studio.workspaces.models import Project, ScopedQuerySet
 
 
 def artifacts(request: HttpRequest) -> HttpResponse:
-    rows = Artifact.objects.for_action(request, "artifact.view").select_related("project__client", "base_model", "build")
+    rows = Artifact.objects.for_action(request, "artifact.view").current().select_related("project__client", "base_model", "build")
     kind = request.GET.get("kind", "")
     if kind in Artifact.Kind.values:
         rows = rows.filter(kind=kind)

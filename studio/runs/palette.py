@@ -13,9 +13,9 @@ NEWEST = 50
 
 
 def things(member: Any) -> list[dict[str, str]]:
-    runs = Run.objects.for_action(member, "run.view").select_related("project")[:NEWEST]
-    datasets = Dataset.objects.for_action(member, "dataset.view").select_related("project").order_by("-created_at")[:NEWEST]
-    artifacts = Artifact.objects.for_action(member, "artifact.view").select_related("project")[:NEWEST]
+    runs = Run.objects.for_action(member, "run.view").current().select_related("project")[:NEWEST]
+    datasets = Dataset.objects.for_action(member, "dataset.view").current().select_related("project").order_by("-created_at")[:NEWEST]
+    artifacts = Artifact.objects.for_action(member, "artifact.view").current().select_related("project")[:NEWEST]
     return [
         {"title": thing.name, "hint": thing.project.name, "url": reverse(f"{address}:detail", args=[thing.pk]), "kind": kind}
         for address, kind, found in (("runs", "run", runs), ("datasets", "dataset", datasets), ("artifacts", "artifact", artifacts))

@@ -47,8 +47,8 @@ def home(request: HttpRequest) -> HttpResponse:
     """What is running now, what needs me, what was done lately; for a newcomer, the next step. A client's own people have a page of theirs."""
     if not request.member.may("run.view"):  # type: ignore[attr-defined]
         return portal(request)
-    runs = Run.objects.for_action(request, "run.view").select_related("order", "project__client", "base_model")
-    projects = Project.objects.for_action(request, "project.view").select_related("client")
+    runs = Run.objects.for_action(request, "run.view").current().select_related("order", "project__client", "base_model")
+    projects = Project.objects.for_action(request, "project.view").current().select_related("client")
     models = BaseModel.objects.for_action(request, "base_model.view")
     failed = runs.filter(order__status=Order.Status.FAILED, order__ended_at__gte=timezone.now() - NEEDED)[:5]
     context = {
@@ -106,8 +106,7 @@ def runs(request: HttpRequest) -> HttpResponse:
     clients = Client.objects.for_action(request, "client.view")
     chosen = next((client for client in clients if str(client.pk) == request.GET.get("client")), None)
     status = request.GET.get("status", "")
-    if chosen:
-        rows = rows.filter(project__client=chosen)
+    rows = rows.filter(project__client=chosen) if chosen else rows.current()
     if status in Order.Status.values:
         rows = rows.filter(order__status=status)
     context = {

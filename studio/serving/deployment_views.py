@@ -24,7 +24,7 @@ OFFERED = 100
 
 
 def deployments(request: HttpRequest) -> HttpResponse:
-    visible = Deployment.objects.for_action(request, "deployment.view")
+    visible = Deployment.objects.for_action(request, "deployment.view").current()
     away = request.GET.get("archived") == "1"
     rows = visible.filter(archived_at__isnull=not away).order_by("client__name", "client_id", "slug")
     page = Paginator(rows.select_related("client", "project", "release", "canary"), PAGE).get_page(request.GET.get("page"))

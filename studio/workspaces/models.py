@@ -162,6 +162,11 @@ class ScopedQuerySet(models.QuerySet[Any]):
             rows = rows.filter(**{f"{path}archived_at__isnull": True})
         return rows
 
+    def current(self) -> Self:
+        """Without what belongs to archived clients: what a list shows unless it is asked for a client's own."""
+        path = "" if self.model.CLIENT == "pk" else f"{self.model.CLIENT}__"
+        return self.filter(**{f"{path}archived_at__isnull": True})
+
     def named(self, typed: object) -> Any:
         """The row whose id a form or a query holds. What is no id at all is not found, as what is another's."""
         try:
