@@ -5,7 +5,7 @@ from functools import wraps
 from typing import Any
 
 import requests
-from allauth.account.views import LoginView
+from allauth.account.views import LoginView, LogoutView
 from allauth.mfa import app_settings as mfa_settings
 from allauth.mfa.models import Authenticator
 from allauth.mfa.webauthn.internal.auth import begin_registration
@@ -14,7 +14,6 @@ from allauth.socialaccount.models import SocialAccount
 from allauth.socialaccount.providers.openid_connect import views as openid
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.views import LogoutView
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.decorators import method_decorator
@@ -46,7 +45,14 @@ class SignIn(LoginView):
 
 
 class SignOut(LogoutView):
-    http_method_names = ["post", "options"]
+    """Also ends a sign-in that waits for its second factor."""
+
+    http_method_names = ("post",)
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        if request.user.is_authenticated:
+            accounts.sign_out(request)
+        return super().post(request)
 
 
 def by_mail(view: View) -> View:
@@ -102,6 +108,14 @@ def account(request: HttpRequest) -> HttpResponse:
             "must_add_factor": member is not None and must_add_factor(member),
         },
     )
+
+
+def second_factor(request: HttpRequest) -> HttpResponse:
+    """Owners say whether everybody in their workspace needs one."""
+    required = request.POST.get("required") == "on"
+    accounts.require_second_factor(request.member, required)  # type: ignore[attr-defined]
+    messages.success(request, "Everybody here needs a second factor now." if required else "A second factor is up to each person now.")
+    return redirect("settings:index")
 
 
 def session_end(request: HttpRequest, pk: int) -> HttpResponse:

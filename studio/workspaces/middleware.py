@@ -10,6 +10,7 @@ from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.multipartparser import MultiPartParserError
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
@@ -17,6 +18,7 @@ from studio.errors import UserError
 from studio.workspaces.models import ApiKey, Member
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN
 from studio.workspaces.requests import address_of
+from studio.workspaces.signing_in import must_add_factor
 
 Get = Callable[[HttpRequest], HttpResponse]
 READ_IN_A_BROWSER = ("/api/v1/docs", "/api/v1/openapi.json")
@@ -77,7 +79,8 @@ def member_by_session(user: Any, session: Any) -> Member | None:
 def member_by_cookie(session_key: str | None) -> Member | None:
     """As `member_by_session`, for those who stand outside Django's middleware: sockets, and the door for uploads."""
     session = SessionStore(session_key)
-    return member_by_session(get_user(SimpleNamespace(session=session)), session)  # type: ignore[arg-type]
+    member = member_by_session(get_user(SimpleNamespace(session=session)), session)  # type: ignore[arg-type]
+    return None if member is None or must_add_factor(member) else member
 
 
 class MemberMiddleware:
@@ -125,11 +128,21 @@ class PolicyMiddleware:
             return redirect(f"/login/?next={request.path}" if request.method == "GET" else "/login/")
         if action is None:
             return self.refuse_method(request, [*methods])
+        closed = action != SIGNED_IN or request.path in READ_IN_A_BROWSER
+        if closed and member is not None and must_add_factor(member):
+            return self.lead_to_account(request)
         if action == SIGNED_IN or (member is not None and member.may(action)):
             return None
         if member is None and name == "home":  # signed in, and of no workspace
             return redirect("workspaces:nowhere")
         return self.refuse(request)
+
+    def lead_to_account(self, request: HttpRequest) -> HttpResponse:
+        """Where a second factor is added, without which this workspace stays closed."""
+        address = reverse("account:index")
+        if request.headers.get("HX-Request"):
+            return HttpResponse(status=204, headers={"HX-Redirect": address})
+        return redirect(address)
 
     def refuse_method(self, request: HttpRequest, allowed: list[str]) -> HttpResponse:
         if not wants_json(request):

@@ -1,13 +1,14 @@
 from django.urls import include, path
 
-from studio.workspaces import account_views, membership_views, people_views, views
+from studio.workspaces import account_views, audit_views, key_views, membership_views, people_views, views
 
 settings = [
-    path("", views.settings, name="index"),
-    path("keys/", views.key_new, name="key_new"),
-    path("keys/<uuid:pk>/revoke/", views.key_revoke, name="key_revoke"),
+    path("", key_views.settings, name="index"),
+    path("keys/", key_views.key_new, name="key_new"),
+    path("keys/<uuid:pk>/revoke/", key_views.key_revoke, name="key_revoke"),
     path("second-factor/", account_views.second_factor, name="second_factor"),
-    path("audit/", views.audit, name="audit"),
+    path("audit/", audit_views.audit, name="audit"),
+    path("audit/file/", audit_views.file, name="audit_export"),
     path("roles/", people_views.roles, name="roles"),
 ]
 people = [
