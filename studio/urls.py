@@ -11,6 +11,7 @@ urlpatterns = [
     path("", include("studio.runs.home_urls")),
     path("", include("studio.workspaces.urls")),
     path("clients/", include("studio.clients.urls")),
+    path("", include("studio.clients.usage_urls")),
     path("base-models/", include("studio.basemodels.urls")),
     path("datasets/", include("studio.datasets.urls")),
     path("settings/connections/", include("studio.datasets.connection_urls")),
@@ -19,8 +20,10 @@ urlpatterns = [
     path("", include("studio.artifacts.urls")),
     path("", include("studio.releases.delivery_urls")),
     path("", include("studio.releases.shared_urls")),
+    path("", include("studio.releases.urls")),
     path("playground/", include("studio.serving.urls")),
     path("deployments/", include("studio.serving.deployment_urls")),
+    path("lineage/", include("studio.clients.lineage_urls")),
     path("", include("studio.api.urls")),
 ]
 

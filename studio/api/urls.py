@@ -11,6 +11,7 @@ from ninja.operation import Operation
 
 from studio.api import (
     adapters,
+    audit,
     basemodels,
     builds,
     datasets,
@@ -18,14 +19,18 @@ from studio.api import (
     deployments,
     drafts,
     errors,
+    keys,
     life,
+    lineage,
     people,
     plugins,
+    releases,
     runs,
     shaping,
     synthesis,
     tokens,
     uploads,
+    usage,
     workspaces,
 )
 from studio.api.fields import StrictParser, only_known
@@ -67,6 +72,8 @@ def build_api() -> StudioAPI:
     for part in (
         workspaces,
         people,
+        keys,
+        audit,
         basemodels,
         datasets,
         drafts,
@@ -78,8 +85,10 @@ def build_api() -> StudioAPI:
         runs,
         adapters,
         builds,
+        releases,
         deliveries,
         deployments,
+        lineage,
         life,
     ):
         api.default_router.add_router("", part.router)

@@ -24,6 +24,8 @@ def palette(member: Any) -> list[dict[str, str]]:
         ("Queue", "runs:queue", "run.view"),
         ("New run", "runs:new", "run.create"),
         ("Artifacts", "artifacts:list", "artifact.view"),
+        ("Releases", "releases:list", "release.view"),
+        ("New release", "releases:new", "release.create"),
         ("Deployments", "deployments:list", "deployment.view"),
         ("Playground", "serving:playground", "artifact.view"),
         ("Base models", "basemodels:list", "base_model.view"),
@@ -35,12 +37,12 @@ def palette(member: Any) -> list[dict[str, str]]:
         ("Roles", "settings:roles", "role.view"),
     ]
     found = [{"title": title, "hint": "", "url": reverse(name), "kind": "page"} for title, name, action in pages if member.may(action)]
-    for project in Project.objects.for_action(member, "project.view").select_related("client")[:200]:
+    for project in Project.objects.for_action(member, "project.view").current().select_related("client")[:200]:
         found.append(
             {"title": project.name, "hint": project.client.name, "url": reverse("projects:detail", args=[project.pk]), "kind": "project"}
         )
     found += [entry for source in SOURCES for entry in source(member)]
-    for client in Client.objects.for_action(member, "client.view")[:200]:
+    for client in Client.objects.for_action(member, "client.view").current()[:200]:
         found.append({"title": client.name, "hint": "", "url": reverse("clients:detail", args=[client.pk]), "kind": "client"})
     return found
 

@@ -7,6 +7,7 @@ import pytest
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
 
+from studio.releases.evaluating import request_evaluation
 from studio.releases.models import Release
 from studio.workspaces.policy import ROUTES
 from tests.fixtures import Api, make_key, make_member
@@ -29,6 +30,7 @@ PATHS = [
     ("get", "dataset-versions/{version}"),
     ("get", "dataset-versions/{version}/rows"),
     ("get", "dataset-versions/{version}/refusals"),
+    ("get", "dataset-versions/{version}/rows/0/lineage"),
     ("post", "dataset-versions/{version}/revisions"),
     ("post", "dataset-versions/{version}/restore"),
     ("get", "dataset-versions/{version}/changes"),
@@ -61,6 +63,7 @@ PATHS = [
     ("post", "runs/{run}/pause"),
     ("post", "runs/{run}/resume"),
     ("post", "runs/{run}/clone"),
+    ("get", "adapter-uploads/{adapter_upload}"),
     ("get", "artifacts/{artifact}"),
     ("get", "artifacts/{artifact}/download"),
     ("get", "artifacts/{artifact}/files/adapter_config.json"),
@@ -77,6 +80,16 @@ PATHS = [
     ("patch", "members/{colleague}"),
     ("delete", "members/{colleague}"),
     ("delete", "invitations/{invitation}"),
+    ("delete", "keys/{key}"),
+    ("get", "projects/{project}/gate"),
+    ("patch", "projects/{project}/gate"),
+    ("get", "releases/{release}"),
+    ("patch", "releases/{release}"),
+    ("post", "releases/{release}/stage"),
+    ("post", "releases/{release}/approve"),
+    ("post", "releases/{release}/evaluate"),
+    ("post", "releases/{release}/evaluate/stop"),
+    ("post", "releases/{release}/share"),
     ("get", "deployments/{deployment}"),
     ("delete", "deployments/{deployment}"),
     ("post", "deployments/{deployment}/restore"),
@@ -96,12 +109,15 @@ def ids(world):
         "dataset": world.version.dataset_id,
         "version": world.version.pk,
         "upload": world.upload.pk,
+        "adapter_file": world.adapter_file.pk,
+        "adapter_upload": world.adapter_upload.pk,
         "synthesis": world.synthesis.pk,
         "run": world.run.pk,
         "artifact": world.artifact.pk,
         "build": world.build.pk,
         "colleague": world.colleague.pk,
         "invitation": world.invitation.pk,
+        "key": world.key.pk,
         "deployment": world.deployment.pk,
         "release": world.release.pk,
     }
@@ -116,10 +132,24 @@ def call(api, method, path):
         sent = api.headers | {"Upload-Offset": "16"}
         return api.browser.generic(method.upper(), f"/api/v1/{path}", "", headers=sent, CONTENT_TYPE="application/offset+octet-stream")
     bodies = {"runs": {"priority": "high"}, "members": {"role": "viewer"}, "syntheses": {"number": 1, "state": "accepted"}}
+    bodies["releases"] = {"notes": "New."}
     body = bodies.get(path.split("/")[0], {"name": "Taken over"})
+    if path.endswith("/gate"):
+        return getattr(api, method)(path, **({"body": {"approvals": 1}} if method == "patch" else {}))
+    if path.endswith(("/evaluate", "/evaluate/stop")):
+        begin_evaluation(path.split("/")[1])
+    if (said := {"stage": {"to": "approved"}, "approve": {"approves": False}, "share": {}}.get(path.split("/")[-1])) is not None:
+        Release.objects.filter(pk=path.split("/")[1]).update(stage="candidate")
+        return api.post(path, said)
     if path.endswith("/promote"):
         return api.post(path, {"release": str(approved(path.split("/")[1]))})
     return getattr(api, method)(path, **({"body": body} if method == "patch" else {}))
+
+
+def begin_evaluation(release):
+    """One that is on its way, where there is such a release."""
+    if found := Release.objects.filter(pk=release).first():
+        request_evaluation(found.project.client.workspace.members.get(role="owner"), found)
 
 
 def approved(deployment):
@@ -159,6 +189,7 @@ def bodies(world, acme):
     """(path, body, field) of every id that a body takes; the rest of each body is acme's own."""
     run = {"project": acme.project.pk, "plugin": "rehearsal", "base_model": acme.base.pk, "dataset_version": acme.version.pk}
     estimate = {"plugin": "rehearsal", "base_model": acme.base.pk, "dataset_version": acme.version.pk}
+    brought = {"project": acme.project.pk, "base_model": acme.base.pk, "upload": acme.adapter_file.pk}
     clone = f"runs/{acme.run.pk}/clone"
     mix = {"project": acme.project.pk, "name": "x", "parts": [{"version": acme.version.pk, "times": 1}]}
     return [
@@ -175,9 +206,14 @@ def bodies(world, acme):
         ("runs", run | {"dataset_version": world["version"]}, "dataset_version"),
         (clone, {"changes": {"base_model": world["base"]}}, "base_model"),
         (clone, {"changes": {"dataset_version": world["version"]}}, "dataset_version"),
+        ("artifacts", brought | {"project": world["project"]}, "project"),
+        ("artifacts", brought | {"base_model": world["base"]}, "base_model"),
+        ("artifacts", brought | {"upload": world["adapter_file"]}, "upload"),
         ("builds", {"artifact": world["artifact"], "quantization": "q8_0"}, "artifact"),
         ("builds", {"base_model": world["base"], "quantization": "q8_0"}, "base_model"),
         ("builds", {"base_model": acme.base.pk, "project": world["project"], "quantization": "q8_0"}, "project"),
+        ("releases", {"project": world["project"], "artifact": acme.artifact.pk}, "project"),
+        ("releases", {"project": acme.project.pk, "artifact": world["artifact"]}, "artifact"),
         ("deployments", {"project": world["project"], "slug": "x"}, "project"),
         (f"deployments/{acme.deployment.pk}/promote", {"release": world["release"]}, "release"),
         ("mixes", mix | {"project": world["project"]}, "project"),
@@ -211,6 +247,9 @@ def test_filters_by_another_workspace_find_nothing(acme, rival):
         "builds?artifact={artifact}",
         "builds?project={project}",
         "builds?base_model={base}",
+        "releases?project={project}",
+        "releases?client={client}",
+        "releases?artifact={artifact}",
         "deployments?project={project}",
         "deployments?client={client}",
     ):
@@ -219,7 +258,21 @@ def test_filters_by_another_workspace_find_nothing(acme, rival):
 
 def test_no_list_names_anything_of_another_workspace(acme, rival):
     strange = [str(value) for value in ids(rival).values()]
-    for path in ("clients", "projects", "datasets", "uploads", "base-models", "runs", "artifacts", "builds", "deployments", "members", "invitations", "audit"):
+    for path in (
+        "clients",
+        "projects",
+        "datasets",
+        "uploads",
+        "base-models",
+        "runs",
+        "artifacts",
+        "builds",
+        "releases",
+        "deployments",
+        "members",
+        "invitations",
+        "audit",
+    ):
         text = acme.api.get(path).content.decode()
         assert not [value for value in strange if value in text], path
 
@@ -236,6 +289,6 @@ def test_every_address_of_the_api_stands_in_the_policy_table_and_in_these_tests(
     routes = dict(patterns())
     assert set(routes) <= set(ROUTES)
     assert {name for name in ROUTES if name.startswith("api")} == set(routes)
-    tested = {re.sub(r"\{\w+\}", "*", path).replace("adapter_config.json", "*") for _, path in PATHS}
+    tested = {re.sub(r"\{\w+\}", "*", path).replace("adapter_config.json", "*").replace("rows/0/", "rows/*/") for _, path in PATHS}
     addresses = {re.sub(r"<[\w:]+>", "*", str(route.pattern)) for route in routes.values() if "pk" in route.pattern.converters}
     assert addresses == tested

@@ -22,9 +22,8 @@ QUESTIONS = [f"What is {number} and {number}?" for number in range(12)]
 
 
 def chat(number: int) -> dict[str, Any]:
-    return {
-        "messages": [{"role": "user", "content": QUESTIONS[number % 12]}, {"role": "assistant", "content": f"It is {2 * number}."}]
-    } | more
+    question, answer = {"role": "user", "content": QUESTIONS[number % 12]}, {"role": "assistant", "content": f"It is {2 * number}."}
+    return {"messages": [question, answer]}
 
 
 def stored(path: Path, rows: list[dict[str, Any]], *, splits: list[str] | None = None, hashes: list[int] | None = None) -> Path:

@@ -22,6 +22,7 @@ from django.utils import timezone
 from studio.audit.models import AuditRecord
 from studio.datasets import drafting
 from studio.orders.models import Order
+from studio.releases.evaluating import request_evaluation
 from studio.runs.models import Run
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN, VIEWER
 from studio.workspaces.services import create_client
@@ -153,6 +154,18 @@ def mix_form(acme: World) -> dict[str, Any]:
     return {"project": acme.project.pk, "name": "Mix", "seed": "42"} | chosen
 
 
+def candidate(acme: World) -> Any:
+    """A release that waits for approval, and that nobody outside sees yet."""
+    type(acme.release).objects.filter(pk=acme.release.pk).update(stage="candidate", shared_at=None)
+    return acme.release.pk
+
+
+def measured(acme: World) -> Any:
+    """A release whose evaluation is on its way."""
+    request_evaluation(acme.owner, acme.release)
+    return acme.release.pk
+
+
 def key_of(acme: World) -> Any:
     make_key(acme.owner)
     return acme.owner.keys.latest("created_at").pk
@@ -212,6 +225,9 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("datasets:mark", "POST"): lambda acme: Sent(acme.version.pk, {"do": "star:1"}),
     ("datasets:restore", "POST"): lambda acme: Sent(older(acme)),
     ("datasets:fetch", "POST"): lambda acme: Sent(body=in_hub(acme) | {"from": "hub"}),
+    ("adapters:look", "POST"): lambda acme: Sent(acme.adapter_file.pk, {"base_model": acme.base.pk, "name": "Brought"}),
+    ("adapters:discard", "POST"): lambda acme: Sent(acme.adapter_file.pk),
+    ("adapters:stop", "POST"): lambda acme: Sent(live(acme.adapter_upload)),
     ("datasets:upload", "POST"): lambda acme: Sent(acme.upload.pk, {"name": "Fresh"}),
     ("datasets:upload_discard", "POST"): lambda acme: Sent(acme.upload.pk),
     ("uploads:create", "POST"): lambda acme: Sent(body=b"", query=f"project={acme.project.pk}", headers=tus(acme)),
@@ -229,7 +245,17 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("builds:stop", "POST"): lambda acme: Sent(live(acme.build)),
     ("builds:retry", "POST"): lambda acme: Sent(make_failed_build(acme.owner, acme.artifact).pk),
     ("builds:delete", "POST"): lambda acme: Sent(make_failed_build(acme.owner, acme.artifact).pk),
+    ("projects:gate", "POST"): lambda acme: Sent(acme.project.pk, {"approvals": "2", "margin": "2"}),
+    ("releases:new", "POST"): lambda acme: Sent(body={"artifact": acme.artifact.pk}),
+    ("releases:stage", "POST"): lambda acme: Sent(acme.release.pk, {"to": "candidate"}),
+    ("releases:approve", "POST"): lambda acme: Sent(candidate(acme), {"approves": "false", "comment": "Too long."}),
+    ("releases:evaluate", "POST"): lambda acme: Sent(acme.release.pk),
+    ("releases:stop_evaluation", "POST"): lambda acme: Sent(measured(acme)),
+    ("releases:share", "POST"): lambda acme: Sent(candidate(acme)),
+    ("releases:edit", "POST"): lambda acme: Sent(acme.release.pk, {"notes": "Shorter answers."}),
     ("serving:keep", "POST"): lambda acme: Sent(body={"dataset": acme.version.dataset_id, "target": "base:", "messages": json.dumps(CHAT)}),
+    ("api:keys", "POST"): lambda acme: Sent(body={"name": "nightly", "scopes": ["read"]}),
+    ("api:key", "DELETE"): lambda acme: Sent(key_of(acme)),
     ("api:clients", "POST"): lambda acme: Sent(body={"name": "Globex"}),
     ("api:client", "PATCH"): lambda acme: Sent(acme.client.pk, {"name": "Renamed"}),
     ("api:client", "DELETE"): lambda acme: Sent(create_client(acme.owner, name="Globex").pk),
@@ -250,6 +276,9 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("api:dataset_marks", "POST"): lambda acme: Sent(acme.version.pk, {"rows": [1]}),
     ("api:dataset_splits", "POST"): lambda acme: Sent(acme.version.pk, {"validation_percent": 25}),
     ("api:mixes", "POST"): lambda acme: Sent(body=mixed(acme)),
+    ("api:artifacts", "POST"): lambda acme: Sent(
+        body={"project": acme.project.pk, "base_model": acme.base.pk, "file": SimpleUploadedFile("adapter.zip", b"PK")}, form=True
+    ),
     ("api:uploads", "POST"): lambda acme: Sent(body=arriving(acme)),
     ("api:upload_fetch", "POST"): lambda acme: Sent(body=in_hub(acme)),
     ("api:upload", "DELETE"): lambda acme: Sent(acme.upload.pk),
@@ -266,6 +295,14 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("api:run_move", "POST"): lambda acme: Sent(waiting(acme)[0].pk, {}),
     ("api:run_clone", "POST"): lambda acme: Sent(acme.run.pk, {"changes": {"name": "Again"}}),
     ("api:queue_rules", "PATCH"): lambda acme: Sent(body={"run_limit": 3}),
+    ("api:project_gate", "PATCH"): lambda acme: Sent(acme.project.pk, {"approvals": 2}),
+    ("api:releases", "POST"): lambda acme: Sent(body={"project": str(acme.project.pk), "artifact": str(acme.artifact.pk)}),
+    ("api:release", "PATCH"): lambda acme: Sent(acme.release.pk, {"notes": "Shorter answers."}),
+    ("api:release_stage", "POST"): lambda acme: Sent(acme.release.pk, {"to": "candidate"}),
+    ("api:release_approve", "POST"): lambda acme: Sent(candidate(acme), {"approves": False}),
+    ("api:release_evaluate", "POST"): lambda acme: Sent(acme.release.pk, {}),
+    ("api:release_stop_evaluation", "POST"): lambda acme: Sent(measured(acme), {}),
+    ("api:release_share", "POST"): lambda acme: Sent(candidate(acme), {}),
     ("api:builds", "POST"): lambda acme: Sent(body={"artifact": str(acme.artifact.pk), "quantization": "f16"}),
     ("api:build", "DELETE"): lambda acme: Sent(make_failed_build(acme.owner, acme.artifact).pk),
     ("api:build_stop", "POST"): lambda acme: Sent(live(acme.build), {}),

@@ -20,10 +20,9 @@ from django.urls.resolvers import URLPattern, URLResolver
 from django.utils import timezone
 
 from studio.sockets import Nowhere, websocket_urlpatterns
-from studio.workspaces.models import ApiKey, Member
+from studio.workspaces.models import Member
 from studio.workspaces.policy import PUBLIC, ROLE_ACTIONS, ROUTES, SCOPE_ACTIONS, SIGNED_IN, SOCKETS
-from studio.workspaces.services import create_api_key
-from tests.fixtures import make_member
+from tests.fixtures import make_key, make_member
 from tests.workspaces.conftest import GLOBEX, RIVAL, Town
 
 KEPT = '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]'
@@ -33,6 +32,8 @@ READS = ("GET", "HEAD", "OPTIONS")
 # Every address that names an object, and the object of a world that stands in it.
 PAGE_OBJECTS = {
     "clients:detail": "client",
+    "clients:quotas": "client",
+    "usage:rate_remove": "rate",
     "clients:archive": "client",
     "clients:restore": "client",
     "clients:export": "client",
@@ -40,6 +41,14 @@ PAGE_OBJECTS = {
     "clients:certificate": "erasure",
     "clients:certificate_file": "erasure",
     "projects:detail": "project",
+    "projects:gate": "project",
+    "releases:detail": "release",
+    "releases:stage": "release",
+    "releases:approve": "release",
+    "releases:evaluate": "release",
+    "releases:stop_evaluation": "release",
+    "releases:share": "release",
+    "releases:edit": "release",
     "basemodels:detail": "base",
     "connections:try": "connection",
     "connections:remove": "connection",
@@ -92,6 +101,10 @@ PAGE_OBJECTS = {
     "artifacts:detail": "artifact",
     "artifacts:download": "artifact",
     "artifacts:bundle": "artifact",
+    "adapters:look": "adapter_file",
+    "adapters:discard": "adapter_file",
+    "adapters:detail": "adapter_upload",
+    "adapters:stop": "adapter_upload",
     "builds:new": "artifact",
     "builds:ladder": "artifact",
     "builds:base": "base",
@@ -109,6 +122,11 @@ PAGE_OBJECTS = {
     "people:change": "colleague",
     "people:remove": "colleague",
     "people:invite_revoke": "invitation",
+    "lineage:version": "version",
+    "lineage:row": "version",
+    "lineage:run": "run",
+    "lineage:artifact": "artifact",
+    "lineage:release": "release",
     "deployments:detail": "deployment",
     "deployments:promote": "deployment",
     "deployments:canary": "deployment",
@@ -130,6 +148,7 @@ API_OBJECTS = {
     "api:dataset_version": "version",
     "api:dataset_rows": "version",
     "api:dataset_refusals": "version",
+    "api:dataset_row_lineage": "version",
     "api:dataset_revisions": "version",
     "api:dataset_restore": "version",
     "api:dataset_changes": "version",
@@ -156,6 +175,7 @@ API_OBJECTS = {
     "api:run_discard": "run",
     "api:run_move": "run",
     "api:run_clone": "run",
+    "api:adapter_upload": "adapter_upload",
     "api:artifact": "artifact",
     "api:artifact_download": "artifact",
     "api:artifact_file": "artifact",
@@ -173,12 +193,21 @@ API_OBJECTS = {
     "api:build": "build",
     "api:build_stop": "build",
     "api:build_retry": "build",
+    "api:key": "key",
+    "api:project_gate": "project",
+    "api:release": "release",
+    "api:release_stage": "release",
+    "api:release_approve": "release",
+    "api:release_evaluate": "release",
+    "api:release_stop_evaluation": "release",
+    "api:release_share": "release",
     "api:member": "colleague",
     "api:invitation": "invitation",
     "api:delivery": "delivery",
 }
 # Addresses whose object is named by the query or the form instead: what is sent, by the id.
 QUERY_OBJECTS = {
+    ("usage:invoice", "GET"): ("client", lambda pk: {"client": pk}),
     ("projects:new", "POST"): ("client", lambda pk: {"client": pk, "name": "New"}),
     ("people:invite", "POST"): ("client", lambda pk: {"role": "viewer", "sees": "some", "clients": pk, "days": "7"}),
     ("datasets:new", "GET"): ("project", lambda pk: {"project": pk}),
@@ -187,6 +216,7 @@ QUERY_OBJECTS = {
     ("datasets:mix", "POST"): ("project", lambda pk: {"project": pk}),
     ("datasets:mix_preview", "POST"): ("project", lambda pk: {"project": pk}),
     ("datasets:fetch", "POST"): ("project", lambda pk: {"project": pk, "from": "object"}),
+    ("adapters:new", "GET"): ("project", lambda pk: {"project": pk}),
     ("uploads:create", "POST"): ("project", lambda pk: {"project": pk}),
     ("runs:new", "GET"): ("project", lambda pk: {"project": pk}),
     ("runs:new", "POST"): ("project", lambda pk: {"project": pk, "plugin": "rehearsal"}),
@@ -195,18 +225,21 @@ QUERY_OBJECTS = {
     ("deployments:new", "POST"): ("project", lambda pk: {"project": pk, "slug": "new"}),
     ("deliveries:new", "GET"): ("release", lambda pk: {"release": pk}),
     ("deliveries:new", "POST"): ("release", lambda pk: {"release": pk, "days": "7"}),
+    ("releases:new", "GET"): ("artifact", lambda pk: {"artifact": pk}),
+    ("releases:new", "POST"): ("artifact", lambda pk: {"artifact": pk, "task": "replies"}),
     ("serving:playground", "GET"): ("artifact", lambda pk: {"artifact": pk}),
     ("serving:keep", "POST"): ("dataset", lambda pk: {"dataset": pk, "target": "base:", "messages": KEPT}),
     ("serving:chat", "POST"): ("artifact", lambda pk: {"target": f"adapter:{pk}", "messages": [{"role": "user", "content": "Hi"}]}),
 }
 OTHER_PARTS = {"api:artifact_file": {"name": "adapter_config.json"}, "plugins:detail": {"name": "rehearsal"}, "setup": {"token": "wrong"}, "delivery": {"token": "wrong"}, "delivery_file": {"token": "wrong"}}
 OTHER_PARTS |= {"invitation": {"token": "wrong"}}
+OTHER_PARTS |= {"lineage:row": {"number": 1}, "api:dataset_row_lineage": {"index": 0}}
 OTHER_PARTS |= dict.fromkeys(("openid_connect_login", "openid_connect_callback"), {"provider_id": "company"})
 OTHER_PARTS |= {"account_reset_password_from_key": {"uidb36": "1", "key": "wrong"}}
 # One's own account: whose row it is, is asked by tests of their own.
 OTHER_PARTS |= dict.fromkeys(("account:session_end", "account:disconnect", "mfa_edit_webauthn", "mfa_remove_webauthn"), {"pk": 404})
 OBJECTS = PAGE_OBJECTS | API_OBJECTS
-SHARED = {"base", "connection", "erasure"}
+SHARED = {"base", "connection", "erasure", "rate"}
 """Belongs to no client: whoever is in the workspace, and no guest, may have it."""
 
 
@@ -236,8 +269,7 @@ def signed_in(member: Member, reaches: tuple[str, ...] = ("acme", "globex")) -> 
 
 
 def with_key(member: Member, scopes: list[str], reaches: tuple[str, ...] = ("acme", "globex"), **columns: Any) -> Person:
-    key, secret = create_api_key(member, name="test", scopes=scopes)
-    ApiKey.objects.filter(pk=key.pk).update(**columns)
+    secret = make_key(member, scopes=scopes, **columns)
     works = Person(browser(), member, scopes, reaches, {"Authorization": f"Bearer {secret}"})
     return Person(works.browser, headers=works.headers) if columns else works
 
@@ -336,12 +368,13 @@ def pk_of(town: Town, world: str, what: str, who: Person) -> str:
         # A key is its maker's alone: the one who asks has one in their own world, everybody else's is another's.
         mine = who.member is not None and world in who.reaches[:1]
         maker = who.member if mine else getattr(town, "rival" if world == "rival" else "acme").owner
-        return str(create_api_key(maker, name=f"{world}secret", scopes=["read"])[0].pk)
+        make_key(maker, scopes=["read"], name=f"{world}secret")
+        return str(maker.keys.latest("created_at").pk)
     thing = getattr(town, world).version.dataset if what == "dataset" else getattr(getattr(town, world), what)
     return str(thing.pk)
 
 
-CHANGES = {"api:run": {"priority": "low"}, "api:member": {"role": "viewer"}, "api:synthesis_rows": {"number": 1, "state": "accepted"}}
+CHANGES = {"api:run": {"priority": "low"}, "api:member": {"role": "viewer"}, "api:project_gate": {"approvals": 1}, "api:release": {"notes": "New."}, "api:synthesis_rows": {"number": 1, "state": "accepted"}}
 """What a PATCH says where a name is none of its business."""
 
 
