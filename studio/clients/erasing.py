@@ -20,10 +20,11 @@ from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from studio.audit.services import record
-from studio.clients.holdings import FORGET, HOLDINGS, KEPT, Holding
+from studio.clients.holdings import FORGET, HOLDINGS, KEPT, SERVED, Holding
 from studio.clients.life import live_orders, stop_all
 from studio.errors import UserError
 from studio.orders.models import Usage
+from studio.serving.forgetting import forget
 from studio.storage import remove_folder
 from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Member, hold
 from studio.workspaces.services import refuse_last_client
@@ -126,11 +127,11 @@ def files_at(paths: Iterable[Path]) -> Iterable[Path]:
 
 
 def finish(erasure: Erasure) -> None:
-    """Does what is left of an erasure. Where a reader holds the database's log, the last step waits for the next sweep."""
+    """Does what is left of an erasure. Where something holds on to it, such as a reader of the database's log, the next sweep goes on."""
     if erasure.paths is None:
         drop_rows(erasure)
     remove_files(erasure)
-    if scrub():
+    if forget_models(erasure) and scrub():
         seal(erasure)
 
 
@@ -156,8 +157,8 @@ def drop_rows(erasure: Erasure) -> None:
                 paths.update(path for path in holding.files(row) if path.exists() or path.is_symlink())
         paths.update(named_by(ids))
         Usage.objects.filter(client=client).update(client=None, project=None, order=None, title="")
-        for forget in FORGET:
-            forget(client, ids)
+        for also in FORGET:
+            also(client, ids)
         for holding in HOLDINGS:
             holding.rows(client).delete()
         Client.objects.filter(pk=client.pk).delete()
@@ -191,6 +192,12 @@ def remove_files(erasure: Erasure) -> None:
         while path.exists() or path.is_symlink():
             with suppress(FileNotFoundError):  # a sweep does the same at this moment
                 remove_folder(path)
+
+
+def forget_models(erasure: Erasure) -> bool:
+    """False where the process that answers could not be told yet."""
+    hashes = [line.get("sha256", []) for line in erasure.certificate["erased"] if line["name"] == "artifacts"]
+    return forget([digest[:SERVED] for some in hashes for digest in some])
 
 
 def zero_what_is_deleted() -> None:
@@ -229,7 +236,7 @@ def seal(erasure: Erasure) -> None:
     with transaction.atomic():
         hold(erasure)
         erasure.refresh_from_db()
-        if erasure.finished_at is not None:
+        if erasure.finished_at is not None:  # a sweep was faster
             return
         certificate = {
             "certificate": str(erasure.pk),

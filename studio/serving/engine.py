@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -52,6 +52,13 @@ class Question(BaseModel):
     stop: list[str] = Field([], max_length=8)
 
 
+class Forgotten(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    names: list[Annotated[str, Field(pattern="^[0-9a-f]{16}$")]]
+    """What the files of erased models have in their names: the beginnings of their hashes."""
+
+
 class Pulse:
     """Whether what is asked here is still being answered."""
 
@@ -76,7 +83,7 @@ class Pulse:
 
 
 class Door:
-    """The ASGI application: POST /chat streams an answer, GET /healthz says that it is there."""
+    """The ASGI application: POST /chat streams an answer, POST /forget lets go of models, GET /healthz says that it is there."""
 
     def __init__(self, engine: Engine, root: Path):
         self.engine = engine
@@ -90,6 +97,8 @@ class Door:
             await self.reply(send, 200, {"ok": True})
         elif scope["path"] == "/chat" and scope["method"] == "POST":
             await self.chat(receive, send)
+        elif scope["path"] == "/forget" and scope["method"] == "POST":
+            await self.forget(receive, send)
         else:
             await self.reply(send, 404, {"error": "There is no such thing here."})
 
@@ -134,6 +143,15 @@ class Door:
             await send({"type": "http.response.body", "body": json.dumps(line, ensure_ascii=False).encode() + b"\n", "more_body": True})
         watcher.cancel()
         await send({"type": "http.response.body", "body": b""})
+
+    async def forget(self, receive: Receive, send: Send) -> None:
+        """Of what was erased nothing stays in memory."""
+        try:
+            names = Forgotten.model_validate_json(await self.body(receive)).names
+        except ValidationError as error:
+            await self.reply(send, 422, {"error": str(error)})
+            return
+        await self.reply(send, 200, {"forgotten": await asyncio.to_thread(self.engine.forget, names)})
 
     async def watch(self, receive: Receive, gone: threading.Event) -> None:
         while (await receive())["type"] != "http.disconnect":

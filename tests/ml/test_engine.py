@@ -15,7 +15,7 @@ from studio.errors import UserError
 from studio.ml import chattemplate
 from studio.ml.chattemplate import ChatTemplate, Endless
 from studio.ml.tokens import encode_row, load_tokenizer
-from studio.storage import commit_folder
+from studio.storage import commit_folder, read_manifest
 from tests.ml.conftest import CHATML, ModelMaker
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
@@ -119,3 +119,19 @@ def test_rows_are_not_written_with_a_template_that_never_ends(tmp_path: Path, ti
     tokenizer = load_tokenizer(tiny_model_maker(tmp_path / "endless", template=ENDLESS + CHATML))
     with pytest.raises(UserError, match="Choose another model"):
         encode_row(tokenizer, {"messages": [*HELLO, {"role": "assistant", "content": "Hi"}]}, max_length=None)
+
+
+def test_an_erased_model_leaves_the_memory_and_its_file_is_not_held_open(engine: Process, root: Path, tiny: Path):
+    assert engine.ask(tiny, HELLO, max_tokens=2)[-1]["done"] is True
+    name = str(read_manifest(tiny)["sha256"])[:16]
+    assert held_open(engine, name)
+    with engine.client() as client:
+        assert client.post("/forget", json={"names": ["0" * 16]}).json() == {"forgotten": 0}
+        assert client.post("/forget", json={"names": [name]}).json() == {"forgotten": 1}
+        assert client.post("/forget", json={"names": ["*"]}).status_code == 422
+    assert not held_open(engine, name)
+    assert engine.ask(tiny, HELLO, max_tokens=2)[-1]["done"] is True
+
+
+def held_open(engine: Process, name: str) -> bool:
+    return name in Path(f"/proc/{engine.process.pid}/maps").read_text()

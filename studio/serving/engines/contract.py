@@ -29,3 +29,7 @@ class Engine(Protocol):
         `state` is told what is being waited for. Returns {"tokens", "seconds", "first"} (seconds to the first token).
         """
         ...
+
+    def forget(self, names: list[str]) -> int:
+        """Lets go of every model in memory whose files have one of these in their names; how many there were."""
+        ...

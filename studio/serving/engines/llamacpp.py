@@ -106,6 +106,16 @@ class LlamaCpp:
             self.loaded.popitem(last=False)
         return fresh, adapters.index(adapter) if adapter else None
 
+    def forget(self, names: list[str]) -> int:
+        """What was erased is still mapped into memory until its server is gone. Answers under way keep theirs to their end."""
+        with self.lock:
+            held = [
+                base for base, loaded in self.loaded.items() if any(name in path for path in (base, *loaded.adapters) for name in names)
+            ]
+            for base in held:
+                del self.loaded[base]
+        return len(held)
+
     def start(self, base: str, adapters: list[str]) -> Any:
         socket = os.path.join(self.sockets.name, f"{next(self.numbers)}.sock")
         return start_server(base, adapters, context=CONTEXT, at_once=AT_ONCE, socket=socket)
