@@ -25,7 +25,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from studio.artifacts import kinds
-from studio.artifacts.models import Artifact, Build
+from studio.artifacts.models import AdapterUpload, Artifact, Build
 from studio.basemodels.models import BaseModel
 from studio.datasets import rows, uploading
 from studio.datasets.models import Connection, Dataset, DatasetVersion, Synthesis, SyntheticRow, Upload
@@ -37,8 +37,8 @@ from studio.runs.models import Run
 from studio.serving.models import Deployment
 from studio.storage import commit_folder
 from studio.supervisor.redis_server import find_server
-from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Member, Project, User, Workspace
-from studio.workspaces.services import create_api_key, create_workspace
+from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Member, Project, Rate, User, Workspace
+from studio.workspaces.services import create_workspace
 
 ALL_SCOPES = ["read", "write", "train", "deploy", "inference", "admin"]
 MODEL_FACTS: dict[str, Any] = {
@@ -74,11 +74,12 @@ def make_member(workspace: Workspace, *, role: str, email: str, clients: list[Cl
     return member
 
 
-def make_key(member: Member, *, scopes: list[str] | None = None, clients: list[Client] | None = None) -> str:
-    """The secret of a new API key."""
-    key, secret = create_api_key(member, name="test", scopes=scopes or ALL_SCOPES)
+def make_key(member: Member, *, scopes: list[str] | None = None, clients: list[Client] | None = None, **columns: Any) -> str:
+    """The secret of a new API key, also of one that the member could not make now: their role may have been another then."""
+    secret = ApiKey.new_secret()
+    columns = {"name": "test", "scopes": scopes or ALL_SCOPES, "narrowed": clients is not None} | columns
+    key = ApiKey.objects.create(member=member, prefix=secret[:8], sha256=ApiKey.hash(secret), **columns)
     key.clients.set(clients or [])
-    member.key = None  # the member object itself goes on acting as a person
     return secret
 
 
@@ -189,11 +190,13 @@ def make_synthesis(member: Member, version: DatasetVersion) -> Synthesis:
     return made
 
 
-def make_upload(member: Member, project: Project, *, content: bytes = b"", length: int = 0, filename: str = "replies.jsonl") -> Upload:
+def make_upload(
+    member: Member, project: Project, *, content: bytes = b"", length: int = 0, filename: str = "replies.jsonl", purpose: str = "dataset"
+) -> Upload:
     """A file of which `content` has arrived; all of it, where it has no more than `length` bytes."""
     pk = uuid.uuid4()
     upload = Upload.objects.create(
-        pk=pk, project=project, created_by=member.user, filename=filename, length=length or len(content) or 1, name=pk.hex
+        pk=pk, project=project, created_by=member.user, filename=filename, length=length or len(content) or 1, name=pk.hex, purpose=purpose
     )
     upload.path.parent.mkdir(exist_ok=True)
     upload.path.write_bytes(content)
@@ -345,8 +348,22 @@ class World:
     @property
     def upload(self) -> Upload:
         """A file that has arrived, and is no version yet."""
-        found = Upload.objects.filter(project=self.project).first()
+        found = Upload.objects.filter(project=self.project, purpose=Upload.Purpose.DATASET).first()
         return found or make_upload(self.owner, self.project, content=b'{"text": "one"}\n')
+
+    @property
+    def adapter_file(self) -> Upload:
+        """An adapter that has arrived, and is not taken in yet."""
+        found = Upload.objects.filter(project=self.project, purpose=Upload.Purpose.ADAPTER).first()
+        return found or make_upload(self.owner, self.project, content=b"PK", filename="adapter.zip", purpose="adapter")
+
+    @property
+    def adapter_upload(self) -> AdapterUpload:
+        """The look through an adapter, which failed."""
+        found = AdapterUpload.objects.filter(project=self.project).first()
+        order = None if found else make_order(self.owner, kind="adapter", client=self.client, status=Order.Status.FAILED)
+        columns = {"name": "Brought", "base_model": self.base, "filename": "adapter.zip", "sha256": "3" * 64, "order": order}
+        return found or AdapterUpload.objects.create(project=self.project, upload=self.adapter_file, **columns)
 
     @property
     def release(self) -> Release:
@@ -371,6 +388,18 @@ class World:
         told = {"by": self.owner.user.email, "erased": [], "kept": []}
         columns = {"client_name": "Gone", "certificate": told, "erased_by": self.owner.user, "finished_at": timezone.now()}
         return found or Erasure.objects.create(workspace=self.workspace, client=uuid.uuid4(), sha256="3" * 64, **columns)
+
+    @property
+    def key(self) -> ApiKey:
+        """One of the owner's, besides that of `api`."""
+        if not self.owner.keys.filter(name="spare").exists():
+            make_key(self.owner, name="spare")
+        return self.owner.keys.get(name="spare")
+
+    @property
+    def rate(self) -> Rate:
+        found = Rate.objects.filter(workspace=self.workspace).first()
+        return found or Rate.objects.create(workspace=self.workspace, kind="CPU", per_hour="1.20", since="2026-01-01")
 
     @property
     def invitation(self) -> Invitation:

@@ -90,6 +90,7 @@ def build_api() -> StudioAPI:
         deployments,
         lineage,
         life,
+        usage,
     ):
         api.default_router.add_router("", part.router)
     return api

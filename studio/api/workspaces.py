@@ -1,4 +1,4 @@
-"""The API's part about who and for whom: the key itself, clients, projects, and what was done."""
+"""The API's part about who and for whom: the key itself, clients and projects."""
 
 from datetime import datetime
 from typing import Any
@@ -10,9 +10,7 @@ from ninja import Query, Router, Schema
 from pydantic import Field
 
 from studio.api.fields import Input, Line, named
-from studio.api.paging import Page, Paging, cut, page
-from studio.audit.models import AuditRecord
-from studio.audit.services import history
+from studio.api.paging import ClientsPaging, Page, Paging, page
 from studio.workspaces import services
 from studio.workspaces.models import Client, Project
 
@@ -54,6 +52,12 @@ class ClientOut(Schema):
     id: UUID
     name: str
     slug: str
+    storage_limit: int | None
+    """Bytes that it may store; null where nothing is limited."""
+    gpu_hours_limit: float | None
+    """GPU hours that it may use in a calendar month."""
+    run_limit: int | None
+    """How many of its runs may run at once; null leaves it to the workspace."""
     created_at: datetime
     archived_at: datetime | None
 
@@ -66,6 +70,13 @@ class ClientIn(Input):
 class Changes(Input):
     name: Line | None = None
     slug: Line | None = None
+
+
+class ClientChanges(Changes):
+    storage_limit: int | None = None
+    gpu_hours_limit: float | None = None
+    run_limit: int | None = None
+    """Null takes a limit away."""
 
 
 class ClientFilters(Paging):
@@ -93,9 +104,10 @@ def get_client(request: HttpRequest, pk: UUID) -> Client:
 
 
 @router.patch("/clients/{uuid:pk}", response=ClientOut, url_name="client")
-def update_client(request: HttpRequest, pk: UUID, payload: Changes) -> Client:
+def update_client(request: HttpRequest, pk: UUID, payload: ClientChanges) -> Client:
     client = get_object_or_404(Client.objects.for_action(request, "client.edit"), pk=pk)
-    services.update_client(request.member, client, name=payload.name, slug=payload.slug)  # type: ignore[attr-defined]
+    limits = {name: getattr(payload, name) for name in services.LIMITS if name in payload.model_fields_set}
+    services.update_client(request.member, client, name=payload.name, slug=payload.slug, limits=limits)  # type: ignore[attr-defined]
     return client
 
 
@@ -120,7 +132,7 @@ class ProjectIn(Input):
     slug: Line = ""
 
 
-class ProjectFilters(Paging):
+class ProjectFilters(ClientsPaging):
     client: UUID | None = None
 
 
@@ -130,7 +142,7 @@ def project_out(project: Project) -> Project:
 
 @router.get("/projects", response=Page[ProjectOut], url_name="projects")
 def list_projects(request: HttpRequest, filters: Query[ProjectFilters]) -> dict[str, Any]:
-    return page(request, Project.objects.for_action(request, "project.view"), filters, show=project_out, client=filters.client)
+    return page(request, filters.of(Project.objects.for_action(request, "project.view")), filters, show=project_out, client=filters.client)
 
 
 @router.post("/projects", response={201: ProjectOut}, url_name="projects")
@@ -149,46 +161,3 @@ def update_project(request: HttpRequest, pk: UUID, payload: Changes) -> Project:
     project = get_object_or_404(Project.objects.for_action(request, "project.edit"), pk=pk)
     services.update_project(request.member, project, name=payload.name, slug=payload.slug)  # type: ignore[attr-defined]
     return project
-
-
-class AuditOut(Schema):
-    id: int
-    at: datetime
-    user: str | None
-    key: str
-    ip: str | None
-    client: UUID | None
-    verb: str
-    object_kind: str
-    object_id: str
-    label: str
-    change: dict[str, Any]
-
-
-class AuditFilters(Input):
-    after: int = Field(0, ge=0, le=2**62)
-    limit: int = Field(100, ge=1, le=500)
-
-
-def audit_out(line: AuditRecord) -> dict[str, Any]:
-    return {
-        "id": line.pk,
-        "at": line.at,
-        "user": line.user.email if line.user else None,
-        "key": line.key,
-        "ip": line.ip,
-        "client": line.client_id,
-        "verb": line.verb,
-        "object_kind": line.object_kind,
-        "object_id": line.object_id,
-        "label": line.label,
-        "change": line.change,
-    }
-
-
-@router.get("/audit", response=Page[AuditOut], url_name="audit")
-def list_audit(request: HttpRequest, filters: Query[AuditFilters]) -> dict[str, Any]:
-    """Who did what, when and from where: the oldest record after `after` first, so that a copy can be kept up to date."""
-    rows = history(request.member).filter(pk__gt=filters.after).order_by("pk")[: filters.limit + 1]  # type: ignore[attr-defined]
-    items = [audit_out(row) for row in rows]
-    return cut(request, items, limit=filters.limit, after=lambda: items[filters.limit - 1]["id"])

@@ -1,13 +1,14 @@
 from django.urls import path
 
-from studio.clients.pages import erasing, life
+from studio.clients.pages import erasing, life, overview
 from studio.workspaces import views
 
 app_name = "clients"
 urlpatterns = [
-    path("", views.clients, name="list"),
+    path("", overview.clients, name="list"),
     path("new/", views.client_new, name="new"),
-    path("<uuid:pk>/", views.client, name="detail"),
+    path("<uuid:pk>/", overview.client, name="detail"),
+    path("<uuid:pk>/quotas/", overview.quotas, name="quotas"),
     path("<uuid:pk>/archive/", life.archive, name="archive"),
     path("<uuid:pk>/restore/", life.restore, name="restore"),
     path("<uuid:pk>/export/", life.export, name="export"),

@@ -75,6 +75,12 @@ def typed(value: Any) -> str:
 
 
 @register.filter
+def money(value: Any, currency: str = "") -> str:
+    """1,204.50 EUR"""
+    return f"{value or 0:,.2f} {currency}".rstrip()
+
+
+@register.filter
 def percent(value: Any) -> str:
     """0.953 as 95 %."""
     share = float(value or 0) * 100

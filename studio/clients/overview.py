@@ -1,0 +1,149 @@
+"""What there is of clients, for their list and for the page of one. A constant number of queries, however much there is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count, Max, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.urls import NoReverseMatch, reverse
+
+from studio.clients.usage import Bill, Sums, bill_of
+from studio.datasets.models import Dataset
+from studio.datasets.services import with_newest
+from studio.orders.models import Order
+from studio.orders.quotas import Quota, quotas_of, stored
+from studio.releases.models import Release
+from studio.runs.models import Run
+from studio.serving.models import Deployment, DeploymentState
+from studio.workspaces.models import Client, Member, Project
+from studio.workspaces.months import Month
+
+FEW = 8
+"""Runs and datasets that the page of a client shows."""
+RELEASES = 12
+PROJECTS = 50
+
+
+@dataclass(frozen=True)
+class Row:
+    """A client in the list."""
+
+    client: Client
+    projects: int
+    live: list[Deployment]
+    """What answers of it."""
+    cost: Sums | None
+    """Of this month; None for whoever may not see that."""
+    active_at: datetime | None
+
+
+def rows_of(member: Member, clients: list[Client]) -> list[Row]:
+    ids = [client.pk for client in clients]
+    projects = counted(Project.objects.for_action(member, "project.view").filter(client__in=ids), by="client")
+    live: dict[Any, list[Deployment]] = {}
+    running = Deployment.objects.for_action(member, "deployment.view").filter(client__in=ids, archived_at=None, release__isnull=False)
+    for deployment in running.select_related("client", "release"):
+        live.setdefault(deployment.client_id, []).append(deployment)
+    latest = dict(Order.objects.filter(client__in=ids).order_by().values_list("client").annotate(at=Max("created_at")))
+    bill = this_month(member, clients)
+    return [
+        Row(
+            client,
+            projects=projects.get(client.pk, 0),
+            live=live.get(client.pk, []),
+            cost=bill.by_client.get(client.pk, Sums()) if bill else None,
+            active_at=latest.get(client.pk),
+        )
+        for client in clients
+    ]
+
+
+def counted(rows: "QuerySet[Any]", *, by: str) -> dict[Any, int]:
+    return dict(rows.order_by().values_list(by).annotate(number=Count("pk")))
+
+
+def this_month(member: Member, clients: Iterable[Client]) -> Bill | None:
+    if not member.may("usage.view"):
+        return None
+    return bill_of(member.workspace, Month.now(member.workspace), [client.pk for client in clients])
+
+
+@dataclass(frozen=True)
+class Running:
+    """A deployment, and who last changed what it points at."""
+
+    deployment: Deployment
+    state: DeploymentState | None
+
+
+def running(member: Member, client: Client) -> list[Running]:
+    last = DeploymentState.objects.filter(deployment=OuterRef("pk")).order_by("-number").values("pk")[:1]
+    mine = Deployment.objects.for_action(member, "deployment.view").filter(client=client, archived_at=None)
+    found = list(mine.select_related("client", "project", "release", "canary").annotate(last_state=Subquery(last)))
+    states = DeploymentState.objects.select_related("user").in_bulk([deployment.last_state for deployment in found])
+    return [Running(deployment, states.get(deployment.last_state)) for deployment in found]
+
+
+def releases(member: Member, client: Client) -> list[Release]:
+    """The newest first, by when their stage was reached."""
+    seen = Release.objects.for_action(member, "release.view").filter(project__client=client).select_related("project", "created_by")
+    return list(seen.annotate(at=Coalesce("retired_at", "approved_at", "created_at")).order_by("-at", "-pk")[:RELEASES])
+
+
+def projects(member: Member, client: Client) -> list[Project]:
+    """Each with how many `datasets_there` and `runs_there` it has."""
+    found = list(Project.objects.for_action(member, "project.view").filter(client=client)[:PROJECTS])
+    ids = [project.pk for project in found]
+    datasets = counted(Dataset.objects.filter(project__in=ids), by="project")
+    runs = counted(Run.objects.filter(project__in=ids), by="project")
+    for project in found:
+        project.datasets_there, project.runs_there = datasets.get(project.pk, 0), runs.get(project.pk, 0)  # type: ignore[attr-defined]
+    return found
+
+
+def people(member: Member, client: Client) -> dict[str, Any]:
+    """Those who are assigned to the client, guests among them, and how many more see it since nothing binds them."""
+    if not member.may("member.view"):
+        return {}
+    rest = Member.objects.filter(workspace=client.workspace_id).exclude(role=Member.Role.GUEST).filter(clients=None, narrowed=False)
+    assigned = Member.objects.filter(clients=client).select_related("user").order_by("role", "user__email")
+    return {"assigned": list(assigned), "others": rest.count()}
+
+
+def page_of(member: Member, client: Client) -> dict[str, Any]:
+    """Everything that the page of a client shows."""
+    datasets = Dataset.objects.for_action(member, "dataset.view").filter(project__client=client).order_by("-created_at")
+    runs = Run.objects.for_action(member, "run.view").filter(project__client=client)
+    bill = this_month(member, [client])
+    quotas = quotas_of(client)
+    sizes = stored([client.pk])
+    return {
+        "running": running(member, client),
+        "releases": releases(member, client),
+        "projects": projects(member, client),
+        "datasets": with_newest(datasets[:FEW]),
+        "runs": runs.select_related("order", "project__client", "base_model", "dataset_version__dataset")[:FEW],
+        "bill": bill,
+        "sums": bill.by_client.get(client.pk, Sums()) if bill else None,
+        "stores": [{"name": name, "value": by_client.get(client.pk, 0)} for name, by_client in sizes.items()],
+        "stored": sum(by_client.get(client.pk, 0) for by_client in sizes.values()),
+        "quotas": {quota.name: quota for quota in quotas},
+        "told": told(quotas),
+        "people": people(member, client),
+        "people_url": address("people:list"),
+    }
+
+
+def told(quotas: list[Quota]) -> list[Quota]:
+    """The quotas that have something to say, the most urgent first."""
+    return sorted((quota for quota in quotas if quota.level), key=lambda quota: ("error", "warning", "info").index(quota.level))
+
+
+def address(name: str, *args: Any) -> str:
+    """Empty where there is no such page."""
+    try:
+        return reverse(name, args=args)
+    except NoReverseMatch:
+        return ""

@@ -1,0 +1,252 @@
+"""What a month took and cost, on its page, in the CSV and in the API; and the rates that it is counted at."""
+
+import csv
+import io
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from django.test import Client as Browser
+from django.utils import timezone
+
+from studio.audit.models import AuditRecord
+from studio.clients.usage import STORAGE, bill_of
+from studio.orders import storedays
+from studio.orders.models import Order, Slot, StoredDay, Usage
+from studio.workspaces.models import Rate
+from studio.workspaces.months import Month
+from studio.workspaces.services import create_client
+from tests.fixtures import HOST_FACTS, World, make_member, make_order
+
+GPU = "NVIDIA H100"
+
+
+@pytest.fixture
+def ana(acme: World) -> Browser:
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    return browser
+
+
+def used(acme: World, begin: datetime, *, hours: float, worker_kind: str = "CPU", gpus: int = 0, client=None, kind="train", **columns):
+    """An attempt that has ended, of an order of its own."""
+    client = client or acme.client
+    order = make_order(acme.owner, kind=kind, client=client)
+    columns = {"title": "Nightly"} | columns
+    return Usage.objects.create(
+        workspace=acme.workspace,
+        client=client,
+        order=order,
+        attempt=1,
+        kind=kind,
+        worker_kind=worker_kind,
+        gpus=gpus,
+        started_at=begin,
+        ended_at=begin + timedelta(hours=hours),
+        **columns,
+    )
+
+
+def rate(acme: World, kind: str, per_hour: str, since: str) -> Rate:
+    return Rate.objects.create(workspace=acme.workspace, kind=kind, per_hour=per_hour, since=since)
+
+
+def bill(acme: World, month: str, *clients):
+    return bill_of(acme.workspace, Month.typed(month, acme.workspace), [client.pk for client in clients or (acme.client,)])
+
+
+def lines(response) -> list[list[str]]:
+    from tests.workspaces.test_policy import body
+
+    return list(csv.reader(io.StringIO(body(response).decode())))
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def test_gpus_cost_by_the_hour_and_each(acme):
+    rate(acme, GPU, "3.00", "2026-01-01")
+    used(acme, at("2026-03-10T08:00"), hours=2, worker_kind=GPU, gpus=4)
+    (line,) = bill(acme, "2026-03").lines
+    assert (line.what, line.hours, line.gpu_hours, line.amount) == ("Nightly", 8, 8, Decimal("24.00"))
+    assert bill(acme, "2026-03").sums.gpu_hours == 8
+
+
+def test_a_run_is_cut_at_the_midnight_from_which_another_rate_holds(acme):
+    rate(acme, "CPU", "1.00", "2026-01-01")
+    rate(acme, "CPU", "2.00", "2026-03-11")
+    used(acme, at("2026-03-10T22:00"), hours=5)
+    found = bill(acme, "2026-03")
+    assert [(line.day, line.hours, line.per_unit, line.amount) for line in found.lines] == [
+        (date(2026, 3, 10), 2, Decimal("1.0000"), Decimal("2.00")),
+        (date(2026, 3, 11), 3, Decimal("2.0000"), Decimal("6.00")),
+    ]
+    assert found.sums.total == Decimal("8.00")
+
+
+def test_a_run_across_the_end_of_a_month_stands_in_both_and_the_days_are_those_of_the_workspace(acme):
+    acme.workspace.time_zone = "Europe/Berlin"
+    rate(acme, "CPU", "1.00", "2026-01-01")
+    used(acme, at("2026-01-31T22:00"), hours=4)  # 23:00 in Berlin
+    assert [bill(acme, month).sums.total for month in ("2026-01", "2026-02", "2026-03")] == [Decimal("1.00"), Decimal("3.00"), 0]
+
+
+def test_before_its_first_day_a_rate_does_not_hold_and_that_is_said(acme, ana):
+    rate(acme, "CPU", "1.00", "2026-03-11")
+    used(acme, at("2026-03-10T08:00"), hours=1)
+    found = bill(acme, "2026-03")
+    assert (found.sums.total, found.unpriced) == (0, ["CPU"])
+    assert "No rate is set for CPU" in ana.get("/usage/?month=2026-03").content.decode()
+
+
+def test_the_server_s_own_price_holds_where_a_kind_has_no_rate_and_the_currency_is_the_same(acme, settings):
+    settings.PRICE_PER_HOUR, settings.PRICE_CURRENCY = 2.4, "EUR"
+    rate(acme, GPU, "3.00", "2026-01-01")
+    used(acme, at("2026-03-10T08:00"), hours=1)
+    assert bill(acme, "2026-03").sums.total == Decimal("2.40")
+    settings.PRICE_CURRENCY = "USD"
+    assert bill(acme, "2026-03").sums.total == 0
+
+
+def test_small_work_of_a_kind_stands_together_and_each_run_alone(acme):
+    rate(acme, "CPU", "1.00", "2026-01-01")
+    for hour in (1, 2, 3):
+        used(acme, at(f"2026-03-10T0{hour}:00"), hours=0.25, kind="tokens", title="")
+    used(acme, at("2026-03-10T08:00"), hours=1, title="One")
+    used(acme, at("2026-03-11T08:00"), hours=1, title="Two")
+    assert [(line.what, line.amount) for line in bill(acme, "2026-03").lines] == [
+        ("Measuring datasets", Decimal("0.75")),
+        ("One", Decimal("1.00")),
+        ("Two", Decimal("1.00")),
+    ]
+
+
+def test_lines_are_rounded_once_and_add_up_to_the_total(acme, ana):
+    rate(acme, "CPU", "0.3333", "2026-01-01")
+    acme.workspace.storage_price = Decimal("0.0777")
+    acme.workspace.save()
+    for day in range(1, 8):
+        used(acme, at(f"2026-03-0{day}T08:00"), hours=0.1 * day, title=f"Run {day}")
+        StoredDay.objects.create(client=acme.client, day=f"2026-03-0{day}", size=3_333_333_333, price="0.0777")
+    total = bill(acme, "2026-03").sums.total
+    head, *rows = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
+    assert head[:5] == ["date", "client", "what", "worker_kind", "hours"]
+    assert len(rows) == 8 and sum(Decimal(row[7]) for row in rows) == total
+    _, everyone = lines(ana.get("/usage/invoice.csv?month=2026-03"))
+    assert (everyone[1], Decimal(everyone[7]), everyone[8]) == (acme.client.name, total, "EUR")
+    assert f"{total:,.2f} EUR" in ana.get("/usage/?month=2026-03").content.decode()
+    told = acme.api.get(f"usage?month=2026-03&client={acme.client.pk}").json()
+    assert Decimal(told["cost"]) == total == sum(Decimal(line["cost"]) for line in told["lines"])
+
+
+def test_storage_is_counted_by_the_day_at_the_price_of_the_day(acme):
+    for day, size, price in ((1, 30, "1.00"), (2, 30, "1.00"), (11, 60, "2.00")):
+        StoredDay.objects.create(client=acme.client, day=date(2026, 6, day), size=size * 10**9, price=price)
+    found = [(line.gb_months, line.per_unit, line.amount) for line in bill(acme, "2026-06").lines]
+    assert found == [(Decimal(10), Decimal("1.0000"), Decimal("10.00")), (Decimal(40), Decimal("2.0000"), Decimal("80.00"))]
+
+
+def test_the_size_of_a_day_is_written_down_once(acme):
+    acme.workspace.storage_price = Decimal("0.05")
+    acme.workspace.save()
+    assert storedays.write_down() and not storedays.write_down()
+    day = StoredDay.objects.get(client=acme.client)
+    assert (day.size, day.price) == (acme.artifact.size + acme.build.artifact.size, Decimal("0.05"))
+    assert day.day == timezone.now().date()
+
+
+def test_a_month_that_is_not_over_counts_what_runs_and_what_is_stored_today(acme):
+    rate(acme, "CPU", "6.00", "2020-01-01")
+    acme.workspace.storage_price = Decimal("1000000")
+    order = make_order(acme.owner, kind="build", client=acme.client, status=Order.Status.RUNNING)
+    Order.objects.filter(pk=order.pk).update(started_at=timezone.now() - timedelta(minutes=1), worker="gone")
+    found = bill(acme, "")
+    (work,) = [line for line in found.lines if line.worker_kind == "CPU"]
+    assert work.amount == Decimal("0.10")
+    assert found.sums.amounts[STORAGE] > 0
+
+
+def test_a_cell_is_no_formula(acme, ana):
+    used(acme, at("2026-03-10T08:00"), hours=1, title="=HYPERLINK(1)")
+    _, row = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
+    assert row[2] == "'=HYPERLINK(1)"
+
+
+def test_each_client_sees_its_own_and_work_for_none_stands_apart(acme, ana):
+    rate(acme, "CPU", "1.00", "2026-01-01")
+    globex = create_client(acme.owner, name="Globex")
+    used(acme, at("2026-03-10T08:00"), hours=1)
+    used(acme, at("2026-03-10T08:00"), hours=2, client=globex)
+    Usage.objects.filter(pk=used(acme, at("2026-03-10T08:00"), hours=4).pk).update(client=None)
+    _, *rows = lines(ana.get("/usage/invoice.csv?month=2026-03"))
+    assert [(row[1], row[7]) for row in rows] == [("Globex", "2.00"), ("In-house", "1.00"), ("No client", "4.00")]
+    narrow = Browser()
+    narrow.force_login(make_member(acme.workspace, role="member", email="max@example.com", clients=[globex]).user)
+    _, *rows = lines(narrow.get("/usage/invoice.csv?month=2026-03"))
+    assert [(row[1], row[7]) for row in rows] == [("Globex", "2.00")]
+    assert narrow.get(f"/usage/invoice.csv?client={acme.client.pk}").status_code == 404
+
+
+def test_a_month_that_is_none_is_refused_with_a_sentence(acme, ana):
+    for typed in ("2026-13", "1", "٢٠٢٦-01", "2026-1"):
+        assert "such as 2026-11" in acme.api.get(f"usage?month={typed}").json()["error"]["fields"]["month"]
+    assert ana.get("/usage/?month=2026-13").status_code == 400
+
+
+def test_a_foreign_client_of_the_api_is_no_client(acme, rival):
+    assert acme.api.get(f"usage?client={rival.client.pk}").status_code == 404
+    assert [line["client"] for line in acme.api.get("usage").json()["items"]] == [str(acme.client.pk)]
+
+
+def test_an_owner_sets_currency_storage_and_rates_each_with_one_record(acme, ana):
+    def records():
+        return list(AuditRecord.objects.filter(verb__regex="^(price|rate)").order_by("pk").values_list("verb", flat=True))
+
+    assert ana.post("/settings/usage/", {"currency": "usd", "storage_price": "0.05"}).status_code == 302
+    assert ana.post("/settings/usage/rates/", {"kind": GPU, "per_hour": "2.40", "since": "2026-03-01"}).status_code == 302
+    made = Rate.objects.get()
+    assert ana.post(f"/settings/usage/rates/{made.pk}/remove/").status_code == 302
+    acme.workspace.refresh_from_db()
+    assert (acme.workspace.currency, acme.workspace.storage_price, made.per_hour) == ("USD", Decimal("0.05"), Decimal("2.40"))
+    assert records() == ["price.save", "rate.save", "rate.remove"]
+    assert ana.post("/settings/usage/", {"currency": "USD", "storage_price": "0.05"}).status_code == 302
+    assert len(records()) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "sentence"),
+    [
+        ("", {"currency": "euros", "storage_price": ""}, "three letters"),
+        ("", {"currency": "EUR", "storage_price": "-1"}, "such as 2.40"),
+        ("", {"currency": "EUR", "storage_price": "0.00001"}, "such as 2.40"),
+        ("rates/", {"kind": "CPU", "per_hour": "NaN", "since": "2026-01-01"}, "such as 2.40"),
+        ("rates/", {"kind": "CPU", "per_hour": "1e9999", "since": "2026-01-01"}, "such as 2.40"),
+        ("rates/", {"kind": "CPU", "per_hour": "", "since": "2026-01-01"}, "what an hour costs"),
+        ("rates/", {"kind": " ", "per_hour": "1", "since": "2026-01-01"}, "name of a GPU"),
+        ("rates/", {"kind": "CPU", "per_hour": "1", "since": "tomorrow"}, "Give a day"),
+    ],
+)
+def test_what_is_no_price_is_refused_beside_its_field(acme, ana, path, sent, sentence):
+    answer = ana.post(f"/settings/usage/{path}", sent)
+    assert answer.status_code == 422
+    assert sentence in answer.content.decode()
+    assert not Rate.objects.exists()
+
+
+def test_who_sees_some_clients_only_cannot_change_what_holds_for_all(acme):
+    narrow = Browser()
+    narrow.force_login(make_member(acme.workspace, role="admin", email="max@example.com", clients=[acme.client]).user)
+    kept = rate(acme, "CPU", "1.00", "2026-01-01")
+    narrow.post("/settings/usage/", {"currency": "USD"})
+    narrow.post("/settings/usage/rates/", {"kind": "CPU", "per_hour": "9", "since": "2026-02-01"})
+    narrow.post(f"/settings/usage/rates/{kept.pk}/remove/")
+    acme.workspace.refresh_from_db()
+    assert (acme.workspace.currency, list(Rate.objects.all())) == ("EUR", [kept])
+
+
+def test_kinds_that_work_now_or_did_are_proposed(acme, ana, slot):
+    Slot.objects.filter(pk=slot.pk).update(facts=HOST_FACTS | {"gpus": [{"name": "NVIDIA L4", "memory": 1}]})
+    used(acme, at("2026-03-10T08:00"), hours=1, worker_kind=GPU, gpus=1)
+    page = ana.get("/settings/usage/").content.decode()
+    assert "CPU, NVIDIA H100, NVIDIA L4" in page
