@@ -49,7 +49,11 @@ B = TypeVar("B", bound=BaseModel)
 
 def json_body(request: HttpRequest, model: type[B]) -> B:
     """The JSON body of a call that also takes a form."""
-    told = StrictParser().parse_body(request)
+    return validated(model, StrictParser().parse_body(request))
+
+
+def validated(model: type[B], told: Any) -> B:
+    """`told` as the model has it. Raises UserError that names each field that does not fit."""
     try:
         return model.model_validate(told)
     except ValidationError as error:

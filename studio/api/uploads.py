@@ -1,7 +1,7 @@
 """The API's part about files that arrive in pieces: the tus protocol, and the same in JSON for whoever has no client for it."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -25,6 +25,7 @@ router = Router(tags=["Uploads"])
 class UploadOut(Schema):
     id: UUID
     project: UUID
+    purpose: str
     filename: str
     length: int
     offset: int
@@ -46,6 +47,8 @@ class UploadIn(Input):
     """Bytes."""
     sha256: Line = ""
     """Of the whole file. What arrives is compared with it."""
+    purpose: Literal["dataset", "adapter"] = "dataset"
+    """What is to become of it."""
 
 
 class UploadFilters(Paging):
@@ -58,6 +61,7 @@ def upload_out(upload: Upload) -> dict[str, Any]:
     return {
         "id": upload.pk,
         "project": upload.project_id,
+        "purpose": upload.purpose,
         "filename": upload.filename,
         "length": upload.length,
         "offset": upload.offset,
@@ -92,14 +96,15 @@ def list_uploads(request: HttpRequest, filters: Query[UploadFilters]) -> dict[st
 
 @router.post("/uploads", response={201: UploadOut}, url_name="uploads")
 def create_upload(request: HttpRequest, payload: UploadIn | None = None) -> Any:
-    """Begins an upload: as JSON, or as the tus protocol has it, with Upload-Length and `project`, `filename`, `sha256` in Upload-Metadata.
+    """Begins an upload: as JSON, or as the tus protocol has it, with Upload-Length and `project`, `filename`, `sha256`,
+    `purpose` (dataset or adapter) in Upload-Metadata.
 
     Its address is in the header Location. Send the bytes there by PATCH as application/offset+octet-stream with Upload-Offset, in
     pieces of at most 64 MiB, then name the upload in POST /datasets/{id}/versions.
     """
     if payload is not None:
         project = named(projects(request), payload.project, field="project")
-        upload = begun(request, project, payload.filename, payload.length, payload.sha256)
+        upload = begun(request, project, payload.filename, payload.length, payload.sha256, payload.purpose)
         response = HttpResponse(UploadOut.model_validate(upload_out(upload)).model_dump_json(), status=201, content_type="application/json")
         response["Location"] = place(request, upload)
         return response
@@ -111,15 +116,15 @@ def create_upload(request: HttpRequest, payload: UploadIn | None = None) -> Any:
             project = named(projects(request), UUID(told.get("project", "")), field="project")
         except ValueError:
             raise tus.Refused(400, "Say in Upload-Metadata which project the file is for.") from None
-        upload = begun(request, project, told.get("filename", ""), length, told.get("sha256", ""))
+        upload = begun(request, project, told.get("filename", ""), length, told.get("sha256", ""), told.get("purpose") or "dataset")
         return tus.created(upload, location=place(request, upload))
 
     return tus.answering(do, refusal=refusal)
 
 
-def begun(request: HttpRequest, project: Project, filename: str, length: int, sha256: str) -> Upload:
+def begun(request: HttpRequest, project: Project, filename: str, length: int, sha256: str, purpose: str) -> Upload:
     member = request.member  # type: ignore[attr-defined]
-    return uploading.begin(member, project=project, filename=filename, length=length, sha256=sha256.lower())
+    return uploading.begin(member, project=project, filename=filename, length=length, sha256=sha256.lower(), purpose=purpose)
 
 
 def place(request: HttpRequest, upload: Upload) -> str:

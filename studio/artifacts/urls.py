@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from studio.artifacts import views
+from studio.artifacts import upload_views, views
 
 artifacts = [
     path("", views.artifacts, name="list"),
@@ -18,7 +18,15 @@ builds = [
     path("<uuid:pk>/retry/", views.build_retry, name="retry"),
     path("<uuid:pk>/delete/", views.build_delete, name="delete"),
 ]
+adapters = [
+    path("new/", upload_views.new, name="new"),
+    path("files/<uuid:pk>/", upload_views.look, name="look"),
+    path("files/<uuid:pk>/discard/", upload_views.discard, name="discard"),
+    path("<uuid:pk>/", upload_views.detail, name="detail"),
+    path("<uuid:pk>/stop/", upload_views.stop, name="stop"),
+]
 urlpatterns = [
     path("artifacts/", include((artifacts, "artifacts"))),
+    path("adapters/", include((adapters, "adapters"))),
     path("builds/", include((builds, "builds"))),
 ]

@@ -67,30 +67,48 @@ def begin(
 ) -> Upload:
     """An upload of `length` bytes of which none has arrived. What there is no room for is refused before anything is sent."""
     expire()
+    with transaction.atomic():
+        upload = _placed(member, project, filename, length, sha256=sha256, origin=origin or {}, purpose=purpose)
+        record(member, "upload.create", upload, change={"bytes": [None, length]})
+    return _touched(upload)
+
+
+def whole(member: Member, *, project: Project, filename: str, pieces: Iterable[bytes], length: int, purpose: str) -> Upload:
+    """A file that came in one request, as an upload that has arrived. On record is what is made of it."""
+    with transaction.atomic():
+        upload = _placed(member, project, filename, length, sha256="", origin={}, purpose=purpose)
+    append(_touched(upload), pieces, offset=0)
+    return upload
+
+
+def _placed(member: Member, project: Project, filename: str, length: int, *, sha256: str, origin: dict[str, Any], purpose: str) -> Upload:
     if length < 1:
         raise UserError("The file is empty.", fields={"file": "The file is empty."})
     if purpose not in Upload.Purpose.values:
         raise UserError("The purpose is not known.", fields={"purpose": f"Choose from {', '.join(Upload.Purpose.values)}."})
     if sha256 and not (len(sha256) == 64 and all(letter in "0123456789abcdef" for letter in sha256)):
         raise UserError("The hash is off.", fields={"sha256": "Must be the SHA-256 of the file, in 64 hex digits."})
-    with transaction.atomic():
-        if Upload.objects.filter(project=project).count() >= MOST_OPEN:
-            raise UserError(f"{MOST_OPEN} uploads of this project are under way. Finish or discard some first.")
-        refuse_without_room(length)
-        refuse_storage(project.client, more=length)
-        pk = uuid.uuid4()
-        upload: Upload = Upload.objects.create(
-            pk=pk,
-            project=project,
-            created_by=member.user,
-            filename=label(filename),
-            length=length,
-            claimed_sha256=sha256,
-            name=pk.hex,
-            origin=origin or {},
-            purpose=purpose,
-        )
-        record(member, "upload.create", upload, change={"bytes": [None, length]})
+    if Upload.objects.filter(project=project).count() >= MOST_OPEN:
+        raise UserError(f"{MOST_OPEN} uploads of this project are under way. Finish or discard some first.")
+    refuse_without_room(length)
+    refuse_storage(project.client, more=length)
+    pk = uuid.uuid4()
+    upload: Upload = Upload.objects.create(
+        pk=pk,
+        project=project,
+        created_by=member.user,
+        filename=label(filename),
+        length=length,
+        claimed_sha256=sha256,
+        name=pk.hex,
+        origin=origin,
+        purpose=purpose,
+    )
+    return upload
+
+
+def _touched(upload: Upload) -> Upload:
+    """With its empty file."""
     upload.path.parent.mkdir(exist_ok=True, mode=0o700)
     upload.path.touch(mode=0o600)
     return upload
@@ -228,6 +246,8 @@ def same_bytes(member: Member, upload: Upload) -> DatasetVersion | None:
 def import_upload(member: Member, upload: Upload, *, dataset: Dataset | None, name: str, wanted: Wanted) -> DatasetVersion:
     """The upload as a version that is being read: of `dataset`, or of a new one. The version takes the file over."""
     wanted.check()
+    if upload.purpose != Upload.Purpose.DATASET:
+        raise UserError("This file was uploaded as an adapter, so it holds no rows.")
     if not complete(upload):
         raise UserError("The file has not arrived completely yet. Wait until it has.")
     if not upload.path.is_file():

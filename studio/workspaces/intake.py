@@ -21,7 +21,7 @@ from django.utils.html import format_html
 from studio.workspaces.middleware import api_error, member_by_cookie, member_by_key, wants_json
 from studio.workspaces.policy import ROUTES
 
-UPLOADS = ("datasets:new", "datasets:version_new", "api:dataset_versions")
+UPLOADS = ("datasets:new", "datasets:version_new", "api:dataset_versions", "api:artifacts")
 PIECES = ("uploads:piece", "api:upload")
 PIECE = 64 << 20
 """Bytes of the largest piece of a file that arrives in pieces."""

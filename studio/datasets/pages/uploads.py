@@ -35,6 +35,7 @@ def create(request: HttpRequest) -> HttpResponse:
             filename=told.get("filename", ""),
             length=length,
             sha256=told.get("sha256", ""),
+            purpose=request.GET.get("purpose") or Upload.Purpose.DATASET,
         )
         return tus.created(upload, location=reverse("uploads:piece", args=[upload.pk]))
 
@@ -53,6 +54,8 @@ def piece(request: HttpRequest, pk: str) -> HttpResponse:
         if request.method == "DELETE":
             uploading.discard(request.member, upload)  # type: ignore[attr-defined]
             return HttpResponse(status=204)
+        if upload.purpose == Upload.Purpose.ADAPTER:
+            return redirect("adapters:look", pk=upload.pk)
         query = f"?{request.GET.urlencode()}" if request.GET else ""
         return redirect(reverse("datasets:upload", args=[upload.pk]) + query)
 
@@ -98,6 +101,8 @@ def look(request: HttpRequest, pk: str) -> HttpResponse:
         versions = DatasetVersion.objects.for_action(request, "dataset.create")
         made: DatasetVersion = get_object_or_404(versions, upload=str(pk).replace("-", ""))
         return redirect("datasets:version", pk=made.pk)
+    if upload.purpose == Upload.Purpose.ADAPTER:
+        return redirect("adapters:look", pk=upload.pk)
     dataset = dataset_of(request, upload)
     if not uploading.complete(upload):
         live = upload.order is not None and upload.order.is_live
@@ -114,6 +119,8 @@ def look(request: HttpRequest, pk: str) -> HttpResponse:
 def preview(request: HttpRequest, pk: str) -> HttpResponse:
     """The page's part that changes with what is chosen. Changes nothing itself."""
     upload = found(request, pk)
+    if upload.purpose == Upload.Purpose.ADAPTER:
+        raise Http404
     context = about(request, upload, dataset_of(request, upload))
     if not uploading.complete(upload):
         raise UserError("The file has not arrived completely yet. Wait until it has.")
