@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any, cast
 
+import orjson
 from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
@@ -18,6 +19,8 @@ from studio.workspaces.models import Client
 
 KEPT = timedelta(days=7)
 LONGEST_KEY = 200
+SHOWN_ONCE = {"secret", "link"}
+"""Fields of answers that open something: a new key, an invitation, a delivery. Of these only a hash is kept."""
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FORGOTTEN_AT_ONCE = 500
 Run = Callable[..., HttpResponse]
@@ -66,9 +69,17 @@ def long_work(do: Callable[[], HttpResponse], request: HttpRequest, named: dict[
 
 
 def keep(row: IdempotentAnswer, response: HttpResponse) -> None:
-    row.status, row.body = response.status_code, response.content.decode()
+    row.status, row.body = response.status_code, without_secrets(response.content)
     row.save(update_fields=["status", "body"])
     IdempotentAnswer.objects.filter(api_key=row.api_key, created_at__lt=timezone.now() - KEPT).delete()
+
+
+def without_secrets(body: bytes) -> str:
+    """What is shown once is not kept for a repeat: that is told null instead."""
+    told = orjson.loads(body) if any(f'"{name}"'.encode() in body for name in SHOWN_ONCE) else None
+    if not isinstance(told, dict) or told.keys().isdisjoint(SHOWN_ONCE):
+        return body.decode()
+    return orjson.dumps(told | dict.fromkeys(told.keys() & SHOWN_ONCE)).decode()
 
 
 def replay(known: IdempotentAnswer, request: HttpRequest, digest: str) -> HttpResponse:

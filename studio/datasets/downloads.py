@@ -1,7 +1,5 @@
 """A version's rows as a download, sent while they are read. For the pages and the API; who may have them is decided before."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
 from django.http import StreamingHttpResponse
@@ -13,6 +11,7 @@ from studio.datasets.exporting import Export
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.rowfile import Split
+from studio.streaming import sent
 
 KINDS = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 
@@ -41,10 +40,3 @@ def filename(version: DatasetVersion, wanted: Export) -> str:
     stem = slugify(version.dataset.name)[:60] or "dataset"
     words = [stem, f"v{version.number}", *([wanted.split] if wanted.split else []), *([] if wanted.shape == "text" else [wanted.spelling])]
     return f"{'-'.join(words)}.{wanted.format}"
-
-
-async def sent(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Each piece is made in a thread, for others are served meanwhile; Django would read a plain iterator whole."""
-    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        if piece:
-            yield piece

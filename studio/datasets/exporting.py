@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from studio.cells import cell
 from studio.errors import UserError
 from studio.rowfile import Split, Texts, stores
 
@@ -26,8 +27,6 @@ FORMATS = {"jsonl": "JSONL", "parquet": "Parquet", "csv": "CSV"}
 SPELLINGS = {"openai": "OpenAI", "sharegpt": "ShareGPT", "alpaca": "Alpaca"}
 PIECE = 1 << 18
 """Bytes that are gathered before they are sent."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a cell begins with that a spreadsheet would take for a formula, or would cut off before it looks."""
 Row = dict[str, Any]
 SHARED_NAMES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 
@@ -278,14 +277,6 @@ def alpaca(row: Row) -> Row:
 
 
 SPELT: dict[str, Callable[[Row], Row]] = {"openai": openai, "sharegpt": sharegpt, "alpaca": alpaca}
-
-
-def cell(value: Any) -> str:
-    """What stands in a cell of a CSV file: text that no spreadsheet calculates with, and JSON for what has parts."""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def in_columns(row: Row, schema: pa.Schema) -> Row:

@@ -8,13 +8,13 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 
 from studio.datasets import rows, services, uploading
-from studio.datasets.downloads import sent
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.datasets.pages import elsewhere, findings
 from studio.datasets.pages.frame import MEANINGS, about, meant
 from studio.datasets.pages.lengths import lengths
 from studio.errors import UserError
 from studio.orders.pages import render_live
+from studio.streaming import sent
 from studio.workspaces.models import Project
 
 SHOWN_REFUSALS = 100

@@ -1,28 +1,16 @@
 """The first set-up, clients, projects and settings."""
 
 
-from django.contrib import messages
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 
-from studio.audit.services import history
 from studio.errors import UserError
 from studio.workspaces import services, throttle
 from studio.workspaces.forms import SetupForm
-from studio.workspaces.models import ApiKey, Client, Project
-from studio.workspaces.policy import SCOPE_ACTIONS
+from studio.workspaces.models import Client, Project
 from studio.workspaces.signing_in import sign_in
-
-SCOPE_WORDS = {
-    "read": "See clients, datasets, runs and artifacts, and download them",
-    "write": "Make projects, upload datasets, add base models",
-    "train": "Start and stop runs and builds",
-    "deploy": "Build and release",
-    "inference": "Chat with models",
-    "admin": "Everything its owner may do",
-}
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -77,7 +65,7 @@ def client_new(request: HttpRequest) -> HttpResponse:
 
 
 def projects(request: HttpRequest) -> HttpResponse:
-    rows = Project.objects.for_action(request, "project.view").select_related("client").order_by("client__name", "name")
+    rows = Project.objects.for_action(request, "project.view").current().select_related("client").order_by("client__name", "name")
     return render(request, "workspaces/projects.html", {"section": "projects", "projects": rows})
 
 
@@ -94,36 +82,6 @@ def project_new(request: HttpRequest) -> HttpResponse:
             return redirect("projects:detail", pk=made.pk)
     context = {"section": "projects", "clients": rows, "chosen": chosen, "error": error, "name": request.POST.get("name", "")}
     return render(request, "workspaces/project_new.html", context, status=422 if error else 200)
-
-
-def settings(request: HttpRequest, secret: str = "", error: UserError | None = None, status: int = 200) -> HttpResponse:
-    member = request.member  # type: ignore[attr-defined]
-    keys = ApiKey.objects.for_action(request, "key.view").filter(member=member, revoked_at=None)
-    context = {"section": "settings", "keys": keys, "scopes": SCOPE_WORDS, "secret": secret, "error": error}
-    return render(request, "workspaces/settings.html", context, status=status)
-
-
-def key_new(request: HttpRequest) -> HttpResponse:
-    """The new key's secret is on the answer to this very request and nowhere else."""
-    scopes = [scope for scope in request.POST.getlist("scopes") if scope in SCOPE_ACTIONS]
-    try:
-        _, secret = services.create_api_key(request.member, name=request.POST.get("name", ""), scopes=scopes)  # type: ignore[attr-defined]
-    except UserError as error:
-        return settings(request, error=error, status=422)
-    return settings(request, secret=secret)
-
-
-def key_revoke(request: HttpRequest, pk: str) -> HttpResponse:
-    member = request.member  # type: ignore[attr-defined]
-    key = get_object_or_404(ApiKey.objects.for_action(request, "key.revoke").filter(member=member), pk=pk)
-    services.revoke_api_key(member, key)
-    messages.success(request, f"Revoked {key.name}.")
-    return redirect("settings:index")
-
-
-def audit(request: HttpRequest) -> HttpResponse:
-    rows = history(request.member)[:200]  # type: ignore[attr-defined]
-    return render(request, "workspaces/audit.html", {"section": "settings", "records": rows})
 
 
 def design(request: HttpRequest) -> HttpResponse:

@@ -8,8 +8,9 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, call_command
 
 from studio.errors import UserError
+from studio.workspaces import keys
 from studio.workspaces.policy import SCOPE_ACTIONS
-from studio.workspaces.services import create_api_key, set_up
+from studio.workspaces.services import set_up
 
 
 class Command(BaseCommand):
@@ -27,7 +28,7 @@ class Command(BaseCommand):
         password = options["password_file"].read_text().rstrip("\r\n")
         try:
             member = set_up(email=options["email"], password=password, workspace=options["workspace"], token=None)
-            _, secret = create_api_key(member, name=options["api_key"], scopes=list(SCOPE_ACTIONS))
+            _, secret = keys.create(member, name=options["api_key"], scopes=list(SCOPE_ACTIONS), days=None)
         except UserError as error:
             raise CommandError(" ".join([error.message, *error.fields.values()])) from error
         self.stdout.write(json.dumps({"workspace": str(member.workspace_id), "api_key": secret}))

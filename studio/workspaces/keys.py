@@ -1,0 +1,135 @@
+"""API keys: who may make, see and revoke which. A key never reaches further than whoever made it, be that a person or another key."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+from studio.audit.services import record
+from studio.errors import UserError
+from studio.workspaces.models import ApiKey, Client, Member
+from studio.workspaces.people import people
+from studio.workspaces.policy import ROLE_ACTIONS, SCOPE_ACTIONS
+from studio.workspaces.services import plain_name
+
+SCOPE_WORDS = {
+    "read": "See clients, datasets, runs and artifacts, and download them",
+    "write": "Make projects, upload datasets, add base models",
+    "train": "Start and stop runs and builds",
+    "deploy": "Build, release, deliver and deploy",
+    "inference": "Chat with models",
+    "admin": "Everything you may do",
+}
+DAYS: dict[int | None, str] = {30: "30 days", 90: "90 days", 365: "A year", None: "Until it is revoked"}
+DEFAULT_DAYS = 90
+SOON = timedelta(days=14)
+"""How long before its end a key is shown as one that ends soon."""
+
+
+def offered_scopes(member: Member) -> list[str]:
+    """The scopes of which the member's role, and the key that they act through, give anything at all."""
+    given = actions_of(member.key.scopes) if member.key else set().union(*SCOPE_ACTIONS.values())
+    return [scope for scope, actions in SCOPE_ACTIONS.items() if actions & ROLE_ACTIONS[member.role] and actions <= given]
+
+
+def actions_of(scopes: Iterable[str]) -> set[str]:
+    return {action for scope in scopes for action in SCOPE_ACTIONS[scope]}
+
+
+def keys(who: HttpRequest | Member, action: str) -> "QuerySet[ApiKey]":
+    """The keys on which `who` may do `action`: their own, and those of everybody whom they may change."""
+    rows = ApiKey.objects.for_action(who, action)
+    member = who if isinstance(who, Member) else getattr(who, "member", None)
+    if member is None:
+        return rows
+    own = Q(member=member)
+    if member.key is not None and (reached := member.client_ids()) is not None:  # it is told of no other client, nor of a wider key
+        outside = Client.objects.filter(workspace=member.workspace_id).exclude(pk__in=reached)
+        own &= Q(narrowed=True) & ~Q(clients__in=outside)
+    found: QuerySet[ApiKey] = rows.filter(own | Q(member__in=people(member, "member.edit"))).distinct()
+    return found
+
+
+def create(
+    member: Member,
+    *,
+    name: str,
+    scopes: list[str],
+    clients: "Iterable[Client] | None" = None,
+    days: int | None = DEFAULT_DAYS,
+) -> tuple[ApiKey, str]:
+    """The key and its secret, which is shown this once and kept only as a hash. `clients` None reaches all that its maker does.
+
+    The clients are such as the maker may see; whoever calls has looked them up among those.
+    """
+    name, offered = plain_name(name), offered_scopes(member)
+    beyond = [scope for scope in dict.fromkeys(scopes) if scope not in offered]
+    if beyond or not scopes:
+        text = f"Choose from {', '.join(offered)}."
+        refused = f"You cannot give {', '.join(beyond)[:100]}. " if beyond else ""
+        raise UserError("Choose what the key may do.", fields={"scopes": refused + text})
+    scopes = [scope for scope in offered if scope in scopes]
+    chosen = list(clients) if clients is not None else None
+    if chosen is None and member.key is not None and (reached := member.client_ids()) is not None:
+        chosen = list(Client.objects.filter(pk__in=reached))
+    if chosen is not None and not chosen:
+        raise UserError("Choose the clients that the key reaches.", fields={"clients": "Choose at least one."})
+    ends = end_of(member, days)
+    secret = ApiKey.new_secret()
+    with transaction.atomic():
+        key = ApiKey.objects.create(
+            member=member,
+            name=name,
+            prefix=secret[:8],
+            sha256=ApiKey.hash(secret),
+            scopes=scopes,
+            narrowed=chosen is not None,
+            expires_at=ends,
+        )
+        change = {"scopes": [None, scopes], "until": [None, f"{ends:%Y-%m-%d}" if ends else None]}
+        if chosen is not None:
+            key.clients.set(chosen)
+            change["clients"] = [None, sorted(client.name for client in chosen)]
+        record(member, "key.create", key, change=change)
+    return key, secret
+
+
+def end_of(member: Member, days: int | None) -> datetime | None:
+    """When a key ends that is to hold for so many days. Raises UserError where the key that makes it ends before."""
+    if days not in DAYS:
+        offered = ", ".join(str(number) for number in DAYS if number)
+        raise UserError("The key's end cannot be used.", fields={"days": f"Choose {offered} days, or no end."})
+    ends = timezone.now() + timedelta(days=days) if days else None
+    limit = member.key.expires_at if member.key else None
+    if limit is None or (ends is not None and ends <= limit):
+        return ends
+    if days == DEFAULT_DAYS:
+        return limit
+    raise UserError(
+        "The key would outlive the one that makes it.", fields={"days": f"That one ends on {limit:%d %B %Y}. Choose fewer days."}
+    )
+
+
+def revoke(member: Member, key: ApiKey) -> None:
+    """The key is refused from the next request on. Once is enough: a second time changes nothing."""
+    with transaction.atomic():
+        if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now()):
+            record(member, "key.revoke", key, change={"of": str(key.member.user)} if key.member_id != member.pk else None)
+
+
+def ends_soon(key: ApiKey) -> bool:
+    return key.expires_at is not None and key.expires_at - timezone.now() < SOON
+
+
+def end_words(key: ApiKey) -> str:
+    """`Expires in 5 days`, `Expires today`, `Expired`; empty where it has no end."""
+    if key.expires_at is None:
+        return ""
+    left = key.expires_at - timezone.now()
+    if left <= timedelta(0):
+        return "Expired"
+    days = left.days
+    return f"Expires in {days} day{'s' if days > 1 else ''}" if days else "Expires within a day"
