@@ -110,8 +110,8 @@ class InvitationOut(Schema):
 
 
 class InvitationMade(InvitationOut):
-    link: str
-    """Told this once. Whoever opens it first joins."""
+    link: str | None
+    """Told this once, and null where the request is repeated. Whoever opens it first joins."""
 
 
 class InvitationIn(Input):

@@ -34,10 +34,14 @@ class Server:
 
     def watch(self, member: Member, run: Run, *, after: int = 0) -> ClientConnection:
         """The socket of a page that shows this run and has its events up to `after`."""
+        return self.watch_with(cookie(member), run, after=after)
+
+    def watch_with(self, cookies: str, run: Run, *, after: int = 0) -> ClientConnection:
+        """As `watch`, in a session that is there already."""
         return connect(
             f"{self.address.replace('http', 'ws')}/ws/runs/{run.pk}/?after={after}",
             origin=self.address,  # type: ignore[arg-type]
-            additional_headers={"Cookie": cookie(member)},
+            additional_headers={"Cookie": cookies},
             proxy=None,
             max_queue=None,  # by default the client stops reading, and then never sees that the server closes too
         )
@@ -46,6 +50,10 @@ class Server:
 def cookie(member: Member) -> str:
     browser = Browser()
     browser.force_login(member.user)
+    return cookie_in(browser)
+
+
+def cookie_in(browser: Browser) -> str:
     return f"{settings.SESSION_COOKIE_NAME}={browser.cookies[settings.SESSION_COOKIE_NAME].value}"
 
 

@@ -2,16 +2,21 @@
 
 import json
 import re
+import time
 
 import httpx
 import pytest
+from django.test import Client as Browser
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from studio.orders import live
 from studio.orders.models import Event
-from tests.fixtures import work_off
-from tests.web.conftest import cookie
+from studio.workspaces import people
+from studio.workspaces.services import create_client
+from studio.workspaces.watching import people_changed
+from tests.fixtures import make_member, work_off
+from tests.web.conftest import cookie, cookie_in
 
 
 def stored(order, *, after=0):
@@ -103,3 +108,49 @@ def test_a_browser_that_shouts_is_cut_off(order, server, world):
     with server.watch(world.owner, order.run) as page, pytest.raises(ConnectionClosed):
         page.send("x" * (17 << 20))
         page.recv(timeout=10)
+
+
+def lose_as_others_do(world, member):
+    """What ends somebody's right to watch, each as it is done on a page."""
+    other = create_client(world.owner, name="Globex")
+    return {
+        "made a guest": lambda: people.change(world.owner, member, role="guest", clients=people.Sight(frozenset({other.pk}))),
+        "given other clients": lambda: people.change(world.owner, member, clients=people.Sight(frozenset({other.pk}))),
+        "removed": lambda: people.remove(world.owner, member),
+    }
+
+
+@pytest.mark.parametrize("loss", ["made a guest", "given other clients", "removed"])
+def test_who_may_no_longer_watch_is_shut_out_within_two_seconds(order, server, world, loss):
+    member = make_member(world.workspace, role="member", email="max@example.com")
+    with server.watch(member, order.run) as page, server.watch(world.owner, order.run) as mine:
+        began = time.monotonic()
+        lose_as_others_do(world, member)[loss]()
+        with pytest.raises(ConnectionClosed) as closed:
+            page.recv(timeout=5)
+        assert time.monotonic() - began < 2
+        assert closed.value.rcvd.code == 4403
+        with pytest.raises(TimeoutError):
+            mine.recv(timeout=0.2)  # everybody else goes on
+
+
+def test_who_signs_out_is_shut_out_within_two_seconds(order, server, world):
+    member = make_member(world.workspace, role="member", email="max@example.com")
+    browser = Browser()
+    browser.force_login(member.user)
+    with server.watch_with(cookie_in(browser), order.run) as page:
+        began = time.monotonic()
+        browser.post("/logout/")
+        with pytest.raises(ConnectionClosed) as closed:
+            page.recv(timeout=5)
+        assert time.monotonic() - began < 2
+        assert closed.value.rcvd.code == 4403
+
+
+def test_who_may_still_watch_goes_on(order, watching, world):
+    page = watching(order.run)
+    people_changed(world.owner.user_id)
+    work_off(order)
+    page.join()
+    assert page.numbers == list(range(1, order.last_seq + 1))
+    assert page.connections == 1

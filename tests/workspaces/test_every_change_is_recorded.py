@@ -160,6 +160,12 @@ def candidate(acme: World) -> Any:
     return acme.release.pk
 
 
+def deliverable(acme: World) -> dict[str, Any]:
+    """A release that may be handed over, and the file of it."""
+    type(acme.release).objects.filter(pk=acme.release.pk).update(stage="approved")
+    return {"release": str(acme.release.pk), "build": str(acme.build.pk)}
+
+
 def measured(acme: World) -> Any:
     """A release whose evaluation is on its way."""
     request_evaluation(acme.owner, acme.release)
@@ -253,6 +259,8 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("releases:stop_evaluation", "POST"): lambda acme: Sent(measured(acme)),
     ("releases:share", "POST"): lambda acme: Sent(candidate(acme)),
     ("releases:edit", "POST"): lambda acme: Sent(acme.release.pk, {"notes": "Shorter answers."}),
+    ("deliveries:new", "POST"): lambda acme: Sent(body=deliverable(acme) | {"days": "7"}),
+    ("deliveries:revoke", "POST"): lambda acme: Sent(acme.delivery.pk),
     ("serving:keep", "POST"): lambda acme: Sent(body={"dataset": acme.version.dataset_id, "target": "base:", "messages": json.dumps(CHAT)}),
     ("api:keys", "POST"): lambda acme: Sent(body={"name": "nightly", "scopes": ["read"]}),
     ("api:key", "DELETE"): lambda acme: Sent(key_of(acme)),
@@ -303,6 +311,8 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("api:release_evaluate", "POST"): lambda acme: Sent(acme.release.pk, {}),
     ("api:release_stop_evaluation", "POST"): lambda acme: Sent(measured(acme), {}),
     ("api:release_share", "POST"): lambda acme: Sent(candidate(acme), {}),
+    ("api:deliveries", "POST"): lambda acme: Sent(body=deliverable(acme)),
+    ("api:delivery", "DELETE"): lambda acme: Sent(acme.delivery.pk),
     ("api:builds", "POST"): lambda acme: Sent(body={"artifact": str(acme.artifact.pk), "quantization": "f16"}),
     ("api:build", "DELETE"): lambda acme: Sent(make_failed_build(acme.owner, acme.artifact).pk),
     ("api:build_stop", "POST"): lambda acme: Sent(live(acme.build), {}),
@@ -332,6 +342,7 @@ CHANGES_NOTHING: dict[tuple[str, str], str] = {
     ("runs:estimate", "POST"): "estimates",
     ("api:estimates", "POST"): "estimates",
     ("serving:chat", "POST"): "asks a model",
+    ("shared:sign_off", "POST"): "a guest's alone: tests/releases/test_shared.py looks at its record",
     **{("api_nowhere", method): "is no address" for method in ("POST", "PUT", "PATCH", "DELETE")},
 }
 
