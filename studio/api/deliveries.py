@@ -51,8 +51,8 @@ class DeliveryWithLog(DeliveryOut):
 
 
 class DeliveryMade(DeliveryOut):
-    link: str
-    """Told this once; only its hash is kept."""
+    link: str | None
+    """Told this once, also where the request is repeated with its Idempotency-Key: only its hash is kept."""
 
 
 class DeliveryIn(Input):

@@ -231,7 +231,8 @@ QUERY_OBJECTS = {
     ("serving:keep", "POST"): ("dataset", lambda pk: {"dataset": pk, "target": "base:", "messages": KEPT}),
     ("serving:chat", "POST"): ("artifact", lambda pk: {"target": f"adapter:{pk}", "messages": [{"role": "user", "content": "Hi"}]}),
 }
-OTHER_PARTS = {"api:artifact_file": {"name": "adapter_config.json"}, "plugins:detail": {"name": "rehearsal"}, "setup": {"token": "wrong"}, "delivery": {"token": "wrong"}, "delivery_file": {"token": "wrong"}}
+OTHER_PARTS = {"api:artifact_file": {"name": "adapter_config.json"}, "plugins:detail": {"name": "rehearsal"}, "setup": {"token": "wrong"}}
+OTHER_PARTS |= dict.fromkeys(("delivery", "delivery_file"), {"token": "wrong"})
 OTHER_PARTS |= {"invitation": {"token": "wrong"}}
 OTHER_PARTS |= {"lineage:row": {"number": 1}, "api:dataset_row_lineage": {"index": 0}}
 OTHER_PARTS |= dict.fromkeys(("openid_connect_login", "openid_connect_callback"), {"provider_id": "company"})
