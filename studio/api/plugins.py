@@ -12,6 +12,7 @@ from studio.api.paging import Page
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.runs import services
+from studio.runs.costs import tariff_of
 from studio.training import Issue, Memory, Span
 from studio.training.registry import Loaded, load_plugins
 
@@ -86,7 +87,8 @@ class EstimateOut(Schema):
     available: int | None
     reasons: list[str]
     cost: float | None = None
-    """Null: no prices are set for this studio's machines."""
+    """In the middle of the range of seconds, at today's rate of the worker; null where none is set."""
+    currency: str | None = None
 
 
 @router.post("/estimates", response=EstimateOut, url_name="estimates")
@@ -97,4 +99,7 @@ def estimate(request: HttpRequest, payload: EstimateIn) -> dict[str, Any]:
     version = named(versions, payload.dataset_version, field="dataset_version")
     _, outlook = services.ask(payload.plugin, payload.config, base=base, version=version)
     facts = outlook.estimate.model_dump() if outlook.estimate else dict.fromkeys(EstimateOut.model_fields) | {"reasons": []}
+    if outlook.estimate and (tariff := tariff_of(base.workspace, services.training_host())):
+        seconds = (outlook.estimate.seconds.low + outlook.estimate.seconds.high) / 2
+        facts |= {"cost": round(float(tariff.of(seconds)), 4), "currency": tariff.currency}
     return facts | {"issues": outlook.issues, "suggestions": services.suggestions(payload.plugin, base=base, version=version)}

@@ -6,12 +6,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from studio.cells import cell
 from studio.clients.usage import STORAGE, Bill, Line
 
 EACH_CLIENT = ("month", "client", "hours", "gpu_hours", "storage_gb_months", "work", "storage", "total", "currency")
 EACH_LINE = ("date", "client", "what", "worker_kind", "hours", "storage_gb_months", "rate", "amount", "currency")
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a cell begins with that a spreadsheet would take for a formula."""
 NOBODY = "No client"
 
 
@@ -52,17 +51,12 @@ def figure(value: Decimal) -> str:
     return f"{value:.4f}"
 
 
-def harmless(cell: Any) -> str:
-    text = str(cell)
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
 def written(head: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
     """The file, a line at a time."""
     write: Callable[[list[str]], str] = csv.writer(Echo(), lineterminator="\r\n").writerow  # type: ignore[assignment]
     yield write(list(head))
     for row in rows:
-        yield write([harmless(cell) for cell in row])
+        yield write([cell(str(each)) for each in row])
 
 
 class Echo:

@@ -14,8 +14,10 @@ from django.urls import reverse
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
+from studio.orders.quotas import Quota, quotas_of
 from studio.runs import services
 from studio.runs.accuracy import Figure, accuracy_on, corrected
+from studio.runs.costs import Tariff, tariff_of
 from studio.runs.models import Run
 from studio.runs.services import Forecast
 from studio.training import DatasetFacts, Estimate, HostFacts, Issue, ModelFacts, TrainingPlugin
@@ -165,6 +167,16 @@ class RunForm:
     @cached_property
     def host(self) -> HostFacts | None:
         return services.training_host()
+
+    @cached_property
+    def tariff(self) -> Tariff | None:
+        """What the worker costs that is planned with."""
+        return tariff_of(self.project.client.workspace, self.host)
+
+    @cached_property
+    def quotas(self) -> list[Quota]:
+        """The client's limits that have something to say."""
+        return [quota for quota in quotas_of(self.project.client) if quota.level]
 
     @cached_property
     def facts(self) -> tuple[ModelFacts, DatasetFacts] | None:

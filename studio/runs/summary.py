@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from django.conf import settings
-
 from studio.orders.models import Order
 from studio.runs.advice import Advice, Failure, failure_of, try_next, unread
+from studio.runs.costs import cost_words
 from studio.runs.curve import Curve
 from studio.runs.models import Run
 from studio.training import Estimate
@@ -93,14 +92,9 @@ def taken(run: Run, curve: Curve) -> list[str]:
         said.append(f"It took {filesize(curve.peak)} of memory at the peak{expected(run, curve.peak)}.")
     if energy := curve.latest.get("energy"):
         said.append(f"The device used {number(energy / 1000)} kWh." if energy >= 100 else f"The device used {number(energy)} Wh.")
-    if settings.PRICE_PER_HOUR is not None:
-        cost = run.order.seconds / 3600 * settings.PRICE_PER_HOUR
-        said.append(f"It cost about {money(cost)}, at {money(settings.PRICE_PER_HOUR)} an hour.")
+    if cost := cost_words(run):
+        said.append(cost)
     return said
-
-
-def money(amount: float) -> str:
-    return f"{amount:,.2f} {settings.PRICE_CURRENCY}".rstrip()
 
 
 def expected(run: Run, peak: float) -> str:

@@ -22,8 +22,9 @@ from studio.datasets.views import project_of
 from studio.errors import UserError
 from studio.orders.models import Event, Order, Slot
 from studio.orders.states import kept_until
-from studio.runs import services
+from studio.releases.models import Release
 from studio.releases.shared_views import portal
+from studio.runs import services
 from studio.runs.choices import RunForm, in_order, parts, way_out
 from studio.runs.models import Run
 from studio.runs.pages_of_a_run import is_thinned, shown_events, steps_between
@@ -35,8 +36,10 @@ from studio.training import Estimate
 from studio.training.form import form_fields
 from studio.training.registry import load_plugins
 from studio.workspaces.models import Client, Project
+from studio.workspaces.needs import needs_of
 
 LOG_PIECE = 64 << 10
+RELEASES_SHOWN = 8
 SPARK = 48
 """Losses in the small line beside a run."""
 NEEDED = timedelta(days=7)
@@ -56,15 +59,28 @@ def home(request: HttpRequest) -> HttpResponse:
         "live": with_points(at_work_first(runs.filter(order__status__in=Order.LIVE))[:20]),
         "failed": failed,
         "recent": runs.exclude(order__status__in=Order.LIVE).exclude(pk__in=[run.pk for run in failed])[:8],
-        "projects": projects.annotate(dataset_count=Count("datasets", distinct=True), run_count=Count("runs", distinct=True))[:12],
+        "projects": with_counts(projects[:12]),
         "has_model": models.filter(facts__isnull=False).exists(),
         "coming_model": models.filter(facts__isnull=True, order__status__in=Order.LIVE).first(),
         "offered": base_services.PACKAGES,
         "has_dataset": Dataset.objects.for_action(request, "dataset.view").exists(),
         "has_run": runs.exists(),
         "workers": [slot for slot in Slot.objects.all() if slot.is_alive],
+        "needs": needs_of(request.member),  # type: ignore[attr-defined]
     }
     return render(request, "runs/home.html", context)
+
+
+def with_counts(projects: Iterable[Project]) -> list[Project]:
+    """The projects, each with its `dataset_count` and `run_count`; counted apart, for joined they would multiply each other."""
+    found = list(projects)
+    datasets, runs = (
+        dict(model.objects.filter(project__in=found).order_by().values_list("project").annotate(number=Count("pk")))
+        for model in (Dataset, Run)
+    )
+    for each in found:
+        each.dataset_count, each.run_count = datasets.get(each.pk, 0), runs.get(each.pk, 0)  # type: ignore[attr-defined]
+    return found
 
 
 def at_work_first(runs: QuerySet[Run]) -> QuerySet[Run]:
@@ -95,6 +111,7 @@ def project(request: HttpRequest, pk: str) -> HttpResponse:
         "artifacts": Artifact.objects.for_action(request, "artifact.view")
         .filter(project=found)
         .select_related("project__client", "base_model"),
+        "releases": Release.objects.for_action(request, "release.view").filter(project=found)[:RELEASES_SHOWN],
         "siblings": Project.objects.for_action(request, "project.view").filter(client=found.client),
         "has_model": BaseModel.objects.for_action(request, "base_model.view").filter(facts__isnull=False).exists(),
     }

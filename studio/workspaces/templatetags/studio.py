@@ -81,6 +81,12 @@ def money(value: Any, currency: str = "") -> str:
 
 
 @register.filter
+def cost(seconds: Any, tariff: Any) -> str:
+    """A training.Span of seconds at a runs.costs.Tariff: 1.20 – 2.40 EUR; nothing where there is none."""
+    return tariff.words(seconds) if tariff else ""
+
+
+@register.filter
 def percent(value: Any) -> str:
     """0.953 as 95 %."""
     share = float(value or 0) * 100
