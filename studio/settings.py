@@ -115,6 +115,16 @@ def trackers(text: str) -> tuple[str, ...]:
     return names
 
 
+def openid_connect(url: str, *, name: str, client_id: str, secret: str) -> dict[str, object]:
+    """The one provider as allauth knows it; its name in addresses is "company"."""
+    if not url:
+        return {}
+    if not client_id:
+        raise ImproperlyConfigured("STUDIO_OIDC_URL needs STUDIO_OIDC_CLIENT_ID: the name that the provider knows this studio by.")
+    app = {"provider_id": "company", "name": name, "client_id": client_id, "secret": secret, "settings": {"server_url": url}}
+    return {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [app]}}
+
+
 def smtp(url: str) -> dict[str, object]:
     """Where mail is handed over, such as `smtp://user:password@host:587?tls=1`, or smtps:// for a port that is encrypted at once."""
     parts = urlsplit(url)
@@ -262,7 +272,13 @@ ACCOUNT_SIGNUP_ENABLED = False
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 ACCOUNT_SESSION_REMEMBER = True
-ACCOUNT_FORMS = {"login": "studio.workspaces.forms.SignInForm"}
+ACCOUNT_FORMS = {
+    "login": "studio.workspaces.forms.SignInForm",
+    "change_password": "studio.workspaces.forms.ChangePassword",
+    "reset_password": "studio.workspaces.forms.ForgottenPassword",
+    "reset_password_from_key": "studio.workspaces.forms.NewPassword",
+    "reauthenticate": "studio.workspaces.forms.ConfirmByPassword",
+}
 ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")
 ACCOUNT_REAUTHENTICATION_TIMEOUT = 10 * 60
 # Passwords are counted by `studio.workspaces.throttle`, for name and address. "login_failed" counts the codes of a second factor, for their account.
@@ -277,22 +293,7 @@ SOCIALACCOUNT_ADAPTER = "studio.workspaces.signing_in.CompanyAdapter"
 SOCIALACCOUNT_EMAIL_AUTHENTICATION = SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
 SOCIALACCOUNT_REAUTHENTICATION_REQUIRED = True
 SOCIALACCOUNT_LOGIN_ON_GET = True  # a form's answer may not lead elsewhere: the pages' security policy
-SOCIALACCOUNT_PROVIDERS = {
-    "openid_connect": {
-        "OAUTH_PKCE_ENABLED": True,
-        "APPS": [
-            {
-                "provider_id": "company",
-                "name": OIDC_NAME,
-                "client_id": OIDC_CLIENT_ID,
-                "secret": OIDC_CLIENT_SECRET,
-                "settings": {"server_url": OIDC_URL},
-            }
-        ]
-        if OIDC_URL
-        else [],
-    }
-}
+SOCIALACCOUNT_PROVIDERS = openid_connect(OIDC_URL, name=OIDC_NAME, client_id=OIDC_CLIENT_ID, secret=OIDC_CLIENT_SECRET)
 MAIL_BACKEND = f"django.core.mail.backends.{'smtp' if SMTP_URL else 'dummy'}.EmailBackend"
 MAIL_OPTIONS = smtp(SMTP_URL) if SMTP_URL else {}
 DEFAULT_FROM_EMAIL = MAIL_FROM or "nobody@localhost"

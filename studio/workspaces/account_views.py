@@ -14,6 +14,7 @@ from allauth.socialaccount.models import SocialAccount
 from allauth.socialaccount.providers.openid_connect import views as openid
 from django.conf import settings
 from django.contrib import messages
+from django.db.transaction import atomic
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.decorators import method_decorator
@@ -50,9 +51,10 @@ class SignOut(LogoutView):
     http_method_names = ("post",)
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        if request.user.is_authenticated:
-            accounts.sign_out(request)
-        return super().post(request)
+        with atomic():
+            if request.user.is_authenticated:
+                accounts.sign_out(request)
+            return super().post(request)
 
 
 def by_mail(view: View) -> View:
@@ -140,5 +142,6 @@ class AddPasskey(AddWebAuthnView):
     """Every passkey is one that signs in by itself: kept by the device, and opened by a finger, a face or a PIN."""
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        options = begin_registration(self.request.user, True)
-        return super().get_context_data(**kwargs) | {"js_data": {"creation_options": options}}
+        context = super().get_context_data(**kwargs)
+        # After allauth's own, which asks for less: the last one that was begun is the one that is expected back.
+        return context | {"js_data": {"creation_options": begin_registration(self.request.user, True)}}

@@ -86,9 +86,10 @@ def disconnect(request: HttpRequest, pk: int) -> bool:
 
 
 def sign_out(request: HttpRequest) -> None:
-    with transaction.atomic():
-        UserSession.objects.filter(session_key=request.session.session_key).delete()
-        tell(request.user, "user.sign_out")  # type: ignore[arg-type]
+    """Beside the end of the session itself, in one transaction with it."""
+    UserSession.objects.filter(session_key=request.session.session_key).delete()
+    tell(request.user, "user.sign_out")  # type: ignore[arg-type]
+    people_changed(request.user.pk)  # type: ignore[arg-type]
 
 
 def require_second_factor(member: Member, required: bool) -> None:
@@ -125,10 +126,12 @@ def on_code_refused(sender: object, request: HttpRequest, user: User, authentica
 
 def on_password_changed(sender: object, request: HttpRequest, user: User, **kwargs: Any) -> None:
     tell(user, "password.change")
+    people_changed(user.pk)  # whoever else uses this account is signed out
 
 
 def on_password_reset(sender: object, request: HttpRequest, user: User, **kwargs: Any) -> None:
     tell(user, "password.reset")
+    people_changed(user.pk)
 
 
 FACTOR_NAMES = {Authenticator.Type.TOTP: "authenticator", Authenticator.Type.WEBAUTHN: "passkey"}

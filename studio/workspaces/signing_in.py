@@ -28,7 +28,7 @@ from studio.workspaces.secrets import opened, sealed
 FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
 WRONG = "E-mail or password is not right."
 TOO_MANY = "Too many tries. Wait a quarter of an hour, then try again."
-WRONG_CODE = "This code is not right. Codes of an app change every 30 seconds, and each works once."
+WRONG_CODE = "This was not accepted. An app shows a new code every 30 seconds, and each code works once."
 
 
 def sign_in(request: HttpRequest, user: User) -> None:
@@ -107,6 +107,11 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("account:index")
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """Mail goes out after the answer, which takes the same time whether or not there is anybody to write to."""
+        message = self.render_mail(template_prefix, email, context | {"request": self.request, "email": email})
+        after_answer(self.request, message.send)
 
     def format_email_subject(self, subject: str) -> str:
         return subject

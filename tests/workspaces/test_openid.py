@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client as Browser
 
 from studio.audit.models import AuditRecord
-from studio.settings import secure_address
+from studio.settings import openid_connect, secure_address
 from studio.workspaces.models import User
 from studio.workspaces.services import create_workspace
 

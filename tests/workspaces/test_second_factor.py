@@ -1,4 +1,7 @@
-"""A second factor: codes of an app and of recovery, what slows a guesser down, and workspaces that ask for one. Passkeys: test_account_in_browser."""
+"""A second factor: codes of an app and of recovery, what slows a guesser down, and workspaces that ask for one.
+
+Passkeys have their tests in a browser, tests/web/test_account_in_browser.py.
+"""
 
 import re
 import time
@@ -17,7 +20,7 @@ from tests.fixtures import Api, make_key, make_member
 
 PASSWORD = "a long enough sentence"
 FORM = {"login": "ana@example.com", "password": PASSWORD}
-WRONG_CODE = "This code is not right"
+WRONG_CODE = "This was not accepted."
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 from django.utils import timezone
 
 from studio.audit.models import AuditRecord
@@ -17,7 +17,7 @@ from studio.workspaces.policy import PUBLIC, ROUTES
 from studio.workspaces.services import SETUP_HOURS, setup_url
 from studio.workspaces.throttle import TRIES
 from tests.fixtures import Api
-from tests.workspaces.test_policy import OTHER_PARTS
+from tests.workspaces.test_policy import OTHER_PARTS, patterns
 
 FORM = {"email": "Ana@Example.com", "password": "a long enough sentence", "workspace": "Acme & Sons"}
 
@@ -84,20 +84,19 @@ def test_where_a_request_says_it_comes_from_makes_no_difference(client, db):
         assert client.get("/", headers=claim)["Location"] == "/login/?next=/"
 
 
-def path_of(name):
-    for parts in ({}, OTHER_PARTS.get(name), {"pk": "6b1f6a8e-1111-4222-8333-444455556666"}, {"pk": 404}):  # every id is nobody's
-        try:
-            return reverse(name, kwargs=parts)
-        except NoReverseMatch:
-            continue
-    raise AssertionError(f"{name} has parts that no test fills")
+def path_of(name, entry):
+    """An address of nobody's things."""
+    some = {"UUIDConverter": "6b1f6a8e-1111-4222-8333-444455556666", "IntConverter": 404}
+    parts = {part: some.get(type(converter).__name__, "none") for part, converter in entry.pattern.converters.items()}
+    return reverse(name, kwargs=parts | OTHER_PARTS.get(name, {}))
 
 
 def test_before_the_set_up_everything_leads_to_signing_in(client, db):
-    for name, methods in ROUTES.items():
+    for name, entry in patterns():
+        methods = ROUTES[name]
         if name.startswith("api") or PUBLIC in methods.values():
             continue
-        path = path_of(name)
+        path = path_of(name, entry)
         for method in methods:
             answer = client.generic(method, path)
             assert (answer.status_code, answer["Location"].split("?")[0]) == (302, "/login/"), f"{method} {path}"

@@ -1,12 +1,27 @@
 """Signing in and out: what lets a person in, what slows a guesser down, and what a page sends along to stay safe."""
 
+import re
+import time
+from importlib import import_module
+
 import pytest
+from allauth.account.models import EmailAddress
+from allauth.account.views import PasswordResetView
+from allauth.core.context import request_context
+from allauth.mfa.models import Authenticator
+from django.apps import apps
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.backends.db import SessionStore
+from django.http import HttpResponse
 from django.test import Client as Browser
+from django.test import RequestFactory
 from django.utils.http import http_date
 
+from studio.audit.models import AuditRecord
 from studio.workspaces.models import User
 from studio.workspaces.services import create_workspace
+from studio.workspaces.sessions import SessionsMiddleware
 from studio.workspaces.throttle import TRIES
 
 PASSWORD = "a long enough sentence"
@@ -146,3 +161,169 @@ def test_the_page_of_a_session_is_not_shown_from_a_cache(client, ana):
     sign_in(client)
     answer = client.get("/", headers={"If-Modified-Since": http_date(2**31)})
     assert answer.status_code == 200
+
+
+def test_trying_a_password_is_written_down_for_whoever_has_an_account(client, ana):
+    sign_in(client, password="wrong")
+    sign_in(client, email="nobody@example.com")
+    record = AuditRecord.objects.get(verb="user.sign_in_failed")
+    assert (record.user, record.workspace, record.ip, record.change) == (ana.user, ana.workspace, "127.0.0.1", {"by": [None, "password"]})
+    sign_in(client)
+    client.post("/logout/")
+    assert [*AuditRecord.objects.order_by("pk").values_list("verb", flat=True)][-3:] == [
+        "user.sign_in_failed",
+        "user.sign_in",
+        "user.sign_out",
+    ]
+    assert not [record for record in AuditRecord.objects.all() if PASSWORD in str(vars(record)) or "wrong" in str(vars(record))]
+
+
+def test_the_answer_to_a_stranger_takes_as_long_and_writes_nothing_before_it(client, ana, settings):
+    """As many hashes and as few writes: what is written for a known address waits until the answer is out."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+    ana.user.set_password(PASSWORD)
+    ana.user.save()
+    seconds = {}
+    for email in ("ana@example.com", "nobody@example.com"):
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            sign_in(Browser(), email=email, password="wrong")
+            times.append(time.perf_counter() - start)
+        seconds[email] = min(times)
+    known, unknown = seconds.values()
+    assert unknown > known / 2
+    factory = RequestFactory()
+    request = factory.post("/login/", {"login": "ana@example.com", "password": "wrong"})
+    answer = []
+
+    def looks(request):
+        answer.append(AuditRecord.objects.filter(verb="user.sign_in_failed").count())
+        request.after_answer = [lambda: answer.append("after")]
+        return HttpResponse()
+
+    request.user = AnonymousUser()
+    response = SessionsMiddleware(looks)(request)
+    assert answer == [5]
+    response.close()
+    assert answer == [5, "after"]
+
+
+def test_an_account_is_made_by_nobody_who_only_asks(client, ana):
+    for path in ("/signup/", "/accounts/signup/", "/account/signup/", "/login/signup/", "/accounts/login/", "/account/email/"):
+        assert client.get(path).status_code == client.post(path, {"email": "eve@example.com", "password1": PASSWORD}).status_code == 404
+
+
+def test_every_user_has_an_address_that_the_sign_in_finds(ana):
+    address = EmailAddress.objects.get()
+    assert (address.email, address.verified, address.primary, address.user) == ("ana@example.com", True, True, ana.user)
+
+
+def test_users_from_before_get_their_address_and_keep_their_password(client, ana):
+    EmailAddress.objects.all().delete()
+    before = import_module("studio.workspaces.migrations.0005_addresses")
+    for _ in range(2):
+        before.add_addresses(apps, None)
+    assert EmailAddress.objects.get().email == "ana@example.com"
+    assert sign_in(client).status_code == 302
+
+
+def test_a_passkey_that_is_none_lets_nobody_in(client, ana):
+    client.get("/login/passkey/", headers={"Accept": "application/json"})
+    for credential in (
+        "",
+        "null",
+        "{}",
+        "[]",
+        '"x"',
+        '{"id": "AA", "rawId": "AA", "response": {"userHandle": "AA"}, "type": "public-key"}',
+    ):
+        answer = client.post("/login/passkey/", {"credential": credential})
+        assert (answer.status_code, answer["Location"]) == (302, "/login/"), credential
+    assert client.get("/").status_code == 302
+
+
+# A forgotten password, where the studio can send mail.
+
+
+@pytest.fixture
+def mail(settings, mailoutbox):
+    settings.SMTP_URL = "smtp://localhost"
+    return mailoutbox
+
+
+def forget(client, email="ana@example.com"):
+    return client.post("/login/forgotten/", {"email": email})
+
+
+def link_in(message):
+    return re.search(r"http://testserver(/login/forgotten/\S+)", message.body).group(1)
+
+
+def test_a_new_password_is_set_through_a_link_that_works_once(client, ana, mail):
+    assert "I forgot my password" in client.get("/login/").content.decode()
+    assert forget(client)["Location"] == "/login/forgotten/sent/"
+    (message,) = mail
+    assert (message.to, message.subject) == (["ana@example.com"], "Set a new password for Adapter Studio")
+    link = link_in(message)
+    form = client.get(link)["Location"]
+    assert form.endswith("-set-password/")
+    new = "another long sentence"
+    done = client.post(form, {"password1": new, "password2": new})
+    assert done["Location"] == "/login/forgotten/done/"
+    assert sign_in(Browser()).status_code == 200
+    assert sign_in(Browser(), password=new).status_code == 302
+    assert AuditRecord.objects.filter(verb="password.reset").count() == 1
+    assert "has been used or has expired" in Browser().get(link).content.decode()
+
+
+def test_a_stranger_is_answered_like_everybody_and_gets_no_mail(client, ana, mail):
+    known, unknown = forget(client), forget(client, email="nobody@example.com")
+    assert (known.status_code, known["Location"], known.content) == (unknown.status_code, unknown["Location"], unknown.content)
+    assert [message.to for message in mail] == [["ana@example.com"]]
+
+
+def test_the_mail_goes_out_after_the_answer(ana, mail):
+    request = RequestFactory().post("/login/forgotten/", {"email": "ana@example.com"})
+    request.user, request.session = AnonymousUser(), SessionStore()
+    with request_context(request):
+        answer = SessionsMiddleware(PasswordResetView.as_view())(request)
+    assert not mail
+    answer.close()
+    assert len(mail) == 1
+
+
+def test_links_are_not_sent_without_end(client, ana, mail):
+    assert [forget(client).status_code for _ in range(6)] == [302] * 5 + [429]
+    assert len(mail) == 5
+
+
+def test_a_link_that_is_cut_off_or_of_somebody_else_sets_nothing(client, ana, mail):
+    other = User.objects.create_user("zoe@example.com", PASSWORD)
+    forget(client)
+    link = link_in(mail[0])
+    number, _, key = link.split("/")[3].partition("-")
+    for wrong in (
+        link[:-3] + "/",
+        f"/login/forgotten/{other.pk}-{key}/",
+        "/login/forgotten/1-x/",
+        f"/login/forgotten/{number}-set-password/",
+    ):
+        assert "has been used or has expired" in client.get(wrong).content.decode()
+
+
+def test_the_second_factor_is_still_asked_for_after_a_new_password(client, ana, mail):
+    Authenticator.objects.create(user=ana.user, type="totp", data={"secret": ""})
+    forget(client)
+    new = "another long sentence"
+    client.post(client.get(link_in(mail[0]))["Location"], {"password1": new, "password2": new})
+    assert client.get("/").status_code == 302
+    assert sign_in(client, password=new)["Location"] == "/login/second-factor/"
+
+
+def test_where_no_mail_can_be_sent_nothing_is_offered(client, ana, mailoutbox):
+    assert "I forgot my password" not in client.get("/login/").content.decode()
+    for path in ("", "sent/", "done/", "1-x/"):
+        assert client.get(f"/login/forgotten/{path}").status_code == 404
+    assert forget(client).status_code == 404
+    assert not mailoutbox
