@@ -39,6 +39,6 @@ def _write(workspace: Any, verb: str, thing: models.Model, change: dict[str, Any
 
 def history(member: Any) -> "models.QuerySet[AuditRecord]":
     """The records that a workspaces.Member may read: their workspace's, or those of the clients that bound them."""
-    rows = AuditRecord.objects.filter(workspace=member.workspace).select_related("user", "client")
+    rows = AuditRecord.objects.filter(workspace=member.workspace)
     clients = member.client_ids()
     return rows if clients is None else rows.filter(client__in=clients)

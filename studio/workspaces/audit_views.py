@@ -16,7 +16,7 @@ from studio.audit.finding import Wanted, seen_lately
 from studio.audit.models import AuditRecord
 from studio.audit.services import history
 from studio.errors import UserError
-from studio.streaming import sent
+from studio.streaming import read
 from studio.workspaces.models import Client, Member
 from studio.workspaces.people import people
 
@@ -120,7 +120,7 @@ def audit(request: HttpRequest) -> HttpResponse:
     asked = Asked.read(request)
     member: Member = request.member  # type: ignore[attr-defined]
     rows = records(request, asked.wanted) if not asked.errors else AuditRecord.objects.none()
-    shown, newer, older = page_of(rows, request)
+    shown, newer, older = page_of(rows.prefetch_related("client"), request)
     kinds, verbs = seen_lately(history(member))
     context = {
         "section": "settings",
@@ -177,5 +177,5 @@ def file(request: HttpRequest) -> HttpResponseBase:
         "Content-Security-Policy": "sandbox; default-src 'none'",
     }
     return StreamingHttpResponse(
-        sent(files.pieces(records(request, asked.wanted), format)), content_type=files.TYPES[format], headers=headers
+        read(files.pieces(records(request, asked.wanted), format)), content_type=files.TYPES[format], headers=headers
     )
