@@ -22,7 +22,7 @@ class Change:
 def changes(before: Release, after: Release) -> list[Change]:
     """In the order in which people ask: from what, by what, and how it is asked."""
     pairs = [
-        Change("made from", weights_of(before.artifact), weights_of(after.artifact)),
+        Change("weights", weights_of(before.artifact), weights_of(after.artifact)),
         Change("base", base_of(before), base_of(after)),
         Change("data", data_of(before.artifact), data_of(after.artifact)),
         *config_changes(before.artifact, after.artifact),
