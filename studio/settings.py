@@ -281,7 +281,7 @@ ACCOUNT_FORMS = {
 }
 ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")
 ACCOUNT_REAUTHENTICATION_TIMEOUT = 10 * 60
-# Passwords are counted by `studio.workspaces.throttle`, for name and address. "login_failed" counts the codes of a second factor, for their account.
+# "login_failed" counts codes of a second factor, for their account; passwords are counted by `studio.workspaces.throttle`.
 ACCOUNT_RATE_LIMITS = {"login": "60/m/ip", "login_failed": "8/15m/key", "change_password": "8/15m/user"}
 MFA_ADAPTER = "studio.workspaces.signing_in.FactorAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]

@@ -8,6 +8,7 @@ from allauth.mfa.webauthn import views as passkeys
 from allauth.socialaccount import views as company
 from django.db.transaction import atomic
 from django.urls import include, path, register_converter
+from django.views.decorators.cache import never_cache
 
 from studio.workspaces import account_views as views
 
@@ -58,7 +59,7 @@ urlpatterns = [
     path("account/confirm/code/", factors.reauthenticate, name="mfa_reauthenticate"),
     path("account/confirm/passkey/", passkeys.reauthenticate_webauthn, name="mfa_reauthenticate_webauthn"),
     path("account/password/", atomic(passwords.password_change), name="account_change_password"),
-    path("account/authenticator/", atomic(authenticators.activate_totp), name="mfa_activate_totp"),
+    path("account/authenticator/", never_cache(atomic(authenticators.activate_totp)), name="mfa_activate_totp"),
     path("account/authenticator/remove/", atomic(authenticators.deactivate_totp), name="mfa_deactivate_totp"),
     path("account/recovery-codes/", codes.view_recovery_codes, name="mfa_view_recovery_codes"),
     path("account/recovery-codes/new/", atomic(codes.generate_recovery_codes), name="mfa_generate_recovery_codes"),

@@ -71,9 +71,10 @@ def by_mail(view: View) -> View:
 
 def company_login(request: HttpRequest, provider_id: str) -> HttpResponse:
     """To the provider. Nothing but signing in is started here, whatever the address asks for."""
-    request.GET = request.GET.copy()  # type: ignore[assignment]
+    asked = request.GET.copy()
     for name in ("process", "scope", "auth_params"):
-        request.GET.pop(name, None)  # type: ignore[attr-defined]
+        asked.pop(name, None)
+    request.GET = asked  # type: ignore[assignment]
     return reaching(openid.login, request, provider_id)
 
 
@@ -103,7 +104,7 @@ def account(request: HttpRequest) -> HttpResponse:
             "passkeys": [row for row in factors if row.type == Authenticator.Type.WEBAUTHN],
             "codes_left": len(codes.wrap().get_unused_codes()) if codes else None,
             "codes_total": mfa_settings.RECOVERY_CODE_COUNT,
-            "sessions": sessions_of(user, request.session.session_key),
+            "sessions": sessions_of(user, request.session.session_key),  # type: ignore[arg-type]
             "connections": SocialAccount.objects.filter(user=user),
             "company": settings.OIDC_NAME if settings.OIDC_URL else "",
             "passkeys_work": passkeys_work(request),

@@ -139,7 +139,7 @@ FACTOR_NAMES = {Authenticator.Type.TOTP: "authenticator", Authenticator.Type.WEB
 
 
 def on_factor_saved(sender: object, instance: Authenticator, created: bool, update_fields: Any = None, **kwargs: Any) -> None:
-    name = FACTOR_NAMES.get(instance.type)  # type: ignore[call-overload]
+    name = FACTOR_NAMES.get(instance.type)
     if name and created:
         tell(instance.user, f"{name}.add", change={"name": [None, str(instance)]} if name == "passkey" else None)
     elif name == "passkey" and not update_fields:  # a use writes only when it was
@@ -147,7 +147,7 @@ def on_factor_saved(sender: object, instance: Authenticator, created: bool, upda
 
 
 def on_factor_removed(sender: object, instance: Authenticator, **kwargs: Any) -> None:
-    if name := FACTOR_NAMES.get(instance.type):  # type: ignore[call-overload]
+    if name := FACTOR_NAMES.get(instance.type):
         tell(instance.user, f"{name}.remove", change={"name": [str(instance), None]} if name == "passkey" else None)
 
 

@@ -82,5 +82,5 @@ class SessionsMiddleware:
             note_session(request, request.user)
         response = self.get_response(request)
         # Closed by the server when the last byte is sent; a file or a stream is closed in the same way.
-        response._resource_closers.extend(getattr(request, "after_answer", ()))
+        response._resource_closers.extend(getattr(request, "after_answer", ()))  # type: ignore[attr-defined]
         return response

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from allauth.mfa.models import Authenticator
 from django.conf import settings as studio_settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client as Browser
@@ -54,6 +55,12 @@ class Sent:
 
 def rows() -> SimpleUploadedFile:
     return SimpleUploadedFile("replies.jsonl", ROW * 4)
+
+
+def with_factor(acme: World) -> Authenticator:
+    """An owner asks for one who has one."""
+    made: Authenticator = Authenticator.objects.create(user=acme.owner.user, type="totp", data={"secret": ""})
+    return made
 
 
 def live(thing: Any) -> Any:
@@ -197,6 +204,7 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("clients:export", "POST"): lambda acme: Sent(acme.client.pk),
     ("clients:erase", "POST"): lambda acme: Sent(create_client(acme.owner, name="Globex").pk, {"name": "Globex"}),
     ("projects:new", "POST"): lambda acme: Sent(body={"name": "Replies", "client": acme.client.pk}),
+    ("settings:second_factor", "POST"): lambda acme: Sent(body={"required": "on"} if with_factor(acme) else {}),
     ("settings:key_new", "POST"): lambda acme: Sent(body={"name": "nightly", "scopes": ["read"]}),
     ("settings:key_revoke", "POST"): lambda acme: Sent(key_of(acme)),
     ("people:change", "POST"): lambda acme: Sent(acme.colleague.pk, {"role": "viewer", "sees": "all"}),
@@ -211,6 +219,7 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("basemodels:new_tokens", "POST"): lambda acme: Sent(acme.base.pk, {"tokens": "<acme>"}),
     ("datasets:new", "POST"): lambda acme: Sent(body={"project": acme.project.pk, "name": "New", "file": rows()}),
     ("datasets:version_new", "POST"): lambda acme: Sent(acme.version.dataset_id, {"file": rows()}),
+    ("datasets:delete", "POST"): lambda acme: Sent(make_version(acme.owner, acme.project, name="Spare").dataset_id),
     ("datasets:again", "POST"): lambda acme: Sent(with_file(acme)),
     ("datasets:map", "POST"): lambda acme: Sent(refused_for_its_columns(acme), {"column_0": "prompt", "column_1": "completion"}),
     ("datasets:stop", "POST"): lambda acme: Sent(live(acme.version)),
@@ -278,6 +287,7 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("api:base_models", "POST"): lambda acme: Sent(body={"source": "hub:acme/tiny"}),
     ("api:datasets", "POST"): lambda acme: Sent(body={"project": str(acme.project.pk), "name": "New"}),
     ("api:dataset", "PATCH"): lambda acme: Sent(acme.version.dataset_id, {"name": "Renamed"}),
+    ("api:dataset", "DELETE"): lambda acme: Sent(make_version(acme.owner, acme.project, name="Spare").dataset_id),
     ("api:dataset_versions", "POST"): lambda acme: Sent(acme.version.dataset_id, {"file": rows()}, form=True),
     ("api:dataset_revisions", "POST"): lambda acme: Sent(acme.version.pk, {"dropped": [1]}),
     ("api:dataset_restore", "POST"): lambda acme: Sent(older(acme), {}),
@@ -329,8 +339,11 @@ SEVERAL: dict[tuple[str, str], list[str]] = {
 """Acts that touch several objects: one record for each, in this order."""
 
 CHANGES_NOTHING: dict[tuple[str, str], str] = {
-    ("login", "POST"): "a session is a person's and of no workspace; signing in has its own page",
-    ("logout", "POST"): "as signing in",
+    **{
+        (name, "POST"): "their own account: test_sign_in, test_second_factor and test_sessions look at its records"
+        for name, methods in ROUTES.items()
+        if name in ("login", "logout") or (name.startswith(("account_", "account:", "mfa_")) and "POST" in methods)
+    },
     ("invitation", "POST"): "by somebody who is no member yet: tests/workspaces/test_invitations.py looks at its record",
     ("workspaces:switch", "POST"): "chooses what the session shows",
     ("workspaces:new", "POST"): "makes another workspace, and stands there: tests/workspaces/test_switching.py looks at its records",

@@ -85,14 +85,7 @@ def provider(settings: Any) -> Iterator[Provider]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     settings.OIDC_URL, settings.OIDC_NAME = server.url, "Acme accounts"
-    company = {
-        "provider_id": "company",
-        "name": "Acme accounts",
-        "client_id": "studio",
-        "secret": "shared",
-        "settings": {"server_url": server.url},
-    }
-    settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [company]}}
+    settings.SOCIALACCOUNT_PROVIDERS = openid_connect(server.url, name="Acme accounts", client_id="studio", secret="shared")
     yield server
     server.shutdown()
     server.server_close()

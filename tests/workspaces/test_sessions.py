@@ -13,7 +13,7 @@ from studio.workspaces.sessions import device
 
 PASSWORD = "a long enough sentence"
 FORM = {"login": "ana@example.com", "password": PASSWORD}
-PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/19.1 Mobile/15E148 Safari/604.1"
+PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_1 like Mac OS X) AppleWebKit/605.1.15 Version/19.1 Mobile/15E148 Safari/604.1"
 
 
 @pytest.fixture
