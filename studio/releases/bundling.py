@@ -60,11 +60,16 @@ def bundle_of(delivery: Delivery) -> Bundle:
     if system := system_of(release):
         texts[SYSTEM] = system
     for name, text in texts.items():
-        files[name] = text.encode(errors="replace")
-        hashes[name] = hashlib.sha256(files[name]).hexdigest()
-    files[SUMS] = sum_lines(hashes).encode()
-    hashes[SUMS] = hashlib.sha256(files[SUMS]).hexdigest()
+        hashes[name] = put(files, name, text)
+    hashes[SUMS] = put(files, SUMS, sum_lines(hashes))
     return Bundle(stem_of(release), files, hashes)
+
+
+def put(files: dict[str, Path | bytes], name: str, text: str) -> str:
+    """Adds a text; returns its hash."""
+    content = text.encode(errors="replace")
+    files[name] = content
+    return hashlib.sha256(content).hexdigest()
 
 
 def built(build: Build) -> Artifact:

@@ -150,7 +150,10 @@ def _evaluated(evaluation: Evaluation | None) -> list[str]:
     if evaluation is None or not loss:
         return ["It was not measured on held-out rows before it was released."]
     rows = [("Held-out rows", plain(str(evaluation.dataset_version))), ("Rows", _figure(result.get("rows"), ",.0f"))]
-    rows += [("SHA-256 of the rows", f"`{evaluation.dataset_version.sha256}`"), ("Loss, nats per token", loss)]
+    rows += [
+        ("SHA-256 of the rows", f"`{evaluation.dataset_version.sha256}`"),
+        (f"Loss, nats per {plain(str(result.get('unit', 'token')))}", loss),
+    ]
     before = _figure(result.get("before"), ".3f")
     named = f"Loss of {evaluation.against.version}, in use then" if evaluation.against else "Loss of the one before"
     return _table([*rows, (named, before)])

@@ -36,9 +36,12 @@ def is_buildable(release: Release) -> bool:
 def files_of(member: Member, release: Release) -> list[Build]:
     """The builds of the release's artifact that passed, the one to take first: the ladder's pick, then GGUF files from the largest down."""
     steps = rungs(member, release.artifact)
+    picked = {step.build.pk for step in steps if step.recommended}
     order = {step.build.pk: number for number, step in enumerate(sorted(steps, key=lambda step: not step.recommended))}
     builds = Build.objects.for_action(member, "build.view").filter(source=release.artifact, artifact__isnull=False)
     passed = [build for build in builds.select_related("artifact", "source__project__client").order_by("created_at") if build.passed]
+    for build in passed:
+        build.is_recommended = build.pk in picked  # type: ignore[attr-defined]
     return sorted(passed, key=lambda build: (order.get(build.pk, len(order)), build.kind, build.quantization))
 
 

@@ -15,7 +15,7 @@ from django.utils.http import urlencode
 from studio.artifacts.downloads import main_file
 from studio.errors import UserError
 from studio.releases import delivering
-from studio.releases.bundling import bundle_of
+from studio.releases.bundling import built, bundle_of
 from studio.releases.models import Delivery, Release
 from studio.releases.running import ways
 from studio.releases.sending import bundle_response
@@ -58,13 +58,15 @@ def new(request: HttpRequest) -> HttpResponse:
     release = releases.named(request.POST.get("release") or request.GET.get("release"))
     member: Member = request.member  # type: ignore[attr-defined]
     files = delivering.files_of(member, release)
+    chosen = request.POST.get("build") or (str(files[0].pk) if files else "")
+    for build in files:
+        build.is_chosen = str(build.pk) == chosen  # type: ignore[attr-defined]
     context: dict[str, Any] = {
         "section": "releases",
         "release": release,
         "client": release.project.client,
         "files": files,
         "typed": request.POST,
-        "chosen": request.POST.get("build") or (str(files[0].pk) if files else ""),
         "days": delivering.DAYS,
         "limits": delivering.LIMITS,
         "why_not": delivering.why_not(release),
@@ -143,14 +145,15 @@ def link(request: HttpRequest, token: str) -> HttpResponseBase:
     if found.signed_in and delivering.member_for(request.user, found) is None:
         return gone(request)
     bundle = bundle_of(found)
-    file = main_file(found.build.artifact)
+    artifact = built(found.build)
+    file = main_file(artifact)
     context = {
         "delivery": found,
         "release": found.release,
         "client": found.release.project.client,
         "bundle": bundle,
         "file": file,
-        "sha256": found.build.artifact.files[file]["sha256"] if file else "",
+        "sha256": artifact.files[file]["sha256"] if file else "",
         "ways": ways(found.release, found.build, file or ""),
         "file_url": reverse("delivery_file", args=[token]),
     }
