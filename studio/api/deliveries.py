@@ -11,7 +11,7 @@ from ninja import Query, Router, Schema
 from pydantic import Field
 
 from studio.api.fields import Input, Line, named
-from studio.api.paging import Page, Paging, page
+from studio.api.paging import ClientsPaging, Page, page
 from studio.artifacts.models import Build
 from studio.releases import delivering
 from studio.releases.models import Delivery, Release
@@ -67,7 +67,7 @@ class DeliveryIn(Input):
     signed_in: bool = False
 
 
-class DeliveryFilters(Paging):
+class DeliveryFilters(ClientsPaging):
     client: UUID | None = None
     release: UUID | None = None
 
@@ -80,7 +80,7 @@ def delivery_out(delivery: Delivery) -> dict[str, Any]:
 
 @router.get("/deliveries", response=Page[DeliveryOut], url_name="deliveries")
 def list_deliveries(request: HttpRequest, filters: Query[DeliveryFilters]) -> dict[str, Any]:
-    visible = Delivery.objects.for_action(request, "delivery.view")
+    visible = filters.of(Delivery.objects.for_action(request, "delivery.view"))
     return page(request, visible, filters, show=delivery_out, release__project__client=filters.client, release=filters.release)
 
 

@@ -40,6 +40,8 @@ def deliveries(request: HttpRequest) -> HttpResponse:
     if "release" in request.GET:
         release = Release.objects.for_action(request, "release.view").select_related("project__client").named(request.GET["release"])
         rows = rows.filter(release=release)
+    if chosen is None and release is None:
+        rows = rows.current()
     page = Paginator(rows.defer("build__verification"), ON_A_PAGE).get_page(request.GET.get("page"))
     query = "".join(f"{name}={thing.pk}&" for name, thing in (("client", chosen), ("release", release)) if thing)
     context = {"section": "releases", "page": page, "clients": clients, "chosen": chosen, "release": release, "query": query}

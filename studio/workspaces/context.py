@@ -27,6 +27,7 @@ def palette(member: Any) -> list[dict[str, str]]:
         ("Releases", "releases:list", "release.view"),
         ("New release", "releases:new", "release.create"),
         ("Deployments", "deployments:list", "deployment.view"),
+        ("Deliveries", "deliveries:list", "delivery.view"),
         ("Playground", "serving:playground", "artifact.view"),
         ("Base models", "basemodels:list", "base_model.view"),
         ("Add a base model", "basemodels:new", "base_model.create"),
