@@ -3,7 +3,7 @@
 from django.db import transaction
 
 from studio.audit.services import record
-from studio.datasets.models import DatasetVersion
+from studio.datasets.models import Dataset, DatasetVersion
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.orders.services import place, request_stop
@@ -38,7 +38,7 @@ def held_out_rows(release: Release) -> DatasetVersion:
     """The newest version of what the gate names, else the version that it learnt from, of which the validation rows are taken."""
     gate = gate_of(release)
     if gate.held_out is not None:
-        return newest_ready(release, gate.held_out.pk)
+        return newest_ready(release, gate.held_out)
     version: DatasetVersion | None = release.artifact.dataset_version
     if version is None:
         raise UserError(
@@ -49,9 +49,9 @@ def held_out_rows(release: Release) -> DatasetVersion:
     return version
 
 
-def newest_ready(release: Release, dataset_pk: object) -> DatasetVersion:
+def newest_ready(release: Release, dataset: Dataset) -> DatasetVersion:
     client = release.project.client_id
-    versions = DatasetVersion.objects.filter(dataset=dataset_pk, dataset__project__client=client, facts__isnull=False)
+    versions = DatasetVersion.objects.filter(dataset=dataset, dataset__project__client=client, facts__isnull=False)
     found: DatasetVersion | None = versions.select_related("dataset").order_by("-number").first()
     if found is None:
         raise UserError("The held-out rows that the project's gate names have not been read yet. Look at their page.")

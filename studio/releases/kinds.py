@@ -1,7 +1,9 @@
 """The order that measures a release on held-out rows, and the one in production beside it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from studio.datasets.models import DatasetVersion
 from studio.orders.kinds import OrderKind, register
@@ -9,7 +11,34 @@ from studio.orders.models import Order
 from studio.releases.models import Evaluation, Release
 from studio.training.orders import EvaluatedModel, EvaluationPayload
 
-KEPT = ("rows", "of", "tokens", "unit", "loss", "before", "change", "low", "high", "learnt", "unknown", "cut", "samples")
+Text = Annotated[str, StringConstraints(max_length=4000)]
+
+
+class Sample(BaseModel):
+    prompt: Text
+    answer: Text
+    before: Text | None
+    expected: Text
+
+
+class Figures(BaseModel):
+    """What a worker may say that it measured; the process itself is not believed. Stored as `Evaluation.result`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    rows: int = Field(ge=1)
+    of: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    unit: Literal["token", "character"]
+    loss: float = Field(ge=0)
+    before: float | None = Field(ge=0)
+    change: float | None
+    low: float | None
+    high: float | None
+    learnt: int = Field(ge=0)
+    unknown: list[Text] = Field(max_length=2)
+    cut: int = Field(ge=0)
+    samples: list[Sample] = Field(max_length=20)
 
 
 class EvaluationKind(OrderKind):
@@ -38,7 +67,7 @@ class EvaluationKind(OrderKind):
         evaluation = evaluation_of(order)
         if "loss" not in result:  # it was stopped before it had measured anything
             return
-        evaluation.result = {name: result.get(name) for name in KEPT}
+        evaluation.result = Figures.model_validate(result).model_dump()
         evaluation.save(update_fields=["result"])
 
 

@@ -84,7 +84,7 @@ def said_of(release: Release) -> list[Said]:
     approvals = list(release.approvals.all())
     workspace = release.project.client.workspace_id
     roles = dict(Member.objects.filter(workspace=workspace, user__in=[each.user_id for each in approvals]).values_list("user_id", "role"))
-    return [Said(each, since(each, roles.get(each.user_id)), gates.counts(each, release)) for each in approvals]
+    return [Said(each, since(each, roles.get(each.user_id or 0)), gates.counts(each, release)) for each in approvals]
 
 
 def since(approval: Approval, role: str | None) -> str:

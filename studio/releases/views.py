@@ -55,8 +55,9 @@ def new(request: HttpRequest) -> HttpResponse:
     if project is None:
         projects = Project.objects.for_action(request, "release.create").select_related("client").order_by("client__name", "name")
         return render(request, "releases/choose_project.html", {"section": "releases", "projects": projects})
-    offered = artifacts(request).filter(project=project).order_by("-created_at")[: OFFERED * 2]
-    answering = [each for each in offered if each.is_chattable][:OFFERED]
+    kinds = (Artifact.Kind.ADAPTER, Artifact.Kind.MODEL)
+    offered = artifacts(request).filter(project=project, kind__in=kinds).order_by("-created_at")[:OFFERED]
+    answering = [each for each in offered if each.is_chattable]
     if artifact is None and "artifact" not in request.POST:
         artifact = answering[0] if answering else None
     form = ReleaseForm.read(request, project, answering, artifact)

@@ -1,6 +1,7 @@
 """An evaluation is asked for on the gate's rows or the release's own validation rows, once at a time, and can be cancelled."""
 
 import pytest
+from pydantic import ValidationError
 
 from studio.audit.models import AuditRecord
 from studio.datasets.models import DatasetVersion
@@ -66,6 +67,14 @@ def test_figures_are_kept_and_a_stop_that_has_none_keeps_none(acme, release):
     assert latest_evaluation(release) is None
     KINDS["evaluation"].succeeded(evaluation.order, FIGURES | {"anything": "else"})
     assert latest_evaluation(release).result == FIGURES
+
+
+@pytest.mark.parametrize("lie", [{"loss": float("nan")}, {"rows": "<b>"}, {"samples": [{"prompt": 1}]}, {"unit": "smile"}, {"change": "x"}])
+def test_a_worker_that_says_what_no_evaluation_says_is_not_believed(acme, release, lie):
+    evaluation = request_evaluation(acme.owner, release)
+    with pytest.raises(ValidationError):
+        KINDS["evaluation"].succeeded(evaluation.order, FIGURES | lie)
+    assert latest_evaluation(release) is None
 
 
 def test_what_cannot_be_measured_says_why(acme, release):

@@ -1,4 +1,4 @@
-"""From an adapter to an approved release in the browser, with the evaluation really worked off."""
+"""From an adapter to an approved release in the browser. What a worker would have measured is given: tests/ml/test_evaluation_order.py measures."""
 
 from collections.abc import Callable
 from typing import Any
