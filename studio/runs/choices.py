@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.urls import reverse
 
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
-from studio.orders.quotas import Quota, quotas_of
+from studio.orders.quotas import Quota, quotas_of, telling
 from studio.runs import services
 from studio.runs.accuracy import Figure, accuracy_on, corrected
 from studio.runs.costs import Tariff, tariff_of
@@ -80,6 +80,14 @@ class Way:
     estimate: Estimate | None
 
 
+def chosen(request: HttpRequest, rows: list[Any], pk: str | None) -> Any:
+    """The row that is named; None where none is. A form that names another's, or what is gone, is not answered with something else."""
+    row = next((row for row in rows if str(row.pk) == pk), None)
+    if row is None and pk and request.method == "POST":
+        raise Http404
+    return row
+
+
 @dataclass
 class RunForm:
     """A new run as it is being put together. The plugin's Config alone judges the settings."""
@@ -126,8 +134,8 @@ class RunForm:
             project=project,
             versions=versions,
             models=models,
-            version=next((v for v in versions if str(v.pk) == sent.get("dataset_version")), newest_fitting(versions, plugins[name])),
-            model=next((m for m in models if str(m.pk) == sent.get("base_model")), models[0] if models else None),
+            version=chosen(request, versions, sent.get("dataset_version")) or newest_fitting(versions, plugins[name]),
+            model=chosen(request, models, sent.get("base_model")) or (models[0] if models else None),
             plugin_name=name,
             typed=typed,
             name=sent.get("name", ""),
@@ -176,7 +184,7 @@ class RunForm:
     @cached_property
     def quotas(self) -> list[Quota]:
         """The client's limits that have something to say."""
-        return [quota for quota in quotas_of(self.project.client) if quota.level]
+        return telling(quotas_of(self.project.client))
 
     @cached_property
     def facts(self) -> tuple[ModelFacts, DatasetFacts] | None:
