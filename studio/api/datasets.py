@@ -17,6 +17,7 @@ from studio.api.fields import Input, Line, json_body, named
 from studio.api.paging import ClientsPaging, Page, Paging, cut, next_url, page
 from studio.basemodels.models import BaseModel
 from studio.datasets import marking, rows, services, shaping, uploading
+from studio.datasets.deleting import delete_dataset
 from studio.datasets.flags import BY_NAME, flag_named
 from studio.datasets.models import Dataset, DatasetVersion, Upload
 from studio.datasets.pages.rows import SEARCHED
@@ -75,6 +76,13 @@ def update_dataset(request: HttpRequest, pk: UUID, payload: DatasetChanges) -> D
     dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
     shaping.update_dataset(request.member, dataset, name=payload.name, held_out=payload.held_out)  # type: ignore[attr-defined]
     return dataset
+
+
+@router.delete("/datasets/{uuid:pk}", response={204: None}, url_name="dataset")
+def remove_dataset(request: HttpRequest, pk: UUID) -> None:
+    """Deletes a dataset with all its versions. One that something was made of stays, and the answer says what that is."""
+    dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.delete").select_related("project__client"), pk=pk)
+    delete_dataset(request.member, dataset)  # type: ignore[attr-defined]
 
 
 class Tokens(Schema):

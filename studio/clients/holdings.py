@@ -15,6 +15,7 @@ from django.db.models import Model, QuerySet
 from studio.artifacts.models import AdapterUpload, Artifact, Build
 from studio.audit.models import AuditRecord
 from studio.basemodels.models import BaseModel
+from studio.datasets.deleting import files_of_version
 from studio.datasets.models import (
     Dataset,
     DatasetVersion,
@@ -44,13 +45,6 @@ def below(*parts: str) -> Path:
 
 def no_files(row: Any) -> Iterable[Path]:
     return ()
-
-
-def files_of_version(version: DatasetVersion) -> Iterator[Path]:
-    yield version.folder
-    yield below("cache", "tokens", str(version.pk))
-    if version.upload:
-        yield below("uploads", version.upload)
 
 
 def files_of_upload(upload: Upload) -> Iterator[Path]:

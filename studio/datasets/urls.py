@@ -11,6 +11,7 @@ urlpatterns = [
     path("uploads/<uuid:pk>/preview/", uploads.preview, name="upload_preview"),
     path("uploads/<uuid:pk>/discard/", uploads.discard, name="upload_discard"),
     path("<uuid:pk>/", views.dataset, name="detail"),
+    path("<uuid:pk>/delete/", views.delete, name="delete"),
     path("<uuid:pk>/versions/new/", views.version_new, name="version_new"),
     path("versions/<uuid:pk>/", views.version, name="version"),
     path("versions/<uuid:pk>/refusals/", views.refusals, name="refusals"),

@@ -3,11 +3,13 @@
 from pathlib import PurePath
 from typing import Any
 
+from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 
 from studio.datasets import rows, services, uploading
+from studio.datasets.deleting import delete_dataset
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.datasets.pages import elsewhere, findings
 from studio.datasets.pages.frame import MEANINGS, about, meant
@@ -89,6 +91,13 @@ def dataset(request: HttpRequest, pk: str) -> HttpResponse:
     if newest is None:
         return redirect("datasets:version_new", pk=found.pk)
     return redirect("datasets:version", pk=newest.pk)
+
+
+def delete(request: HttpRequest, pk: str) -> HttpResponse:
+    found = get_object_or_404(Dataset.objects.for_action(request, "dataset.delete").select_related("project__client"), pk=pk)
+    delete_dataset(request.member, found)  # type: ignore[attr-defined]
+    messages.success(request, f"Deleted {found.name}.")
+    return redirect("projects:detail", pk=found.project_id)
 
 
 def version(request: HttpRequest, pk: str) -> HttpResponse:
