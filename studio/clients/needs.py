@@ -8,8 +8,7 @@ from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
 
-from studio.clients.overview import told
-from studio.orders.quotas import quotas
+from studio.orders.quotas import quotas, telling
 from studio.releases.gates import approvals_condition
 from studio.releases.models import Release
 from studio.workspaces.models import ApiKey, Client, Member
@@ -66,7 +65,7 @@ def limits(member: Member) -> list[Need]:
     mine = Client.objects.for_action(member, "usage.view").filter(limited, archived_at=None)
     found = []
     for of_client in quotas(member.workspace, mine).values():
-        for quota in told([quota for quota in of_client if quota.name != "runs"])[:1]:
+        for quota in telling([quota for quota in of_client if quota.name != "runs"])[:1]:
             client = quota.client
             found.append(
                 Need(client.name, quota.sentence, reverse("clients:detail", args=[client.pk]), level=quota.level, colour=client.colour)

@@ -13,7 +13,7 @@ from studio.clients.usage import Bill, Sums, bill_of
 from studio.datasets.models import Dataset
 from studio.datasets.services import with_newest
 from studio.orders.models import Order
-from studio.orders.quotas import Quota, quotas_of, stored
+from studio.orders.quotas import quotas_of, stored, telling
 from studio.releases.models import Release
 from studio.runs.models import Run
 from studio.serving.models import Deployment, DeploymentState
@@ -79,10 +79,12 @@ class Running:
 
 
 def running(member: Member, client: Client) -> list[Running]:
+    """What answers before what does not yet."""
     last = DeploymentState.objects.filter(deployment=OuterRef("pk")).order_by("-number").values("pk")[:1]
     mine = Deployment.objects.for_action(member, "deployment.view").filter(client=client, archived_at=None)
     found = list(mine.select_related("client", "project", "release", "canary").annotate(last_state=Subquery(last)))
     states = DeploymentState.objects.select_related("user").in_bulk([deployment.last_state for deployment in found])
+    found.sort(key=lambda deployment: deployment.release_id is None)
     return [Running(deployment, states.get(deployment.last_state)) for deployment in found]
 
 
@@ -130,15 +132,10 @@ def page_of(member: Member, client: Client) -> dict[str, Any]:
         "stores": [{"name": name, "value": by_client.get(client.pk, 0)} for name, by_client in sizes.items()],
         "stored": sum(by_client.get(client.pk, 0) for by_client in sizes.values()),
         "quotas": {quota.name: quota for quota in quotas},
-        "told": told(quotas),
+        "told": telling(quotas),
         "people": people(member, client),
         "people_url": address("people:list"),
     }
-
-
-def told(quotas: list[Quota]) -> list[Quota]:
-    """The quotas that have something to say, the most urgent first."""
-    return sorted((quota for quota in quotas if quota.level), key=lambda quota: ("error", "warning", "info").index(quota.level))
 
 
 def address(name: str, *args: Any) -> str:

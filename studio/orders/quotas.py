@@ -63,10 +63,15 @@ class Quota:
         if self.name == "runs":
             return f"{self.used_words} of the {self.limit_words} runs that {whose} may have at once are running, so further ones wait."
         if self.name == "storage":
-            taken = f"{whose} stores {self.used_words} of the {self.limit_words} that it may"
+            taken = f"{whose} stores {self.used_words} of the {self.limit_words} that it may store"
             return f"{taken}. Delete what is not needed, or ask {whom} to raise the limit." if self.is_full else f"{taken}."
-        taken = f"{whose} has used {self.used_words} of the {self.limit_words} on GPUs that it may in {self.month.words}"
+        taken = f"{whose} has used {self.used:,.1f} of the {self.limit:,g} GPU hours that it may use in {self.month.words}"
         return f"{taken}, so no run can start. Ask {whom} to raise the limit, or wait for the next month." if self.is_full else f"{taken}."
+
+
+def telling(found: Iterable[Quota]) -> list[Quota]:
+    """Those that have something to say, the most urgent first."""
+    return sorted((quota for quota in found if quota.level), key=lambda quota: ("error", "warning", "info").index(quota.level))
 
 
 def stored(clients: Collection[UUID]) -> dict[str, dict[UUID, int]]:

@@ -58,7 +58,7 @@ def start(acme: World):
 def test_eighty_per_cent_is_said_on_every_page_where_it_matters_in_one_line(acme, ana, slot):
     limited(acme, storage_limit=100 * MB, gpu_hours_limit=10)
     stored(acme, 85 * MB)
-    sentence = "In-house stores 85 MB of the 100 MB that it may."
+    sentence = "In-house stores 85 MB of the 100 MB that it may store."
     for page in ("/", f"/clients/{acme.client.pk}/", f"/runs/new/?project={acme.project.pk}"):
         assert ana.get(page).content.decode().count(sentence) == 1, page
     stored(acme, 79 * MB)
@@ -73,7 +73,7 @@ def test_full_storage_refuses_a_run_a_build_a_split_and_a_file_and_says_whom_to_
     assert answer.status_code == 409
     assert answer.json()["error"] == {
         "code": "quota",
-        "message": "In-house stores 100 MB of the 100 MB that it may. "
+        "message": "In-house stores 100 MB of the 100 MB that it may store. "
         "Delete what is not needed, or ask an owner or admin of Acme to raise the limit.",
         "fields": {},
     }
@@ -131,7 +131,7 @@ def test_used_gpu_hours_refuse_runs_and_resuming_and_leave_what_runs_alone(acme,
     assert refused.status_code == 409
     month = Month.now(acme.workspace).words
     sentence = (
-        f"In-house has used 10.0 h of the 10 h on GPUs that it may in {month}, so no run can start. "
+        f"In-house has used 10.0 of the 10 GPU hours that it may use in {month}, so no run can start. "
         "Ask an owner or admin of Acme to raise the limit, or wait for the next month."
     )
     assert refused.json()["error"]["message"] == sentence

@@ -67,6 +67,7 @@ def shown(request: HttpRequest, *, error: UserError | None = None, part: str = "
     context: dict[str, Any] = {
         "section": "settings",
         "workspace": workspace,
+        "storage_price": "" if workspace.storage_price is None else f"{workspace.storage_price.normalize():f}",
         "rates": rows,
         "kinds": sorted(kinds),
         "unpriced": [kind for kind in sorted(kinds) if rates.now(kind) is None],
