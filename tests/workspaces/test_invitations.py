@@ -149,7 +149,9 @@ def test_a_link_holds_as_long_as_was_chosen(acme, ana, days, holds):
 def test_used_revoked_expired_and_wrong_are_one_and_the_same_page(acme, ana):
     used, revoked, expired = invited(ana), invited(ana), invited(ana)
     Browser().post(used, ACCOUNT)
-    by_token = {name: Invitation.objects.get(sha256=ApiKey.hash(link.split("/")[2])) for name, link in (("revoked", revoked), ("expired", expired))}
+    by_token = {
+        name: Invitation.objects.get(sha256=ApiKey.hash(link.split("/")[2])) for name, link in (("revoked", revoked), ("expired", expired))
+    }
     assert ana.post(f"{INVITE}{by_token['revoked'].pk}/revoke/")["Location"] == PEOPLE
     Invitation.objects.filter(pk=by_token["expired"].pk).update(expires_at=timezone.now())
     pages = set()
@@ -314,7 +316,10 @@ def test_admins_invite_no_owner_and_show_no_client_that_they_do_not_see(acme):
 
 def test_who_sees_one_client_finds_only_invitations_to_it(acme, ana):
     globex = create_client(acme.owner, name="Globex")
-    hidden = [make_invitation(acme.owner, email="hidden@example.com"), make_invitation(acme.owner, email="hidden2@example.com", clients=[globex])]
+    hidden = [
+        make_invitation(acme.owner, email="hidden@example.com"),
+        make_invitation(acme.owner, email="hidden2@example.com", clients=[globex]),
+    ]
     shown = make_invitation(acme.owner, email="c@example.com", clients=[acme.client])
     browser = browser_of(make_member(acme.workspace, role="admin", email="adi@example.com", clients=[acme.client]))
     text = browser.get(PEOPLE).content.decode()
@@ -385,7 +390,9 @@ def test_a_name_cannot_put_lines_into_a_mail(queue, acme, smtp, mailoutbox):
     acme.workspace.name = "Acme\r\nBcc: all@example.com"
     acme.workspace.save()
     acme.owner.refresh_from_db()
-    inviting.invite(acme.owner, role="viewer", clients=EVERYTHING, email="bo@example.com", days=7, link_to=lambda token: f"http://x/{token}")
+    inviting.invite(
+        acme.owner, role="viewer", clients=EVERYTHING, email="bo@example.com", days=7, link_to=lambda token: f"http://x/{token}"
+    )
     assert mailoutbox[0].subject == "Join Acme Bcc: all@example.com in Adapter Studio"
     assert mailoutbox[0].recipients() == ["bo@example.com"]
 
@@ -398,7 +405,13 @@ def test_nobody_is_invited_with_a_line_in_their_address(acme):
 def test_where_mail_is_handed_over_is_read_from_one_address():
     read = environment.smtp("smtp://ana%40acme:p%2Fw@mail.example.com:2525?tls=1")
     assert read == {
-        "host": "mail.example.com", "port": 2525, "username": "ana@acme", "password": "p/w", "use_tls": True, "use_ssl": False, "timeout": 10
+        "host": "mail.example.com",
+        "port": 2525,
+        "username": "ana@acme",
+        "password": "p/w",
+        "use_tls": True,
+        "use_ssl": False,
+        "timeout": 10,
     }
     assert (environment.smtp("smtps://mail.example.com")["port"], environment.smtp("smtps://mail.example.com")["use_ssl"]) == (465, True)
     for wrong in ("mail.example.com", "http://mail.example.com", "smtp://", "smtp://mail?tls=yes"):

@@ -1,4 +1,4 @@
-"""A person in several workspaces sees one at a time, goes from one to another, and makes a new one where they may; one in none is told so."""
+"""A person in several workspaces sees one at a time, goes from one to another, and makes a new one where they may."""
 
 import uuid
 
