@@ -61,6 +61,8 @@ class Node:
     note: str
     url: str
     at: datetime
+    short: str
+    """The name where there is little room."""
 
     @property
     def about(self) -> Kind:
@@ -211,7 +213,7 @@ class Walk:
         new = self.take(self.versions, self.rows(DatasetVersion, "dataset.view").filter(pk__in=elsewhere)) if elsewhere else []
         self.older_versions([self.versions[pk] for pk in new])
         built = [artifact for artifact in trained if artifact.was_built and not self.made_here(artifact)]
-        self.take_bases({artifact.base_model_id for artifact in (*roots, *built)} - {None})
+        self.take_bases({artifact.base_model_id for artifact in (*roots, *built) if artifact.base_model_id})
 
     def made_here(self, artifact: Artifact) -> bool:
         return any(parent.pk in self.artifacts for parent in artifact.parents.all())
@@ -321,7 +323,8 @@ def parents_of(version: DatasetVersion) -> set[UUID]:
 
 def node_of(row: Any) -> Node:
     kind, name, note, view = words_of(row)
-    return Node(row.pk, kind, name, note, reverse(view, args=[row.pk]), row.created_at)
+    short = f"{row.task} {row.version}" if isinstance(row, Release) else name  # what differs stands at the end of a long name
+    return Node(row.pk, kind, name, note, reverse(view, args=[row.pk]), row.created_at, short)
 
 
 def words_of(row: Any) -> tuple[str, str, str, str]:

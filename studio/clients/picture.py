@@ -9,11 +9,12 @@ from uuid import UUID
 
 from studio.clients.graph import KINDS, Graph, Node
 
-WIDTH, HEIGHT, ACROSS, BETWEEN = 176, 56, 44, 12
+WIDTH, HEIGHT, ACROSS, BETWEEN = 136, 56, 28, 12
 """Of a box, and between boxes, in pixels: the same as in studio.css."""
 SHOWN = 6
 """Boxes in a column; where there are more things, the last box sums them up."""
-BULGE = 28
+BULGE = 16
+"""How far a curve between two boxes of one column stands out to the left."""
 
 
 @dataclass(frozen=True)

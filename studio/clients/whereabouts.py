@@ -129,7 +129,8 @@ class Whereabouts:
         answering = {pk for one in self.live for pk in (one.release_id, one.canary_id)} & {node.pk for node in self.releases}
         if releases == 1:
             return f"it is live in {names}."
-        return f"{len(answering)} of them {'is' if len(answering) == 1 else 'are'} live in {names}."
+        share = f"{len(answering)} of them" if len(answering) < releases else "both" if releases == 2 else "all of them"
+        return f"{share} {'is' if len(answering) == 1 else 'are'} live in {names}."
 
 
 def counted(number: int, word: str) -> str:
@@ -203,7 +204,7 @@ def fates_of(member: Member, places: list[Place]) -> Iterator[Fate]:
     holding = {place.version.pk: place for place in places}
     visible = DatasetVersion.objects.for_action(member, "dataset.view").filter(parent__in=[*holding], facts__isnull=False)
     for child in visible.exclude(pk__in=[*holding]).select_related("dataset").order_by("created_at"):
-        place = holding[child.parent_id]
+        place = holding[child.parent_id]  # type: ignore[index]  # only those with such a parent were asked for
         becomes = edited_into(child, place.indices)
         what = "edited" if becomes is not None else "dropped" if is_dropped(child, place.indices) else "left out"
         yield Fate(child, place.version, what, becomes)

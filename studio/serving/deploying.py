@@ -37,7 +37,7 @@ class Pointing:
 
     def changes_to(self, then: "Pointing") -> dict[str, Any]:
         """`{field: [before, after]}` as an audit record has it."""
-        pairs = {
+        pairs: dict[str, list[Any]] = {
             "release": [_name(self.release), _name(then.release)],
             "canary": [_name(self.canary), _name(then.canary)],
             "canary_percent": [self.canary_percent, then.canary_percent],
@@ -139,13 +139,13 @@ def _shelve(member: Member, deployment: Deployment, *, verb: str, away: bool) ->
     return True
 
 
-def before(deployment: Deployment) -> DeploymentState | None:
+def before(deployment: Deployment, states: list[DeploymentState] | None = None) -> DeploymentState | None:
     """Where a rollback leads that names no state: the last one in which what is taken back did not answer yet.
 
     Taken back is the canary, where one is tried, or the release. A rollback counts as the state that it brought back, so that the next
-    one goes further back and never forth again to what was just taken back.
+    one goes further back and never forth again to what was just taken back. `states` is the history where it has been read.
     """
-    states = list(states_of(deployment))
+    states = list(states_of(deployment)) if states is None else states
     if not states:
         return None
     taken_back, place = deployment.canary_id or deployment.release_id, place_in(states)

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
@@ -28,7 +28,7 @@ def deployments(request: HttpRequest) -> HttpResponse:
     away = request.GET.get("archived") == "1"
     rows = visible.filter(archived_at__isnull=not away).order_by("client__name", "client_id", "slug")
     page = Paginator(rows.select_related("client", "project", "release", "canary"), PAGE).get_page(request.GET.get("page"))
-    put_there = last_put(page.object_list)
+    put_there = last_put(list(page))
     context = {
         "section": "deployments",
         "page": page,
@@ -42,7 +42,7 @@ def deployments(request: HttpRequest) -> HttpResponse:
     return render(request, "deployments/list.html", context)
 
 
-def last_put(deployments: "QuerySet[Deployment]") -> dict[Any, DeploymentState]:
+def last_put(deployments: list[Deployment]) -> dict[Any, DeploymentState]:
     """The state with which what answers now came to each; a canary beside it changes nothing of that."""
     put = DeploymentState.objects.filter(deployment=OuterRef("pk")).exclude(change=DeploymentState.Change.CANARY).order_by("-number")
     wanted = Deployment.objects.filter(pk__in=[deployment.pk for deployment in deployments])
@@ -98,12 +98,10 @@ class Entry:
 
 def draw(request: HttpRequest, found: Deployment, *, error: UserError | None = None, form: str = "", status: int = 200) -> HttpResponse:
     """The page; with an error, as the form named `form` was sent."""
-    history = deploying.states_of(found)
-    page = Paginator(history, HISTORY).get_page(request.GET.get("page"))
-    newest, now = history.first(), deploying.Pointing.of(found)
-    entries = [
-        Entry(state, is_now=newest is not None and state.pk == newest.pk, same=deploying.Pointing.of(state) == now) for state in page
-    ]
+    history = list(deploying.states_of(found))
+    page, now = Paginator(history, HISTORY).get_page(request.GET.get("page")), deploying.Pointing.of(found)
+    newest = history[0] if history else None
+    entries = [Entry(state, is_now=state is newest, same=deploying.Pointing.of(state) == now) for state in page]
     releases = Release.objects.for_action(request, "release.view").filter(project=found.project_id, stage=Release.Stage.APPROVED)
     context = {
         "section": "deployments",
@@ -111,11 +109,11 @@ def draw(request: HttpRequest, found: Deployment, *, error: UserError | None = N
         "client": found.client,
         "project": found.project,
         "newest": newest,
-        "put_there": last_put([found]).get(found.pk),  # type: ignore[arg-type]
-        "back": None if found.archived_at else deploying.before(found),
+        "put_there": next((state for state in history if state.change != DeploymentState.Change.CANARY), None),
+        "back": None if found.archived_at else deploying.before(found, history),
         "page": page,
         "entries": entries,
-        "releases": releases.exclude(pk=found.release_id).order_by("-created_at")[:OFFERED],
+        "releases": releases.exclude(pk__in=[found.release_id] if found.release_id else []).order_by("-created_at")[:OFFERED],
         "error": error,
         "form": form,
         "typed": request.POST,
