@@ -275,11 +275,13 @@ ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_FORMS = {
     "login": "studio.workspaces.forms.SignInForm",
     "change_password": "studio.workspaces.forms.ChangePassword",
+    "set_password": "studio.workspaces.forms.FirstPassword",
     "reset_password": "studio.workspaces.forms.ForgottenPassword",
     "reset_password_from_key": "studio.workspaces.forms.NewPassword",
     "reauthenticate": "studio.workspaces.forms.ConfirmByPassword",
 }
 ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_REAUTHENTICATION_TIMEOUT = 10 * 60
 # "login_failed" counts codes of a second factor, for their account; passwords are counted by `studio.workspaces.throttle`.
 ACCOUNT_RATE_LIMITS = {"login": "60/m/ip", "login_failed": "8/15m/key", "change_password": "8/15m/user"}
@@ -291,7 +293,6 @@ MFA_RECOVERY_CODE_DIGITS = 10
 MFA_TOTP_TOLERANCE = 1  # clocks of phones are off by some seconds
 SOCIALACCOUNT_ADAPTER = "studio.workspaces.signing_in.CompanyAdapter"
 SOCIALACCOUNT_EMAIL_AUTHENTICATION = SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
-SOCIALACCOUNT_REAUTHENTICATION_REQUIRED = True
 SOCIALACCOUNT_LOGIN_ON_GET = True  # a form's answer may not lead elsewhere: the pages' security policy
 SOCIALACCOUNT_PROVIDERS = openid_connect(OIDC_URL, name=OIDC_NAME, client_id=OIDC_CLIENT_ID, secret=OIDC_CLIENT_SECRET)
 MAIL_BACKEND = f"django.core.mail.backends.{'smtp' if SMTP_URL else 'dummy'}.EmailBackend"

@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Any
 
 import requests
+from allauth.account.adapter import get_adapter
 from allauth.account.views import LoginView, LogoutView
 from allauth.mfa import app_settings as mfa_settings
 from allauth.mfa.models import Authenticator
@@ -20,9 +21,10 @@ from django.shortcuts import redirect, render
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
+from studio.errors import UserError
 from studio.workspaces import accounts, services, throttle
 from studio.workspaces.sessions import sessions_of
-from studio.workspaces.signing_in import can_mail, guesser, must_add_factor, passkeys_work
+from studio.workspaces.signing_in import SIGN_IN_AGAIN, can_mail, guesser, must_add_factor, passkeys_work
 
 View = Callable[..., HttpResponse]
 
@@ -55,6 +57,18 @@ class SignOut(LogoutView):
             if request.user.is_authenticated:
                 accounts.sign_out(request)
             return super().post(request)
+
+
+def confirming(view: View) -> View:
+    """A page that asks who one is, for somebody who has something to answer with."""
+
+    @wraps(view)
+    def answered(request: HttpRequest) -> HttpResponse:
+        if not get_adapter(request).get_reauthentication_methods(request.user):
+            raise UserError(SIGN_IN_AGAIN)
+        return view(request)
+
+    return answered
 
 
 def by_mail(view: View) -> View:

@@ -5,7 +5,7 @@ class WorkspacesConfig(AppConfig):
     name = "studio.workspaces"
 
     def ready(self) -> None:
-        from allauth.account.signals import password_changed, password_reset
+        from allauth.account.signals import password_changed, password_reset, password_set
         from allauth.account.signals import user_logged_in as let_in
         from allauth.mfa.models import Authenticator
         from allauth.mfa.signals import authentication_failed, authenticator_reset
@@ -19,6 +19,7 @@ class WorkspacesConfig(AppConfig):
         signing_in.password_refused.connect(accounts.on_password_refused)
         authentication_failed.connect(accounts.on_code_refused)
         password_changed.connect(accounts.on_password_changed)
+        password_set.connect(accounts.on_password_changed)
         password_reset.connect(accounts.on_password_reset)
         authenticator_reset.connect(accounts.on_codes_made)
         for signal in (user_logged_out, password_changed, password_reset):

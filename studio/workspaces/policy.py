@@ -119,6 +119,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "mfa_reauthenticate": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "mfa_reauthenticate_webauthn": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "account_change_password": {"GET": SIGNED_IN, "POST": SIGNED_IN},
+    "account_set_password": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "mfa_activate_totp": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "mfa_deactivate_totp": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "mfa_view_recovery_codes": {"GET": SIGNED_IN},

@@ -3,11 +3,12 @@
 No account comes of signing in: accounts are made by the set-up and by invitations.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter, get_adapter
-from allauth.account.internal.flows.login import record_authentication
+from allauth.account.internal.flows.login import get_authentication_records, record_authentication
 from allauth.core import context
 from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.mfa.adapter import DefaultMFAAdapter
@@ -20,12 +21,14 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 
+from studio.errors import UserError
 from studio.workspaces import throttle
 from studio.workspaces.models import Member, User
 from studio.workspaces.requests import address_of
 from studio.workspaces.secrets import opened, sealed
 
 FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
+SIGN_IN_AGAIN = "Sign out and in again first, then change how you sign in within ten minutes."
 WRONG = "E-mail or password is not right."
 TOO_MANY = "Too many tries. Wait a quarter of an hour, then try again."
 WRONG_CODE = "This was not accepted. An app shows a new code every 30 seconds, and each code works once."
@@ -97,6 +100,16 @@ class AccountAdapter(DefaultAccountAdapter):
             return None
         throttle.forget("login", who)
         return user
+
+    def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
+        """Whoever has neither password nor factor, and comes by OpenID Connect, confirms who they are by having just signed in."""
+        required = bool(super().is_reauthentication_required(app=app, **kwargs))
+        if not required or self.get_reauthentication_methods(self.request.user):
+            return required
+        steps = get_authentication_records(self.request, self.request.user)
+        if not steps or time.time() - steps[-1]["at"] > settings.ACCOUNT_REAUTHENTICATION_TIMEOUT:
+            raise UserError(SIGN_IN_AGAIN)
+        return False
 
     def get_client_ip(self, request: HttpRequest) -> str:
         return address_of(request) or "0.0.0.0"  # a unix socket has none

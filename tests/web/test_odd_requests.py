@@ -7,7 +7,7 @@ from django.test import Client as Browser
 from django.urls import reverse
 
 from studio.workspaces.policy import ROUTES
-from tests.workspaces.test_policy import PAGE_OBJECTS
+from tests.workspaces.test_policy import OTHER_PARTS, PAGE_OBJECTS
 
 QUERIES = [
     "after=99999999999999999999999&split=%00&kind=x&status=' OR 1=1&client=%ff&part=live&page=-1",
@@ -44,13 +44,11 @@ def addresses(acme, method):
     for name, methods in ROUTES.items():
         if method not in methods or name.startswith("api") or name in ("logout", "setup"):
             continue
-        what = PAGE_OBJECTS.get(name)
-        if what == "key":
-            yield reverse(name, kwargs={"pk": acme.owner.keys.first().pk})
-        elif what:
-            yield reverse(name, kwargs={"pk": (acme.version.dataset if what == "dataset" else getattr(acme, what)).pk})
-        else:
-            yield reverse(name, kwargs={"name": "rehearsal"} if name == "plugins:detail" else {})
+        what, parts = PAGE_OBJECTS.get(name), OTHER_PARTS.get(name, {})
+        if what:
+            thing = acme.owner.keys.first() if what == "key" else acme.version.dataset if what == "dataset" else getattr(acme, what)
+            parts = parts | {"pk": thing.pk}
+        yield reverse(name, kwargs=parts)
 
 
 @pytest.mark.parametrize("query", QUERIES)

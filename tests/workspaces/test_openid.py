@@ -235,6 +235,34 @@ def test_a_connection_is_removed_by_its_person_who_confirms_it(client, ana, prov
     assert AuditRecord.objects.filter(verb="connected_sign_in.remove", workspace=ana.workspace).count() == 1
 
 
+def test_whoever_has_no_password_sets_one_after_signing_in_anew(client, ana, provider):
+    ana.user.set_unusable_password()
+    ana.user.save()
+    and_back(client)
+    assert "Set a password" in client.get("/account/").content.decode()
+    assert client.get("/account/authenticator/").status_code == 200
+    later = Browser()
+    later.force_login(ana.user)  # a session that was not opened just now
+    for path in ("/account/password/set/", "/account/authenticator/", "/account/confirm/", "/account/confirm/code/"):
+        assert "Sign out and in again first" in later.get(path).content.decode()
+    new = {"password1": PASSWORD, "password2": PASSWORD}
+    later.post("/account/password/set/", new)
+    assert not User.objects.get().has_usable_password()
+    assert client.post("/account/password/set/", new)["Location"] == "/account/"
+    assert User.objects.get().check_password(PASSWORD)
+    assert AuditRecord.objects.filter(verb="password.change").count() == 1
+
+
+def test_an_address_that_nobody_had_confirmed_here_belongs_to_whom_the_provider_vouches_for(client, ana, provider):
+    """Somebody who came by a link typed another's address: that one gets the account, and the first one's password is gone."""
+    EmailAddress.objects.update(verified=False)
+    first = Browser()
+    first.force_login(ana.user)
+    assert and_back(client)["Location"] == "/"
+    assert not User.objects.get().has_usable_password()
+    assert first.get("/").status_code == 302
+
+
 def confirm(browser: Browser, path: str) -> None:
     """Posts to `path`, and enters the password that is asked for in between."""
     way = browser.post(path)["Location"]
