@@ -1,15 +1,15 @@
-"""A workspace with two clients, and another workspace; everything that must not be noticed has a name that is easy to find."""
+"""A workspace with two clients and one that is archived, and another workspace; what must not be noticed has a name that is easy to find."""
 
 from dataclasses import dataclass
 
 import pytest
 from django.core.cache import cache
 
-from studio.workspaces.services import create_client, create_project
+from studio.workspaces.services import archive_client, create_client, create_project
 from tests.fixtures import World, make_artifact, make_build, make_run, make_version, make_world
 
-GLOBEX, RIVAL = "Globexsecret", "Rivalsecret"
-"""In every name of the second client, and of the other workspace."""
+GLOBEX, RIVAL, ARCHIVED = "Globexsecret", "Rivalsecret", "Archivedsecret"
+"""In every name of the second client, of the other workspace, and of the client that is archived."""
 
 
 @dataclass
@@ -19,13 +19,15 @@ class Town:
     """The same workspace's other client."""
     rival: World
     """Another workspace."""
+    archived: World
+    """A client of the first workspace that is archived."""
 
 
-def world_of_another_client(world: World) -> World:
-    """A second client of the workspace with one of everything; the base model is shared."""
+def world_of_another_client(world: World, word: str = GLOBEX) -> World:
+    """Another client of the workspace with one of everything; the base model is shared."""
     owner = world.owner
-    client = create_client(owner, name=f"{GLOBEX} client")
-    project = create_project(owner, client=client, name=f"{GLOBEX} project")
+    client = create_client(owner, name=f"{word} client")
+    project = create_project(owner, client=client, name=f"{word} project")
     version = make_version(owner, project)
     run = make_run(owner, project, world.base, version)
     artifact = make_artifact(run.order, project, {"adapter_config.json": b"{}"}, base_model=world.base, dataset_version=version)
@@ -44,14 +46,21 @@ def no_earlier_tries():
     cache.clear()
 
 
-@pytest.fixture
-def town(acme, slot):
+def make_town(acme: World) -> Town:
     rival = make_world("zoe@rivalsecret.example", f"{RIVAL} workspace")
     name_everything(rival, RIVAL)
     rival.base.name = f"{RIVAL} base"
     rival.base.save()
     globex = world_of_another_client(acme)
     name_everything(globex, GLOBEX)
-    for world in (acme, globex, rival):
+    archived = world_of_another_client(acme, ARCHIVED)
+    name_everything(archived, ARCHIVED)
+    archive_client(acme.owner, archived.client)
+    for world in (acme, globex, rival, archived):
         assert world.release.shared_at  # what a guest may see of each
-    return Town(acme, globex, rival)
+    return Town(acme, globex, rival, archived)
+
+
+@pytest.fixture
+def town(acme, slot):
+    return make_town(acme)

@@ -16,7 +16,7 @@ from studio.orders import live
 from studio.orders.models import Event, Order
 from studio.workspaces.models import Member
 from studio.workspaces.policy import ROLE_ACTIONS, SOCKETS
-from tests.fixtures import make_member
+from tests.fixtures import make_key, make_member
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +28,12 @@ def one_connection(monkeypatch):
 class Socket:
     """A browser's end of a websocket, without a network between."""
 
-    def __init__(self, browser: Browser, path: str, *, origin: str | None = "http://localhost"):
+    def __init__(self, browser: Browser, path: str, *, origin: str | None = "http://localhost", key: str = ""):
         path, _, query = path.partition("?")
         cookie = browser.cookies.get(settings.SESSION_COOKIE_NAME)
         headers = [(b"host", b"localhost")]
         headers += [(b"origin", origin.encode())] if origin else []
+        headers += [(b"authorization", f"Bearer {key}".encode())] if key else []
         headers += [(b"cookie", f"{settings.SESSION_COOKIE_NAME}={cookie.value}".encode())] if cookie else []
         scope = {"type": "websocket", "path": path, "query_string": query.encode(), "headers": headers, "subprotocols": []}
         self.end = ApplicationCommunicator(application, scope)
@@ -87,6 +88,34 @@ def test_a_member_of_one_client_watches_nothing_of_another(town):
     browser = browser_of(make_member(town.acme.workspace, role="member", email="max@example.com", clients=[town.acme.client]))
     assert [knock(browser, path) for path in addresses(town.acme)] == [0, 0]
     assert [knock(browser, path) for path in addresses(town.globex)] == [4404, 4404]
+
+
+@pytest.mark.parametrize("role", ["admin", "member", "viewer", "guest"])
+@pytest.mark.parametrize("assigned", ["acme", "globex", "archived"])
+def test_who_is_assigned_to_a_client_watches_that_one_alone(town, role, assigned):
+    """What an archived client's runs did is still looked at; a guest watches nothing."""
+    browser = browser_of(make_member(town.acme.workspace, role=role, email="max@example.com", clients=[getattr(town, assigned).client]))
+    for world in ("acme", "globex", "archived", "rival"):
+        allowed = world == assigned and role != "guest"
+        assert [knock(browser, path) for path in addresses(getattr(town, world))] == [0 if allowed else 4404] * 2, world
+
+
+@pytest.mark.parametrize("scopes", [["read"], ["admin"]])
+def test_a_key_opens_no_socket(town, scopes):
+    secret = make_key(town.acme.owner, scopes=scopes)
+    for path in addresses(town.acme):
+        assert knock(Browser(), path, key=secret) == 4404
+        assert knock(Browser(), f"{path}?key={secret}&token={secret}") == 4404
+
+
+def test_a_stranger_watches_their_own_alone(town):
+    browser = browser_of(town.rival.owner)
+    assert [knock(browser, path) for path in addresses(town.rival)] == [0, 0]
+    assert [knock(browser, path) for world in (town.acme, town.globex, town.archived) for path in addresses(world)] == [4404] * 6
+
+
+def test_whoever_sees_all_clients_watches_the_archived_one_too(town):
+    assert [knock(browser_of(town.acme.owner), path) for path in addresses(town.archived)] == [0, 0]
 
 
 def test_nobody_watches_without_signing_in(town):
