@@ -63,7 +63,7 @@ def erase(member: Member, client: Client, *, typed: str, reason: str = "") -> Er
                 client_name=client.name,
                 reason=reason.strip()[:2000],
                 erased_by=member.user,
-                certificate={"by": member.user.email, "erased": [measured(holding, client) for holding in HOLDINGS]},
+                certificate={"by": member.user.email, "erased": everything_measured(client)},
             )
             narrow(client)
             Client.objects.filter(pk=client.pk, archived_at=None).update(archived_at=timezone.now())
@@ -98,10 +98,15 @@ def narrow(client: Client) -> None:
         model._base_manager.filter(pk__in=alone).update(revoked_at=now)
 
 
-def measured(holding: Holding, client: Client) -> dict[str, Any]:
+def everything_measured(client: Client) -> list[dict[str, Any]]:
+    """A line for each kind. A file is counted once: versions share those of rows that did not change, orders what became artifacts."""
+    seen: set[tuple[int, int]] = set()
+    return [measured(holding, client, seen) for holding in HOLDINGS]
+
+
+def measured(holding: Holding, client: Client, seen: set[tuple[int, int]]) -> dict[str, Any]:
     """One line of the certificate: how many rows there are, how many files of how many bytes, and what they hash to."""
     rows, files, size, hashes = 0, 0, 0, []
-    seen: set[tuple[int, int]] = set()
     if holding.bulky:
         rows = holding.rows(client).count()
     else:
@@ -111,7 +116,7 @@ def measured(holding: Holding, client: Client) -> dict[str, Any]:
                 hashes.append(digest)
             for path in files_at(holding.files(row)):
                 facts = path.lstat()
-                if (facts.st_dev, facts.st_ino) not in seen:  # versions share the files of rows that did not change
+                if (facts.st_dev, facts.st_ino) not in seen:
                     seen.add((facts.st_dev, facts.st_ino))
                     files, size = files + 1, size + facts.st_size
     told: dict[str, Any] = {"name": holding.name, "title": holding.title, "rows": rows, "files": files, "bytes": size}
