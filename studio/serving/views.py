@@ -19,30 +19,34 @@ from studio.datasets.models import Dataset
 from studio.datasets.services import with_newest
 from studio.errors import UserError
 from studio.releases.models import Release
+from studio.workspaces.searching import matching, words_of
 
 TIMEOUT = httpx.Timeout(600, connect=5)
 AT_ONCE = 4
 """Answers that one member may be waiting for: both columns, on two pages. The engine is everybody's."""
-LONGEST_TRIED = 1024
-"""Tokens of an answer with which somebody tries a release."""
 WAITING: Counter[int] = Counter()
+OFFERED = 100
+"""Adapters and models that the playground offers at once; others are searched for."""
 
 
 def playground(request: HttpRequest) -> HttpResponse:
     answering = Artifact.objects.for_action(request, "chat.use").filter(kind__in=[Artifact.Kind.ADAPTER, Artifact.Kind.MODEL])
     artifacts = answering.select_related("project__client", "base_model")
     models = BaseModel.objects.for_action(request, "chat.use").filter(facts__isnull=False)
-    wanted = request.GET.get("artifact", "")
-    chosen = next((artifact for artifact in artifacts if str(artifact.pk) == wanted), None)
-    if wanted and chosen is None:
-        raise Http404
+    wanted, typed = request.GET.get("artifact", ""), request.GET.get("q", "")
+    chosen = artifacts.named(wanted) if wanted and not typed else None
     base = chosen.base_model if chosen else next((model for model in models if str(model.pk) == request.GET.get("base_model")), None)
+    names = ("name", "project__name", "project__client__name", "base_model__name")
+    offered = list(artifacts.filter(matching(Artifact, words_of(typed), names=names, hashes=("sha256",)))[: OFFERED + 1])
     if base is None:
-        chosen = artifacts[0] if artifacts else None
+        chosen = offered[0] if offered else None
         base = chosen.base_model if chosen else models.first()
+    others = [artifact for artifact in offered[:OFFERED] if chosen is None or artifact.pk != chosen.pk]
     context = {
         "section": "playground",
-        "artifacts": artifacts,
+        "artifacts": [chosen, *others] if chosen else others,
+        "many": len(offered) > OFFERED or bool(typed),
+        "typed": typed,
         "models": models,
         "chosen": chosen,
         "chosen_id": str(chosen.pk) if chosen else "",
@@ -100,7 +104,7 @@ def question(request: HttpRequest) -> dict[str, Any]:
         raise Http404
     found = rows.objects.for_action(request, "chat.use").named(pk)
     if isinstance(found, Release):
-        return as_released(found, messages)
+        return as_released(found, messages, longest=max(1, min(limit, 2048)))
     if isinstance(found, Artifact):
         if not found.is_chattable:
             raise Http404
@@ -110,15 +114,15 @@ def question(request: HttpRequest) -> dict[str, Any]:
     return folders | {"messages": messages, "max_tokens": max(1, min(limit, 2048)), "temperature": max(0.0, min(warmth, 2.0))}
 
 
-def as_released(release: Release, messages: list[dict[str, str]]) -> dict[str, Any]:
-    """A release answers with its own system prompt and settings, whatever the page sends beside the conversation."""
+def as_released(release: Release, messages: list[dict[str, str]], *, longest: int) -> dict[str, Any]:
+    """A release answers with its own system prompt and settings, whatever else the page sends; an answer can only be shorter."""
     if not release.artifact.is_chattable:
         raise Http404
     settings = release.asked_with
     told = [{"role": "system", "content": settings["system"]}] if settings.get("system") else []
     asked = {name: settings[name] for name in ("temperature", "top_p", "stop") if settings.get(name) is not None}
     said = [message for message in messages if message["role"] != "system"]
-    limit = min(settings.get("max_tokens") or LONGEST_TRIED, LONGEST_TRIED)
+    limit = min(settings.get("max_tokens") or longest, longest)
     return release.artifact.answering | {"messages": told + said, "max_tokens": limit, "temperature": 0.0} | asked
 
 
