@@ -71,6 +71,19 @@ def confirming(view: View) -> View:
     return answered
 
 
+def leading_back(view: View) -> View:
+    """A page about a factor; whoever has none such is led to where one is added."""
+
+    @wraps(view)
+    def answered(request: HttpRequest) -> HttpResponse:
+        try:
+            return view(request)
+        except Http404:
+            return redirect("account:index")
+
+    return answered
+
+
 def by_mail(view: View) -> View:
     """A page that exists only where the studio can send e-mail."""
 

@@ -200,6 +200,11 @@ def test_an_app_is_removed_with_its_recovery_codes(signed_in, ana):
     assert not AuditRecord.objects.filter(verb__contains="recovery").exists()
 
 
+def test_a_page_about_a_factor_that_is_not_there_leads_to_the_account(signed_in):
+    for path in ("authenticator/remove/", "recovery-codes/", "recovery-codes/file/"):
+        assert signed_in.get(f"/account/{path}")["Location"] == "/account/"
+
+
 def test_one_person_does_not_touch_anothers_passkey(signed_in, ana):
     zoe = make_member(ana.workspace, role="admin", email="zoe@example.com")
     theirs = Authenticator.objects.create(user=zoe.user, type="webauthn", data={"name": "Laptop", "credential": {}})
