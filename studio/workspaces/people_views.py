@@ -89,7 +89,7 @@ def people(
     member: Member = request.member  # type: ignore[attr-defined]
     may_edit = member.may("member.edit")
     rows = services.people(request, "member.view").prefetch_related("clients")
-    many, sought = rows.count() > MANY, request.GET.get("q", "").strip()[:100]
+    many, sought = rows.count() > MANY, request.GET.get("q", "").replace("\x00", "").strip()[:100]
     if sought:
         rows = rows.filter(Q(user__email__icontains=sought) | Q(clients__name__icontains=sought)).distinct()
     page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
