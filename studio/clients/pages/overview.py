@@ -10,8 +10,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from studio.clients import overview
+from studio.clients.erasing import certificates
 from studio.errors import UserError
-from studio.workspaces.models import Client, Erasure
+from studio.workspaces.models import Client
 from studio.workspaces.services import update_client
 
 ON_A_PAGE = 50
@@ -40,7 +41,7 @@ def clients(request: HttpRequest) -> HttpResponse:
         "archived_count": 0 if archived else visible.filter(archived_at__isnull=False).count(),
         "wanted": wanted,
         "query": f"{query.urlencode()}&" if query else "",
-        "erasures": Erasure.objects.for_action(request, "client.erase")[:20],
+        "erasures": certificates(request)[:20],
     }
     return render(request, "clients/list.html", context)
 
