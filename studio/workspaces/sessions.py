@@ -1,5 +1,6 @@
 """Where a person is signed in: the sessions that they see and end, and when each was last used."""
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 
 from studio.workspaces.models import User
 
+log = logging.getLogger("studio.workspaces")
 SEEN_EVERY = 5 * 60
 """Seconds after which a request is written down as the last use of its session; not a write for every request."""
 # The first that matches names it: an Edge also calls itself Chrome, a Chrome also Safari.
@@ -71,6 +73,19 @@ def on_signed_in(sender: object, request: HttpRequest, user: User, **kwargs: Any
     note_session(request, user)
 
 
+def or_logged(work: Callable[[], None]) -> Callable[[], None]:
+    """Django drops what goes wrong while an answer is closed; the log has it at least."""
+
+    def run() -> None:
+        try:
+            work()
+        except Exception:
+            log.exception("Something that waited for the end of an answer went wrong.")
+            raise
+
+    return run
+
+
 class SessionsMiddleware:
     """Keeps "last seen" of sessions, and does what waits for the end of an answer (`signing_in.after_answer`)."""
 
@@ -82,5 +97,5 @@ class SessionsMiddleware:
             note_session(request, request.user)
         response = self.get_response(request)
         # Closed by the server when the last byte is sent; a file or a stream is closed in the same way.
-        response._resource_closers.extend(getattr(request, "after_answer", ()))  # type: ignore[attr-defined]
+        response._resource_closers.extend(or_logged(work) for work in getattr(request, "after_answer", ()))  # type: ignore[attr-defined]
         return response
