@@ -323,7 +323,7 @@ def parents_of(version: DatasetVersion) -> set[UUID]:
 
 def node_of(row: Any) -> Node:
     kind, name, note, view = words_of(row)
-    short = f"{row.task} {row.version}" if isinstance(row, Release) else name  # what differs stands at the end of a long name
+    short = f"{row.version} {row.task}" if isinstance(row, Release) else name  # what differs stands at the end of a long name
     return Node(row.pk, kind, name, note, reverse(view, args=[row.pk]), row.created_at, short)
 
 

@@ -42,6 +42,8 @@ CHANGES = {
     "upload.delete": lambda acme: (f"/datasets/uploads/{acme.upload.pk}/discard/", {}),
     "run.create": lambda acme: ("/runs/new/", {"project": acme.project.pk, "plugin": "rehearsal", "name": "A run"}),
     "run.stop": lambda acme: (f"/runs/{acme.run.pk}/stop/", {"discard": "1"}),
+    "deployment.create": lambda acme: ("/deployments/new/", {"project": acme.project.pk, "slug": "support"}),
+    "deployment.archive": lambda acme: (f"/deployments/{acme.deployment.pk}/archive/", {}),
     "build.create": lambda acme: (f"/builds/of/{acme.artifact.pk}/", {"quantization": "f16"}),
     "build.stop": lambda acme: (f"/builds/{acme.build.pk}/stop/", {}),
     "build.retry": lambda acme: (f"/builds/{make_failed_build(acme.owner, acme.artifact).pk}/retry/", {}),

@@ -41,7 +41,7 @@ def test_the_picture_is_walked_through(browse: Callable[[str, Do], None], shop: 
         picture = page.get_by_role("region", name="Picture of the lineage")
         expect(picture.get_by_role("link", name="in-house/support")).to_be_visible()
         seen.look("version", everywhere=True)
-        picture.get_by_role("link", name="first-project v1.0.0").focus()
+        picture.get_by_role("link", name="v1.0.0 first-project").focus()
         page.keyboard.press("Enter")
         page.wait_for_url("**/releases/**")
         page.get_by_role("link", name="Lineage", exact=True).click()
