@@ -92,9 +92,11 @@ def lines(rows: list[AuditRecord]) -> list[Line]:
 
 
 def described(field: str, value: Any) -> tuple[str, str, str, str]:
-    """`[before, after]` as two texts; what only says something as one, without a before."""
+    """`[before, after]` as two texts; what only says something, or was nothing before, as one."""
     name = field.replace("_", " ")
-    if isinstance(value, list) and len(value) == 2:
+    if isinstance(value, list) and len(value) == 2 and value[0] is None:
+        value = value[1]
+    elif isinstance(value, list) and len(value) == 2:
         before, after = (in_words(part) for part in value)
         return name, short(before), short(after), f"{before} → {after}" if len(before) > LONGEST_VALUE or len(after) > LONGEST_VALUE else ""
     told = in_words(value)

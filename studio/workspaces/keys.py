@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
@@ -46,11 +47,18 @@ def keys(who: HttpRequest | Member, action: str) -> "QuerySet[ApiKey]":
     if member is None:
         return rows
     own = Q(member=member)
-    if member.key is not None and (reached := member.client_ids()) is not None:  # it is told of no other client, nor of a wider key
+    if (reached := narrowed_to(member)) is not None:  # it is told of no other client, nor of a wider key
         outside = Client.objects.filter(workspace=member.workspace_id).exclude(pk__in=reached)
         own &= Q(narrowed=True) & ~Q(clients__in=outside)
     found: QuerySet[ApiKey] = rows.filter(own | Q(member__in=people(member, "member.edit"))).distinct()
     return found
+
+
+def narrowed_to(member: Member) -> list[UUID] | None:
+    """The clients that the key reaches which somebody acts through; None where there is none, or it is not narrowed."""
+    key = member.key
+    narrow = key is not None and (key.narrowed or key.clients.exists())
+    return member.client_ids() if narrow else None
 
 
 def create(
@@ -73,7 +81,7 @@ def create(
         raise UserError("Choose what the key may do.", fields={"scopes": refused + text})
     scopes = [scope for scope in offered if scope in scopes]
     chosen = list(clients) if clients is not None else None
-    if chosen is None and member.key is not None and (reached := member.client_ids()) is not None:
+    if chosen is None and (reached := narrowed_to(member)) is not None:
         chosen = list(Client.objects.filter(pk__in=reached))
     if chosen is not None and not chosen:
         raise UserError("Choose the clients that the key reaches.", fields={"clients": "Choose at least one."})

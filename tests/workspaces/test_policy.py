@@ -466,8 +466,10 @@ def thing_of(name: str, method: str) -> str | None:
     return OBJECTS.get(name) or named_in_query(name, method)[0]
 
 
-REFUSED = {"HX-Request": "true"}
-"""What is to be refused is asked for as a script does: then the palette, which is most of a page's work, is not drawn once more."""
+BY_SCRIPT = {"HX-Request": "true"}
+"""Whatever is no page to look at is asked for as a script does: then the palette, most of a page's work, is not drawn once more."""
+ABOUT_ONESELF = {name for name, methods in ROUTES.items() if SIGNED_IN in methods.values() and not name.startswith("api")}
+"""Whether there is such a thing at all, a second factor for instance, depends on one's own account."""
 
 
 def wrongs(who: Person, town: Town, name: str) -> Any:
@@ -481,10 +483,10 @@ def wrongs(who: Person, town: Town, name: str) -> Any:
             shared = what in SHARED and world == "globex" and "acme" in who.reaches
             reached = not what or shared or (world in who.reaches and (world != "archived" or action in ON_ARCHIVED))
             right = expected(who, name, method, reached)
-            response = ask(who, name, method, pk, **(REFUSED if right == {404} else {}))
+            response = ask(who, name, method, pk, **({} if method == "GET" and right == "done" else BY_SCRIPT))
             told = f"{method} {name} on {world}: {response.status_code}"
             if right == "done":
-                refusals = {401, 403, 405} | (set() if action == PUBLIC else {404})
+                refusals = {401, 405} | (set() if name in ABOUT_ONESELF else {403} if action == PUBLIC else {403, 404})
                 if response.status_code in refusals or response.status_code >= 500:
                     yield told
             elif response.status_code not in right:
