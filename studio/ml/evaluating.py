@@ -29,7 +29,7 @@ from studio.training.orders import EvaluatedModel, EvaluationPayload
 LONGEST_ROW = 2048
 """Tokens of a row; one that is longer for either model is left out, for what is cut differs."""
 BATCH_TOKENS = 2048
-SAMPLES, ANSWER_TOKENS = 5, 160
+SAMPLES, ANSWER_TOKENS = 5, 128
 LONGEST_TEXT = 2000
 """Characters of a prompt, an answer and an expected answer that are kept."""
 LEAST_ROWS = 8

@@ -1,4 +1,4 @@
-"""From an adapter to an approved release in the browser. What a worker would have measured is given: tests/ml/test_evaluation_order.py measures."""
+"""From an adapter to an approved release in the browser. What a worker measures is given here, and measured in tests/ml."""
 
 from collections.abc import Callable
 from typing import Any
