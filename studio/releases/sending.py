@@ -22,7 +22,7 @@ def bundle_response(request: HttpRequest, delivery: Delivery, *, member: Member 
     bundle = bundle_of(delivery)
     name, length = f"{bundle.name}.zip", bundle.length  # before it is counted: a file that is gone must not cost a download
     if request.method == "HEAD":
-        return sized(attachment(request, part_of(zip_bytes([]), start=0, end=0), filename=name), length) if delivery.is_open else None
+        return sized(attachment(request, zip_bytes([]), filename=name), length) if delivery.is_open else None
     if (going_on := continued(request, delivery, bundle)) is not None:
         return partial(request, bundle, going_on)
     visitor = Visitor.of(request, member=member, ip=address_of(request))
