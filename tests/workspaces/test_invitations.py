@@ -7,7 +7,6 @@ from smtplib import SMTPException
 
 import pytest
 from allauth.account.models import EmailAddress
-from django.core import mail
 from django.core.cache import cache
 from django.db import connections
 from django.test import Client as Browser
@@ -377,7 +376,7 @@ def test_where_the_mail_server_refuses_the_link_is_shown_all_the_same(queue, acm
     def refuse(self, messages):
         raise error
 
-    monkeypatch.setattr(mail.backends.locmem.EmailBackend, "send_messages", refuse)
+    monkeypatch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", refuse)
     answer = ana.post(INVITE, FORM | {"email": "bo@example.com"}).content.decode()
     assert "The mail server did not take it" in answer
     assert "/invite/" in answer
