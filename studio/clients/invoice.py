@@ -53,7 +53,7 @@ def figure(value: Decimal) -> str:
 
 def written(head: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
     """The file, a line at a time."""
-    write: Callable[[list[str]], str] = csv.writer(Echo(), lineterminator="\r\n").writerow  # type: ignore[assignment]
+    write: Callable[[list[str]], str] = csv.writer(Echo(), lineterminator="\r\n").writerow
     yield write(list(head))
     for row in rows:
         yield write([cell(str(each)) for each in row])

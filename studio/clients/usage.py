@@ -20,6 +20,8 @@ from studio.workspaces.rates import Rates, amount, cents
 
 STORAGE = "Storage"
 GB = Decimal(10**9)
+Held = tuple[date, int, Decimal | None]
+"""From a day on: bytes, and the price of a GB for a month."""
 
 
 @dataclass
@@ -148,23 +150,28 @@ def work_lines(worked: Iterable[Span], rates: Rates) -> list[Line]:
 def storage_lines(workspace: Workspace, month: Month, clients: Collection[UUID], stored: dict[UUID, int]) -> Iterator[Line]:
     """One for each client and price: the days' sizes added up. A day that was not written down has the size of the one before."""
     today = timezone.now().astimezone(month.zone).date()
-    last = min(today, month.following.first - timedelta(days=1))
-    known: dict[UUID, dict[date, tuple[int, Decimal | None]]] = defaultdict(dict)
-    days = StoredDay.objects.filter(client__in=clients, day__gte=month.previous.first, day__lte=last).order_by("day")
+    after = min(today, month.following.first - timedelta(days=1)) + timedelta(days=1)
+    known: dict[UUID, list[Held]] = defaultdict(list)
+    days = StoredDay.objects.filter(client__in=clients, day__gte=month.first, day__lt=after).order_by("day")
     for client, day, size, price in days.values_list("client_id", "day", "size", "price"):
-        known[client][day] = size, price
-    if month.first <= today <= last:
+        known[client].append((day, size, price))
+    for client, (day, size, price) in held_before(month, [pk for pk in clients if not known[pk] or known[pk][0][0] > month.first]).items():
+        known[client].insert(0, (max(day, month.first), size, price))
+    if month.first <= today < after:
         for client, size in stored.items():
-            known[client].setdefault(today, (size, workspace.storage_price))
-    for client, sizes in known.items():
+            if not known[client] or known[client][-1][0] < today:
+                known[client].append((today, size, workspace.storage_price))
+    for client, held in known.items():
         by_price: dict[Decimal | None, int] = defaultdict(int)
-        held: tuple[int, Decimal | None] | None = next((sizes[day] for day in reversed(sizes) if day < month.first), None)
-        day = month.first
-        while day <= last:
-            if (held := sizes.get(day, held)) is not None:
-                by_price[held[1]] += held[0]
-            day += timedelta(days=1)
+        for (day, size, price), following in zip(held, [*(day for day, _, _ in held[1:]), after], strict=False):
+            by_price[price] += size * (following - day).days
         for price, byte_days in by_price.items():
             if price and byte_days:
                 gb_months = Decimal(byte_days) / month.days / GB
                 yield Line(client, month.first, STORAGE, STORAGE, price, gb_months=gb_months)
+
+
+def held_before(month: Month, clients: Collection[UUID]) -> dict[UUID, Held]:
+    """What was written down last before a month, of those clients of whom its first day has nothing; not longer ago than a month."""
+    days = StoredDay.objects.filter(client__in=clients, day__gte=month.previous.first, day__lt=month.first).order_by("day")
+    return {client: (day, size, price) for client, day, size, price in days.values_list("client_id", "day", "size", "price")}

@@ -89,7 +89,7 @@ def stored_in_all(clients: Collection[UUID]) -> "Counter[UUID]":
 def gpu_hours(workspace: Workspace, month: Month, clients: Collection[UUID]) -> dict[UUID, float]:
     """What is running now counts as far as it has come."""
     used: dict[UUID, float] = defaultdict(float)
-    for span in spans(workspace, month, clients=clients):
+    for span in spans(workspace, month, clients=clients, on_gpus=True):
         if span.client and span.gpus:
             used[span.client] += span.gpu_hours
     return used

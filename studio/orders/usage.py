@@ -72,12 +72,17 @@ class Span:
         return self.hours * self.gpus
 
 
-def spans(workspace: Workspace, month: Month, *, clients: Collection[UUID] | None = None) -> Iterator[Span]:
-    """Everything that was worked in a month, cut at its ends; three queries. `clients` None takes all, and what was for none of them."""
+def spans(workspace: Workspace, month: Month, *, clients: Collection[UUID] | None = None, on_gpus: bool = False) -> Iterator[Span]:
+    """Everything that was worked in a month, cut at its ends; three queries. `clients` None takes all, and what was for none of them.
+
+    `on_gpus` may leave out what used none.
+    """
     columns = ("client_id", "order_id", "kind", "title", "worker_kind", "gpus", "started_at", "ended_at")
     ended = Usage.objects.filter(workspace=workspace, ended_at__gt=month.begins, started_at__lt=month.ends)
     if clients is not None:
         ended = ended.filter(client__in=clients)
+    if on_gpus:
+        ended = ended.filter(gpus__gt=0)
     for client, order, kind, title, worker_kind, gpus, begin, end in ended.order_by("started_at", "pk").values_list(*columns):
         if cut := month.cut(begin, end):
             yield Span(client, order, kind, title, worker_kind, gpus, *cut)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
+from functools import cached_property
 from itertools import pairwise
 
 from django.conf import settings
@@ -49,13 +50,14 @@ class Rates:
         for rate in Rate.objects.filter(workspace=workspace).order_by("since"):
             self._since[rate.kind].append(rate.since)
             self._per_hour[rate.kind].append(rate.per_hour)
+        self._changes = {kind: [midnight(day, self.zone) for day in days] for kind, days in self._since.items()}
 
     def per_hour(self, kind: str, day: date) -> Decimal | None:
         """Of one GPU, or of one worker without any, on a day; the machine's own price (PRICE_PER_HOUR) where the kind has no rate then."""
         known = bisect_right(self._since[kind], day)
         return self._per_hour[kind][known - 1] if known else self.fallback
 
-    @property
+    @cached_property
     def fallback(self) -> Decimal | None:
         """What holds for a kind without a rate; None where it is in another currency, for amounts could not be added then."""
         if settings.PRICE_PER_HOUR is None or settings.PRICE_CURRENCY not in ("", self.currency):
@@ -67,10 +69,10 @@ class Rates:
 
     def pieces(self, kind: str, begin: datetime, end: datetime) -> Iterator[Piece]:
         """A span of work, cut at the midnights from which another rate holds."""
-        changes = [midnight(day, self.zone) for day in self._since[kind]]
-        bounds = [begin, *(moment for moment in changes if begin < moment < end), end]
-        for first, last in pairwise(bounds):
-            yield Piece(first, last, self.per_hour(kind, first.astimezone(self.zone).date()))
+        changes = self._changes.get(kind, [])
+        for first, last in pairwise([begin, *(moment for moment in changes if begin < moment < end), end]):
+            known = bisect_right(changes, first)
+            yield Piece(first, last, self._per_hour[kind][known - 1] if known else self.fallback)
 
     def cost(self, kind: str, gpus: int, begin: datetime, end: datetime) -> Decimal | None:
         """Of a span of work on some GPUs, or on a worker without any (0), not yet rounded; None where a part of it has no rate."""
