@@ -2,9 +2,11 @@
 
 from django.urls import include, path
 
+from studio.clients.pages import searching
 from studio.workspaces import views
 
 urlpatterns = [
+    path("search/", searching.results, name="search"),
     path("healthz/", views.healthz, name="healthz"),
     path("", include("studio.workspaces.account_urls")),
     path("setup/<str:token>/", views.setup, name="setup"),

@@ -1,14 +1,19 @@
-// The command palette: every page and thing by name, filtered as one types. Its list is the JSON in #palette-data.
+// The command palette: every page and thing by name, filtered as one types. Pages are the JSON in #palette-data; things are asked for
+// at data-search, a moment after the last letter.
 const MOST = 40;
+const PAUSE = 120;
 
 export function palette() {
   const dialog = document.getElementById("palette");
   if (!dialog) return;
-  const things = JSON.parse(document.getElementById("palette-data").textContent) || [];
+  const pages = JSON.parse(document.getElementById("palette-data").textContent) || [];
   const input = dialog.querySelector("input");
   const list = dialog.querySelector('[role="listbox"]');
   const none = dialog.querySelector(".palette-none");
   let at = 0;
+  let things = [];
+  let timer = 0;
+  let asked = null;
 
   const mark = (index) => {
     const options = [...list.children];
@@ -19,21 +24,49 @@ export function palette() {
     else input.removeAttribute("aria-activedescendant");
   };
   const draw = () => {
-    const found = search(things, input.value);
+    const found = [...search(pages, input.value), ...things].slice(0, MOST);
     list.replaceChildren(...found.map(option));
-    none.hidden = found.length > 0;
+    none.hidden = found.length > 0 || list.getAttribute("aria-busy") === "true";
     mark(0);
+  };
+  const ask = async () => {
+    asked?.abort();
+    asked = new AbortController();
+    const { signal } = asked;
+    try {
+      const url = `${dialog.dataset.search}?q=${encodeURIComponent(input.value)}`;
+      const response = await fetch(url, { headers: { Accept: "application/json" }, signal });
+      things = response.ok ? (await response.json()).things : [];
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      things = []; // the server is away; pages are still found
+    }
+    list.setAttribute("aria-busy", "false");
+    draw();
+  };
+  /** What is marked; where nothing is yet, the page of results. */
+  const go = () => {
+    if (list.children[at]) list.children[at].click();
+    else if (dialog.dataset.search) location.assign(`${dialog.dataset.search}?q=${encodeURIComponent(input.value)}`);
+  };
+  const typed = () => {
+    clearTimeout(timer);
+    list.setAttribute("aria-busy", "true");
+    things = [];
+    draw();
+    timer = setTimeout(ask, PAUSE);
   };
   dialog.addEventListener("studio:open", () => {
     input.value = "";
-    draw();
+    if (dialog.dataset.search) typed();
+    else draw();
     input.focus();
   });
-  input.addEventListener("input", draw);
+  input.addEventListener("input", dialog.dataset.search ? typed : draw);
   input.addEventListener("keydown", (event) => {
     const move = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (move) mark(at + move);
-    else if (event.key === "Enter") list.children[at]?.click();
+    else if (event.key === "Enter") go();
     else return;
     event.preventDefault();
   });

@@ -42,6 +42,10 @@ class Artifact(Tenant):
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["-created_at"], name="artifacts_newest"),
+            models.Index(fields=["sha256"], name="artifacts_by_hash"),
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -16,17 +16,27 @@ from studio.artifacts.runners import running_it
 from studio.basemodels.models import BaseModel
 from studio.errors import UserError
 from studio.orders.pages import render_live
+from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Project, ScopedQuerySet
+from studio.workspaces.searching import matching, words_of
 
 
 def artifacts(request: HttpRequest) -> HttpResponse:
     rows = Artifact.objects.for_action(request, "artifact.view").current().select_related("project__client", "base_model", "build")
-    kind = request.GET.get("kind", "")
+    kind, typed = request.GET.get("kind", ""), request.GET.get("q", "")
     if kind in Artifact.Kind.values:
         rows = rows.filter(kind=kind)
-    return render(
-        request, "artifacts/list.html", {"section": "artifacts", "artifacts": rows[:200], "kinds": Artifact.Kind.choices, "kind": kind}
-    )
+    names = ("name", "project__name", "project__client__name", "base_model__name")
+    rows = rows.filter(matching(Artifact, words_of(typed), names=names, hashes=("sha256",)))
+    context = {
+        "section": "artifacts",
+        "page": page_of(request, rows),
+        "query": query_of(request),
+        "kinds": Artifact.Kind.choices,
+        "kind": kind,
+        "typed": typed,
+    }
+    return render(request, "artifacts/list.html", context)
 
 
 def artifact(request: HttpRequest, pk: str) -> HttpResponse:

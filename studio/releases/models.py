@@ -80,6 +80,7 @@ class Release(Tenant):
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [models.Index(fields=["-created_at"], name="releases_newest")]
         constraints = [models.UniqueConstraint(fields=["project", "task", "major", "minor", "patch"], name="version_per_task")]
 
     def __str__(self) -> str:

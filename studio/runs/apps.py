@@ -5,7 +5,4 @@ class RunsConfig(AppConfig):
     name = "studio.runs"
 
     def ready(self) -> None:
-        from studio.runs import kinds, palette  # noqa: F401  (registers what its orders need)
-        from studio.workspaces import context
-
-        context.SOURCES.append(palette.things)
+        from studio.runs import kinds  # noqa: F401  (registers what its orders need)

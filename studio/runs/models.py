@@ -33,6 +33,7 @@ class Run(Tenant):
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [models.Index(fields=["-created_at"], name="runs_newest")]
 
     def __str__(self) -> str:
         return self.name

@@ -35,8 +35,10 @@ from studio.runs.summary import summary_of
 from studio.training import Estimate
 from studio.training.form import form_fields
 from studio.training.registry import load_plugins
+from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client, Project
 from studio.workspaces.needs import needs_of
+from studio.workspaces.searching import matching, words_of
 
 LOG_PIECE = 64 << 10
 RELEASES_SHOWN = 8
@@ -47,7 +49,7 @@ NEEDED = timedelta(days=7)
 
 
 def home(request: HttpRequest) -> HttpResponse:
-    """What is running now, what needs me, what was done lately; for a newcomer, the next step. A client's own people have a page of theirs."""
+    """What is running now, what needs me, what was done lately; for a newcomer, the next step. A client's guests have a page of theirs."""
     if not request.member.may("run.view"):  # type: ignore[attr-defined]
         return portal(request)
     runs = Run.objects.for_action(request, "run.view").current().select_related("order", "project__client", "base_model")
@@ -126,15 +128,29 @@ def runs(request: HttpRequest) -> HttpResponse:
     rows = rows.filter(project__client=chosen) if chosen else rows.current()
     if status in Order.Status.values:
         rows = rows.filter(order__status=status)
+    typed = request.GET.get("q", "")
+    rows = rows.filter(matching(Run, words_of(typed), names=("name", "project__name", "project__client__name", "base_model__name")))
     context = {
         "section": "runs",
-        "runs": rows[:200],
+        "page": page_of(request, rows),
+        "query": query_of(request),
+        "typed": typed,
         "clients": clients,
         "chosen": chosen,
         "status": status,
         "statuses": Order.Status.choices,
     }
     return render(request, "runs/list.html", context)
+
+
+def choose_project(request: HttpRequest, projects: Any) -> HttpResponse:
+    """Where a run is to stand, with all that the address says besides."""
+    typed = request.GET.get("q", "")
+    page = page_of(request, projects.filter(matching(Project, words_of(typed), names=("name", "client__name"))))
+    kept = [(name, value) for name, value in request.GET.items() if name not in ("q", "page")]
+    choices = [(project, address_with(request, project)) for project in page.object_list]
+    context = {"section": "runs", "choices": choices, "page": page, "query": query_of(request), "typed": typed, "kept": kept}
+    return render(request, "runs/choose_project.html", context)
 
 
 def new(request: HttpRequest) -> HttpResponse:
@@ -148,8 +164,7 @@ def new(request: HttpRequest) -> HttpResponse:
         only = projects[:2]
         if len(only) == 1:
             return redirect(f"{request.path}?{address_with(request, only[0])}")
-        choices = [(project, address_with(request, project)) for project in projects]
-        return render(request, "runs/choose_project.html", {"section": "runs", "choices": choices})
+        return choose_project(request, projects)
     form = RunForm.read(request, project_of(request, "run.create", wanted), like=like)
     refused = None
     if request.method == "POST":
@@ -166,6 +181,8 @@ def new(request: HttpRequest) -> HttpResponse:
 def address_with(request: HttpRequest, project: Project) -> str:
     """What the address asks for, such as a way to train, with the project that it is for."""
     query = request.GET.copy()
+    for mine in ("q", "page"):  # of the list that it is chosen from
+        query.pop(mine, None)
     query["project"] = str(project.pk)
     return query.urlencode()
 

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from studio.training.facts import DatasetFacts, HostFacts, ModelFacts
 
-Kind = Literal["train", "base_model", "dataset", "revision", "mix", "tokens", "token_view", "synthesis", "fetch", "build", "adapter", "evaluation"]
+Kind = Literal[
+    "train", "base_model", "dataset", "revision", "mix", "tokens", "token_view", "synthesis", "fetch", "build", "adapter", "evaluation"
+]
 
 
 class Wire(BaseModel):

@@ -1,6 +1,5 @@
 """What the frame around every page needs: where one can go."""
 
-from collections.abc import Callable
 from typing import Any
 
 from django.http import HttpRequest
@@ -8,15 +7,10 @@ from django.urls import reverse
 
 from studio.workspaces.people import may_make_workspace, memberships_of
 
-SOURCES: list[Callable[[Any], list[dict[str, str]]]] = []
-"""Apps add what the palette reaches of theirs: each answers `[{title, hint, url, kind}]` for a member."""
 
-
-def palette(member: Any) -> list[dict[str, str]]:
-    """The pages and things that the command palette reaches: `[{title, hint, url, kind}]`."""
-    from studio.workspaces.models import Client, Project
-
-    pages = [
+def pages(member: Any) -> list[dict[str, str]]:
+    """The pages that the command palette reaches, `[{title, hint, url, kind}]`; things are asked for as one types."""
+    known = [
         ("Home", "home", "home.view"),
         ("Projects", "projects:list", "project.view"),
         ("Clients", "clients:list", "client.view"),
@@ -37,15 +31,7 @@ def palette(member: Any) -> list[dict[str, str]]:
         ("People", "people:list", "member.view"),
         ("Roles", "settings:roles", "role.view"),
     ]
-    found = [{"title": title, "hint": "", "url": reverse(name), "kind": "page"} for title, name, action in pages if member.may(action)]
-    for project in Project.objects.for_action(member, "project.view").current().select_related("client")[:200]:
-        found.append(
-            {"title": project.name, "hint": project.client.name, "url": reverse("projects:detail", args=[project.pk]), "kind": "project"}
-        )
-    found += [entry for source in SOURCES for entry in source(member)]
-    for client in Client.objects.for_action(member, "client.view").current()[:200]:
-        found.append({"title": client.name, "hint": "", "url": reverse("clients:detail", args=[client.pk]), "kind": "client"})
-    return found
+    return [{"title": title, "hint": "", "url": reverse(name), "kind": "page"} for title, name, action in known if member.may(action)]
 
 
 def frame(request: HttpRequest) -> dict[str, Any]:
@@ -54,7 +40,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
         return {}
     memberships = memberships_of(member.user)
     return {
-        "palette": palette(member),
+        "palette": pages(member),
         "workspaces": [(each.workspace, each.get_role_display()) for each in memberships],
         "may_make_workspace": may_make_workspace(memberships),
     }

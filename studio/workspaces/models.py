@@ -158,8 +158,7 @@ class ScopedQuerySet(models.QuerySet[Any]):
                 allowed |= Q(**{f"{path}__isnull": True})
             rows = rows.filter(allowed)
         if self.model.CLIENT and action not in ON_ARCHIVED:
-            path = "" if self.model.CLIENT == "pk" else f"{self.model.CLIENT}__"
-            rows = rows.filter(**{f"{path}archived_at__isnull": True})
+            rows = rows.current()
         return rows
 
     def current(self) -> Self:

@@ -9,7 +9,9 @@ from django.views.decorators.cache import never_cache
 from studio.errors import UserError
 from studio.workspaces import services, throttle
 from studio.workspaces.forms import SetupForm
+from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client, Project
+from studio.workspaces.searching import matching, words_of
 from studio.workspaces.signing_in import sign_in
 
 
@@ -66,7 +68,10 @@ def client_new(request: HttpRequest) -> HttpResponse:
 
 def projects(request: HttpRequest) -> HttpResponse:
     rows = Project.objects.for_action(request, "project.view").current().select_related("client").order_by("client__name", "name")
-    return render(request, "workspaces/projects.html", {"section": "projects", "projects": rows})
+    typed = request.GET.get("q", "")
+    rows = rows.filter(matching(Project, words_of(typed), names=("name", "client__name")))
+    context = {"section": "projects", "page": page_of(request, rows, per=100), "query": query_of(request), "typed": typed}
+    return render(request, "workspaces/projects.html", context)
 
 
 def project_new(request: HttpRequest) -> HttpResponse:

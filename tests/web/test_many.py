@@ -13,13 +13,27 @@ from studio.datasets.models import DatasetVersion
 from studio.orders.models import Event, Order
 from studio.runs.pages_of_a_run import POINTS, shown_events
 from studio.workspaces.services import create_client, create_project
-from tests.fixtures import World, make_artifact, make_base_model, make_build, make_order, make_run, make_version
+from tests.fixtures import (
+    World,
+    make_artifact,
+    make_base_model,
+    make_build,
+    make_delivery,
+    make_deployment,
+    make_invitation,
+    make_member,
+    make_order,
+    make_release,
+    make_run,
+    make_version,
+)
 
-CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "audit")
+CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "releases", "deployments", "deliveries", "audit", "usage")
 
 
 def addresses(world: World) -> list[str]:
     lists = ["/", "/projects/", "/clients/", "/runs/", "/artifacts/", "/base-models/", "/playground/", "/settings/", "/settings/audit/"]
+    lists += ["/releases/", "/deployments/", "/deliveries/", "/usage/", "/settings/people/", "/search/?q=t", "/adapters/new/"]
     one = [
         f"/projects/{world.project.pk}/",
         f"/artifacts/{world.artifact.pk}/",
@@ -28,6 +42,9 @@ def addresses(world: World) -> list[str]:
         f"/builds/base/{world.base.pk}/",
         f"/runs/{world.run.pk}/",
         f"/runs/new/?project={world.project.pk}",
+        f"/clients/{world.client.pk}/",
+        f"/releases/{world.release.pk}/",
+        f"/deployments/{world.deployment.pk}/",
     ]
     return [*lists, *one, *(f"/api/v1/{name}" for name in (*CALLS, f"datasets/{world.version.dataset_id}/versions"))]
 
@@ -51,6 +68,11 @@ def one_more_of_each(world: World, number: int) -> None:
     make_build(world.owner, artifact)
     make_build(world.owner, world.artifact)
     create_project(world.owner, client=create_client(world.owner, name=f"Client {number}"), name="Task")
+    release = make_release(world.owner, artifact, version=(1, number + 1, 0), stage="approved")
+    make_deployment(world.project, release, slug=f"slot-{number}")
+    make_delivery(world.owner, release, artifact.builds.get())
+    make_invitation(world.owner)
+    make_member(world.workspace, role="member", email=f"member-{number}@example.com", clients=[world.client])
 
 
 def test_no_page_asks_once_for_each_row(acme: World, slot: Any):

@@ -71,12 +71,3 @@ def test_without_a_worker_the_form_says_so_and_the_run_waits(acme, ana):
     assert "No worker is running" in page
     waiting = make_run(acme)
     assert "No worker is running that trains." in ana.get(reverse("runs:detail", args=[waiting.pk])).content.decode()
-
-
-def test_the_palette_reaches_runs_datasets_and_artifacts_of_this_workspace_alone(acme, rival, ana):
-    things = ana.get(reverse("home")).context["palette"]
-    urls = {thing["url"] for thing in things}
-    for address, thing in (("runs", "run"), ("artifacts", "artifact")):
-        assert reverse(f"{address}:detail", args=[getattr(acme, thing).pk]) in urls
-        assert reverse(f"{address}:detail", args=[getattr(rival, thing).pk]) not in urls
-    assert reverse("datasets:detail", args=[acme.version.dataset_id]) in urls
