@@ -22,8 +22,8 @@ router = Router(tags=["Workspace"])
 
 
 class ErasureIn(Input):
-    name: Line
-    """Of the client, as it stands there: what is erased cannot be brought back."""
+    name: Line = ""
+    """Of the client, as it stands there: what is erased cannot be brought back. Without it nothing is."""
     reason: Line = ""
 
 
