@@ -24,11 +24,14 @@ from studio.audit.models import AuditRecord
 from studio.datasets import drafting
 from studio.orders.models import Order
 from studio.releases.evaluating import request_evaluation
+from studio.releases.models import Release
 from studio.runs.models import Run
+from studio.serving import deploying
+from studio.serving.models import Deployment
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN, VIEWER
 from studio.workspaces.services import create_client
 from tests.datasets.test_fetching import Hub, pairs
-from tests.fixtures import World, make_failed_build, make_key, make_member, make_owner, make_run, make_version
+from tests.fixtures import World, make_failed_build, make_key, make_member, make_owner, make_release, make_run, make_version
 
 READS = ("GET", "HEAD", "OPTIONS")
 ROW = b'{"prompt": "Hi?", "completion": "Hello."}\n'
@@ -161,6 +164,30 @@ def mix_form(acme: World) -> dict[str, Any]:
     return {"project": acme.project.pk, "name": "Mix", "seed": "42"} | chosen
 
 
+def approved(acme: World, *, minor: int = 0) -> Release:
+    """A release of its artifact that may answer."""
+    return make_release(acme.owner, acme.artifact, version=(7, minor, 0), stage="approved")
+
+
+def answering(acme: World) -> Deployment:
+    """A deployment at which one release answers, after another did."""
+    for minor in (1, 2):
+        deploying.promote(acme.owner, acme.deployment, release=approved(acme, minor=minor))
+    return acme.deployment
+
+
+def tried(acme: World) -> Any:
+    """A deployment at which another release gets some of the requests."""
+    found = answering(acme)
+    deploying.try_canary(acme.owner, found, release=approved(acme, minor=3), percent=10)
+    return found.pk
+
+
+def put_away(acme: World) -> Any:
+    deploying.archive(acme.owner, acme.deployment)
+    return acme.deployment.pk
+
+
 def candidate(acme: World) -> Any:
     """A release that waits for approval, and that nobody outside sees yet."""
     type(acme.release).objects.filter(pk=acme.release.pk).update(stage="candidate", shared_at=None)
@@ -274,6 +301,13 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("releases:edit", "POST"): lambda acme: Sent(acme.release.pk, {"notes": "Shorter answers."}),
     ("deliveries:new", "POST"): lambda acme: Sent(body=deliverable(acme) | {"days": "7"}),
     ("deliveries:revoke", "POST"): lambda acme: Sent(acme.delivery.pk),
+    ("deployments:new", "POST"): lambda acme: Sent(body={"project": acme.project.pk, "slug": "night"}),
+    ("deployments:promote", "POST"): lambda acme: Sent(acme.deployment.pk, {"release": approved(acme).pk}),
+    ("deployments:canary", "POST"): lambda acme: Sent(tried(acme), {"canary_percent": "0"}),
+    ("deployments:rollback", "POST"): lambda acme: Sent(answering(acme).pk),
+    ("deployments:clear", "POST"): lambda acme: Sent(answering(acme).pk),
+    ("deployments:archive", "POST"): lambda acme: Sent(acme.deployment.pk),
+    ("deployments:restore", "POST"): lambda acme: Sent(put_away(acme)),
     ("serving:keep", "POST"): lambda acme: Sent(body={"dataset": acme.version.dataset_id, "target": "base:", "messages": json.dumps(CHAT)}),
     ("api:keys", "POST"): lambda acme: Sent(body={"name": "nightly", "scopes": ["read"]}),
     ("api:key", "DELETE"): lambda acme: Sent(key_of(acme)),
@@ -327,6 +361,13 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("api:release_share", "POST"): lambda acme: Sent(candidate(acme), {}),
     ("api:deliveries", "POST"): lambda acme: Sent(body=deliverable(acme)),
     ("api:delivery", "DELETE"): lambda acme: Sent(acme.delivery.pk),
+    ("api:deployments", "POST"): lambda acme: Sent(body={"project": str(acme.project.pk), "slug": "night"}),
+    ("api:deployment", "DELETE"): lambda acme: Sent(acme.deployment.pk),
+    ("api:deployment_restore", "POST"): lambda acme: Sent(put_away(acme), {}),
+    ("api:deployment_promote", "POST"): lambda acme: Sent(acme.deployment.pk, {"release": str(approved(acme).pk)}),
+    ("api:deployment_canary", "DELETE"): lambda acme: Sent(tried(acme)),
+    ("api:deployment_rollback", "POST"): lambda acme: Sent(answering(acme).pk, {}),
+    ("api:deployment_clear", "POST"): lambda acme: Sent(answering(acme).pk, {}),
     ("api:builds", "POST"): lambda acme: Sent(body={"artifact": str(acme.artifact.pk), "quantization": "f16"}),
     ("api:build", "DELETE"): lambda acme: Sent(make_failed_build(acme.owner, acme.artifact).pk),
     ("api:build_stop", "POST"): lambda acme: Sent(live(acme.build), {}),
