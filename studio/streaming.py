@@ -15,6 +15,10 @@ async def sent(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 async def read(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     """The same for what is read from the database: in the thread of the request, whose connection is closed with it."""
-    while (piece := await sync_to_async(next)(pieces, None)) is not None:
+    while (piece := await sync_to_async(_next)(pieces)) is not None:
         if piece:
             yield piece
+
+
+def _next(pieces: Iterator[bytes]) -> bytes | None:
+    return next(pieces, None)

@@ -20,7 +20,8 @@ def new(request: HttpRequest) -> HttpResponse:
     projects = Project.objects.for_action(request, "artifact.upload").select_related("client").order_by("client__name", "name")
     typed = request.GET.get("project")
     project = projects.named(typed) if typed else projects.first()
-    waiting = Upload.objects.for_action(request, "artifact.upload").filter(purpose=Upload.Purpose.ADAPTER, created_by=request.user)
+    waiting = Upload.objects.for_action(request, "artifact.upload").filter(purpose=Upload.Purpose.ADAPTER)
+    waiting = waiting.filter(created_by=request.member.user)  # type: ignore[attr-defined]
     context = {
         "section": "artifacts",
         "projects": projects[:500],
@@ -37,9 +38,11 @@ def look(request: HttpRequest, pk: str) -> HttpResponse:
     upload: Upload = get_object_or_404(uploads.filter(purpose=Upload.Purpose.ADAPTER), pk=pk)
     error = None
     if request.method == "POST":
-        base = bases(request).named(request.POST.get("base_model"))
-        sent = request.FILES.get("config")
+        typed, sent = request.POST.get("base_model", ""), request.FILES.get("config")
+        base = bases(request).named(typed) if typed else None
         try:
+            if base is None:
+                raise UserError("The adapter needs a base model.", fields={"base_model": "Choose the one that it was trained on."})
             content = sent.read(taking_in.LARGEST_CONFIG + 1) if sent else b""
             asked = taking_in.take_in(request.member, upload, base=base, name=request.POST.get("name", ""), config=content)  # type: ignore[attr-defined]
         except UserError as problem:

@@ -140,6 +140,7 @@ class Filling:
 
     def usage(self, runs: list[Run]) -> Iterator[Usage]:
         for run in runs:
+            assert run.order.started_at and run.order.ended_at  # they are all over
             yield Usage(
                 workspace=self.member.workspace,
                 client_id=run.project.client_id,

@@ -13,12 +13,16 @@ COUNTED = 10_000
 """Rows up to which somebody counts; beyond that a list says "more than"."""
 
 
-class Pages(Paginator):  # type: ignore[type-arg]
+class Pages(Paginator):
     """Finds which rows stand on a page by their ids alone: to skip ten thousand whole rows would read them all."""
+
+    def __init__(self, rows: "QuerySet[Any]", per: int) -> None:
+        super().__init__(rows, per)
+        self.rows = rows
 
     @cached_property
     def count(self) -> int:
-        return int(self.object_list.order_by()[: COUNTED + 1].count())
+        return self.rows.order_by()[: COUNTED + 1].count()
 
     @property
     def is_beyond(self) -> bool:
@@ -27,10 +31,9 @@ class Pages(Paginator):  # type: ignore[type-arg]
 
     def page(self, number: Any) -> "Page[Any]":
         number = self.validate_number(number)
-        rows: QuerySet[Any] = self.object_list
-        pks = list(rows.values_list("pk", flat=True)[(number - 1) * self.per_page : number * self.per_page])
-        found = {row.pk: row for row in rows.filter(pk__in=pks)}
-        return self._get_page([found[pk] for pk in pks if pk in found], number, self)
+        pks = list(self.rows.values_list("pk", flat=True)[(number - 1) * self.per_page : number * self.per_page])
+        found = {row.pk: row for row in self.rows.filter(pk__in=pks)}
+        return Page([found[pk] for pk in pks if pk in found], number, self)
 
 
 def page_of(request: HttpRequest, rows: "QuerySet[Any]", *, per: int = ROWS) -> "Page[Any]":

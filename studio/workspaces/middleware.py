@@ -95,6 +95,7 @@ class MemberMiddleware:
             member = member_by_session(request.user, request.session)
         if member is not None:
             member.ip = address_of(request)
+            member.asks_once = True
         request.member = member  # type: ignore[attr-defined]
         response = self.get_response(request)
         if member is not None and not response.has_header("Cache-Control"):

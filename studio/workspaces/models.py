@@ -100,6 +100,8 @@ class Member(models.Model):
 
     key: "ApiKey | None" = None
     ip: str | None = None
+    asks_once: bool = False
+    """Within one request: what bounds it is read once."""
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["user", "workspace"], name="one_membership_per_workspace")]
@@ -119,7 +121,14 @@ class Member(models.Model):
         return self.key is None or any(action in SCOPE_ACTIONS[scope] for scope in self.key.scopes)
 
     def client_ids(self) -> list[uuid.UUID] | None:
-        """The clients that bound this member, or None where nothing does."""
+        """The clients that bound this member, or None where nothing does. A request asks once, whatever it then looks for."""
+        if not self.asks_once:
+            return self._client_ids()
+        if not hasattr(self, "_bound_by"):
+            self._bound_by = self._client_ids()
+        return self._bound_by
+
+    def _client_ids(self) -> list[uuid.UUID] | None:
         own = list(self.clients.values_list("pk", flat=True))
         bound = own if own or self.narrowed or self.role == self.Role.GUEST else None
         if self.key is None:
