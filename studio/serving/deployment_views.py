@@ -55,8 +55,6 @@ def new(request: HttpRequest) -> HttpResponse:
     chosen, error = request.POST.get("project") or request.GET.get("project") or "", None
     if request.method == "POST":
         try:
-            if not chosen:
-                raise UserError("Choose a project.", fields={"project": "Choose the project whose releases answer there."})
             made = deploying.create_deployment(
                 request.member,  # type: ignore[attr-defined]
                 project=projects.named(chosen),
