@@ -42,17 +42,6 @@ def setup(request: HttpRequest, token: str) -> HttpResponse:
     return render(request, "workspaces/setup.html", {"form": form}, status=422 if form.errors else 200)
 
 
-def clients(request: HttpRequest) -> HttpResponse:
-    rows = Client.objects.for_action(request, "client.view").filter(archived_at=None).prefetch_related("projects")
-    return render(request, "workspaces/clients.html", {"section": "clients", "clients": rows})
-
-
-def client(request: HttpRequest, pk: str) -> HttpResponse:
-    found = get_object_or_404(Client.objects.for_action(request, "client.view"), pk=pk)
-    projects = Project.objects.for_action(request, "project.view").filter(client=found)
-    return render(request, "workspaces/client.html", {"section": "clients", "client": found, "projects": projects})
-
-
 def client_new(request: HttpRequest) -> HttpResponse:
     error = None
     if request.method == "POST":
