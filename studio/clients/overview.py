@@ -44,7 +44,8 @@ def rows_of(member: Member, clients: list[Client]) -> list[Row]:
     projects = counted(Project.objects.for_action(member, "project.view").filter(client__in=ids), by="client")
     live: dict[Any, list[Deployment]] = {}
     running = Deployment.objects.for_action(member, "deployment.view").filter(client__in=ids, archived_at=None, release__isnull=False)
-    for deployment in running.select_related("client", "release"):
+    shown = ("slug", "client__slug", "release__major", "release__minor", "release__patch")
+    for deployment in running.select_related("client", "release").only(*shown):
         live.setdefault(deployment.client_id, []).append(deployment)
     latest = dict(Order.objects.filter(client__in=ids).order_by().values_list("client").annotate(at=Max("created_at")))
     bill = this_month(member, clients)

@@ -13,6 +13,7 @@ from studio.datasets.models import Dataset
 from studio.releases.models import Release
 from studio.runs.models import Run
 from studio.serving.models import Deployment
+from studio.workspaces.lists import some
 from studio.workspaces.models import Client, Member, Project
 from studio.workspaces.searching import matching, words_of
 
@@ -79,7 +80,7 @@ def search(member: Member, typed: str, *, most: int) -> list[Group]:
         return []
     groups = []
     for kind in KINDS:
-        found = list(rows(member, kind).filter(matching(kind.model, words, names=kind.names, hashes=kind.hashes))[: most + 1])
+        found = some(rows(member, kind).filter(matching(kind.model, words, names=kind.names, hashes=kind.hashes)), most + 1)
         if found:
             groups.append(Group(kind, [shown(kind, thing) for thing in found[:most]], more=len(found) > most))
     return groups
@@ -87,7 +88,7 @@ def search(member: Member, typed: str, *, most: int) -> list[Group]:
 
 def newest(member: Member, *, most: int) -> list[dict[str, str]]:
     """What the palette offers before anything is typed: of each kind that is made every day the newest few."""
-    return [shown(kind, thing) for kind in KINDS if kind.word in ("run", "release", "project") for thing in rows(member, kind)[:most]]
+    return [shown(kind, thing) for kind in KINDS if kind.word in ("run", "release", "project") for thing in some(rows(member, kind), most)]
 
 
 def rows(member: Member, kind: Kind) -> "QuerySet[Any]":

@@ -94,6 +94,10 @@ class Order(Tenant):
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["workspace", "kind", "status"], name="orders_by_status"),
+            models.Index(fields=["workspace", "kind", "-ended_at"], name="orders_lately"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.pk}"

@@ -14,7 +14,7 @@ COUNTED = 10_000
 
 
 class Pages(Paginator):
-    """Finds which rows stand on a page by their ids alone: to skip ten thousand whole rows would read them all."""
+    """Of rows that may be very many: counted up to a point, and read a page at a time."""
 
     def __init__(self, rows: "QuerySet[Any]", per: int) -> None:
         super().__init__(rows, per)
@@ -31,9 +31,14 @@ class Pages(Paginator):
 
     def page(self, number: Any) -> "Page[Any]":
         number = self.validate_number(number)
-        pks = list(self.rows.values_list("pk", flat=True)[(number - 1) * self.per_page : number * self.per_page])
-        found = {row.pk: row for row in self.rows.filter(pk__in=pks)}
-        return Page([found[pk] for pk in pks if pk in found], number, self)
+        return Page(some(self.rows, self.per_page, after=(number - 1) * self.per_page), number, self)
+
+
+def some(rows: "QuerySet[Any]", count: int, *, after: int = 0) -> list[Any]:
+    """`rows[after : after + count]`, sorted by their ids alone: a database that sorts whole rows with all that is joined reads them all."""
+    pks = list(rows.values_list("pk", flat=True)[after : after + count])
+    found = {row.pk: row for row in rows.filter(pk__in=pks)}
+    return [found[pk] for pk in pks if pk in found]
 
 
 def page_of(request: HttpRequest, rows: "QuerySet[Any]", *, per: int = ROWS) -> "Page[Any]":

@@ -56,8 +56,8 @@ def test_clients_are_sorted_found_by_name_and_shown_page_by_page(acme, ana):
     for number in range(55):
         create_client(acme.owner, name=f"Client {number:02}")
     first, second = seen(ana, "/clients/"), seen(ana, "/clients/?page=2")
-    assert first.index("Client 00") < first.index("Client 01") < first.index("Client 49")
-    assert "Client 54" not in first and "Client 54" in second
+    assert first.index("Client 00") < first.index("Client 01") < first.index("Client 24")
+    assert "Client 26" not in first and "Client 26" in second
     found = seen(ana, "/clients/?q=client+5")
     assert "Client 53" in found and "Client 49" not in found.split("<main")[1]
     assert "No client like that" in seen(ana, "/clients/?q=nobody")

@@ -15,7 +15,7 @@ from studio.errors import UserError
 from studio.workspaces.models import Client
 from studio.workspaces.services import update_client
 
-ON_A_PAGE = 50
+ON_A_PAGE = 25
 GB = Decimal(10**9)
 LARGEST = Decimal(10**9)
 """What is beyond is no limit that somebody means."""

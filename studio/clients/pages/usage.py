@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
+from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -12,6 +13,7 @@ from django.utils.http import content_disposition_header
 
 from studio.clients import invoice
 from studio.clients.usage import Bill, Sums, bill_of
+from studio.workspaces.lists import ROWS, query_of
 from studio.workspaces.models import Client, Member
 from studio.workspaces.months import Month
 
@@ -44,7 +46,9 @@ def month(request: HttpRequest) -> HttpResponse:
         "is_now": shown.first == this.first,
         "following": shown.following if shown.first < this.first else None,
         "bill": bill,
-        "rows": rows_of(bill, clients),
+        "rows": (rows := rows_of(bill, clients)),
+        "page": Paginator(rows, ROWS).get_page(request.GET.get("page")),
+        "query": query_of(request),
         "kinds": list(enumerate(bill.kinds)),
     }
     return render(request, "clients/usage.html", context)
