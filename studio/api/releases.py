@@ -183,8 +183,9 @@ def visible(request: HttpRequest, action: str) -> ScopedQuerySet:
     return found.select_related("project__client", "artifact__base_model", "artifact__dataset_version__dataset")
 
 
-def shown(request: HttpRequest, pk: UUID) -> dict[str, Any]:
-    return whole(get_object_or_404(visible(request, "release.view"), pk=pk))
+def shown(request: HttpRequest, pk: UUID, action: str) -> dict[str, Any]:
+    """As it stands, read anew. A key that may change it is told what came of that, also where it may not read others."""
+    return whole(get_object_or_404(visible(request, action), pk=pk))
 
 
 @router.get("/releases", response=Page[ReleaseOut], url_name="releases")
@@ -215,7 +216,7 @@ def create_release(request: HttpRequest, payload: ReleaseIn) -> dict[str, Any]:
 
 @router.get("/releases/{uuid:pk}", response=ReleaseWithGate, url_name="release")
 def get_release(request: HttpRequest, pk: UUID) -> dict[str, Any]:
-    return shown(request, pk)
+    return shown(request, pk, "release.view")
 
 
 @router.patch("/releases/{uuid:pk}", response=ReleaseWithGate, url_name="release")
@@ -224,7 +225,7 @@ def update_release(request: HttpRequest, pk: UUID, payload: ReleaseChanges) -> d
     release = get_object_or_404(visible(request, "release.create"), pk=pk)
     if payload.notes is not None:
         releasing.edit_notes(request.member, release, notes=payload.notes)  # type: ignore[attr-defined]
-    return shown(request, pk)
+    return shown(request, pk, "release.create")
 
 
 @router.post("/releases/{uuid:pk}/stage", response=ReleaseWithGate, url_name="release_stage")
@@ -232,7 +233,7 @@ def move_release(request: HttpRequest, pk: UUID, payload: Move) -> dict[str, Any
     """Moves it to another stage; to approved only where everything that the project asks for is met."""
     release = get_object_or_404(visible(request, "release.approve"), pk=pk)
     staging.move(request.member, release, to=payload.to, comment=payload.comment)  # type: ignore[attr-defined]
-    return shown(request, pk)
+    return shown(request, pk, "release.approve")
 
 
 @router.post("/releases/{uuid:pk}/approve", response=ReleaseWithGate, url_name="release_approve")
@@ -242,7 +243,7 @@ def approve_release(request: HttpRequest, pk: UUID, payload: Opinion) -> dict[st
     if payload.approves is None:
         raise UserError("Say whether you approve it.", fields={"approves": "Must be true or false."})
     gates.say(request.member, release, approves=payload.approves, comment=payload.comment)  # type: ignore[attr-defined]
-    return shown(request, pk)
+    return shown(request, pk, "release.approve")
 
 
 @router.post("/releases/{uuid:pk}/evaluate", response={202: EvaluationOut}, url_name="release_evaluate")
@@ -256,7 +257,7 @@ def evaluate_release(request: HttpRequest, pk: UUID) -> dict[str, Any]:
 def stop_release_evaluation(request: HttpRequest, pk: UUID) -> dict[str, Any]:
     release = get_object_or_404(visible(request, "release.evaluate"), pk=pk)
     evaluating.stop_evaluation(request.member, release)  # type: ignore[attr-defined]
-    return shown(request, pk)
+    return shown(request, pk, "release.evaluate")
 
 
 @router.post("/releases/{uuid:pk}/share", response=ReleaseWithGate, url_name="release_share")
@@ -264,7 +265,7 @@ def share_release(request: HttpRequest, pk: UUID) -> dict[str, Any]:
     """Lets the client's own people see it, and sign it off."""
     release = get_object_or_404(visible(request, "release.create"), pk=pk)
     releasing.share(request.member, release)  # type: ignore[attr-defined]
-    return shown(request, pk)
+    return shown(request, pk, "release.create")
 
 
 class GateOut(Schema):
