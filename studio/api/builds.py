@@ -271,14 +271,14 @@ def stop_build(request: HttpRequest, pk: UUID) -> dict[str, Any]:
     """Stops it, and all that was asked for with it."""
     build = visible_build(request, pk, "build.create")
     services.stop_build(request.member, build)  # type: ignore[attr-defined]
-    return build_out(visible_build(request, pk, "build.view"))
+    return build_out(visible_build(request, pk, "build.create"))
 
 
 @router.post("/builds/{uuid:pk}/retry", response=BuildOut, url_name="build_retry")
 def retry_build(request: HttpRequest, pk: UUID) -> dict[str, Any]:
     """Builds again what failed or was stopped, going on from what was written. A file that did not pass answers with another build."""
     build = services.retry_build(request.member, visible_build(request, pk, "build.create"))  # type: ignore[attr-defined]
-    return build_out(visible_build(request, build.pk, "build.view"))
+    return build_out(visible_build(request, build.pk, "build.create"))
 
 
 @router.delete("/builds/{uuid:pk}", response={204: None}, url_name="build")
