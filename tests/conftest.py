@@ -58,7 +58,7 @@ def data_folder(settings, tmp_path):
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup, django_db_blocker):
-    """The database of the tests lets audit records be deleted, for it is emptied after each test that commits. Tests of that put it back."""
+    """The tests' database lets audit records be deleted, for it is emptied after each test that commits. Tests of that put it back."""
     with django_db_blocker.unblock():
         triggers.drop(connection)
 

@@ -1,6 +1,5 @@
 """The first set-up, clients, projects and settings."""
 
-
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render

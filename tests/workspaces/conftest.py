@@ -1,4 +1,4 @@
-"""A workspace with two clients and one that is archived, and another workspace; what must not be noticed has a name that is easy to find."""
+"""A workspace with two clients and one that is archived, and another workspace; what nobody may notice has a name easy to find."""
 
 from dataclasses import dataclass
 

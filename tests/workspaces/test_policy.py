@@ -237,13 +237,14 @@ QUERY_OBJECTS = {
     ("serving:chat", "POST"): ("artifact", lambda pk: {"target": f"adapter:{pk}", "messages": [{"role": "user", "content": "Hi"}]}),
 }
 OTHER_PARTS = {"api:artifact_file": {"name": "adapter_config.json"}, "plugins:detail": {"name": "rehearsal"}, "setup": {"token": "wrong"}}
-OTHER_PARTS |= dict.fromkeys(("delivery", "delivery_file"), {"token": "wrong"})
+OTHER_PARTS |= {name: {"token": "wrong"} for name in ("delivery", "delivery_file")}
 OTHER_PARTS |= {"invitation": {"token": "wrong"}}
 OTHER_PARTS |= {"lineage:row": {"number": 1}, "api:dataset_row_lineage": {"index": 0}}
-OTHER_PARTS |= dict.fromkeys(("openid_connect_login", "openid_connect_callback"), {"provider_id": "company"})
+OTHER_PARTS |= {name: {"provider_id": "company"} for name in ("openid_connect_login", "openid_connect_callback")}
 OTHER_PARTS |= {"account_reset_password_from_key": {"uidb36": "1", "key": "wrong"}}
 # One's own account: whose row it is, is asked by tests of their own.
-OTHER_PARTS |= dict.fromkeys(("account:session_end", "account:disconnect", "mfa_edit_webauthn", "mfa_remove_webauthn"), {"pk": 404})
+OWN = ("account:session_end", "account:disconnect", "mfa_edit_webauthn", "mfa_remove_webauthn")
+OTHER_PARTS |= {name: {"pk": 404} for name in OWN}
 OBJECTS = PAGE_OBJECTS | API_OBJECTS
 SHARED = {"base", "connection", "erasure", "rate"}
 """Belongs to no client: whoever is in the workspace, and no guest, may have it."""
@@ -386,7 +387,13 @@ def pk_of(town: Town, world: str, what: str, who: Person) -> str:
     return str(thing.pk)
 
 
-CHANGES = {"api:run": {"priority": "low"}, "api:member": {"role": "viewer"}, "api:project_gate": {"approvals": 1}, "api:release": {"notes": "New."}, "api:synthesis_rows": {"number": 1, "state": "accepted"}}
+CHANGES = {
+    "api:run": {"priority": "low"},
+    "api:member": {"role": "viewer"},
+    "api:project_gate": {"approvals": 1},
+    "api:release": {"notes": "New."},
+    "api:synthesis_rows": {"number": 1, "state": "accepted"},
+}
 """What a PATCH says where a name is none of its business."""
 
 
