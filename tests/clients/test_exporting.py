@@ -15,6 +15,7 @@ from django.utils import timezone
 from studio.audit.models import AuditRecord
 from studio.clients.holdings import HOLDINGS
 from studio.datasets.models import Draft
+from studio.orders import storedays
 from studio.orders.models import Event
 from studio.releases.models import Approval, Download
 from studio.rowfile import read
@@ -100,6 +101,14 @@ def test_the_archive_has_a_line_for_every_row_of_every_kind(acme, globex):
     chain = [acme.version.pk, acme.run.pk, acme.artifact.pk, acme.release.pk]
     assert edges >= {(str(begin), str(end)) for begin, end in itertools.pairwise(chain)}
     assert [line["verb"] for line in jsonl(files["audit.jsonl"])][-1] == "client.export"
+
+
+def test_the_price_of_what_is_stored_is_told_to_the_last_decimal(acme):
+    acme.workspace.storage_price = "0.0777"
+    acme.workspace.save()
+    storedays.write_down()
+    files = unzipped(acme.api.get(f"clients/{acme.client.pk}/export"))
+    assert [line["price"] for line in jsonl(files["records/stored_days.jsonl"])] == ["0.0777"]
 
 
 def test_nothing_of_another_client_or_workspace_and_nothing_that_opens_something_is_in_it(acme, rival, globex):
