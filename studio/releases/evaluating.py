@@ -7,7 +7,7 @@ from studio.datasets.models import Dataset, DatasetVersion
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.orders.services import place, request_stop
-from studio.releases.gates import gate_of, in_production
+from studio.releases.gates import gate_of, to_compare_with
 from studio.releases.models import Evaluation, Release
 from studio.workspaces.models import Member, hold
 
@@ -21,7 +21,7 @@ def request_evaluation(member: Member, release: Release) -> Evaluation:
             raise UserError("This release is retired. Take it up again, then evaluate it.")
         if (live := live_evaluation(release)) is not None:
             return live
-        version, against = held_out_rows(release), in_production(release)
+        version, against = held_out_rows(release), to_compare_with(release)
         order = place(member, kind="evaluation", client=release.project.client)
         made: Evaluation = Evaluation.objects.create(release=release, against=against, dataset_version=version, order=order)
         change = {"rows": [None, str(version)], "against": [None, str(against) if against else None]}

@@ -55,6 +55,22 @@ def in_production(release: Release) -> Release | None:
     return found
 
 
+def to_compare_with(release: Release) -> Release | None:
+    """The one in production; where nothing answers now, another that answered last: to clear a deployment is no way around the gate."""
+    return in_production(release) or last_in_production(release)
+
+
+def last_in_production(release: Release) -> Release | None:
+    """The other release of the same project and task that a deployment pointed at last."""
+    found: Release | None = (
+        Release.objects.filter(project=release.project_id, task=release.task, states__isnull=False)
+        .exclude(pk=release.pk)
+        .order_by("-states__at", "-states__number")
+        .first()
+    )
+    return found
+
+
 def latest_evaluation(release: Release) -> Evaluation | None:
     """The newest one that has a result."""
     found: Evaluation | None = (
@@ -68,18 +84,20 @@ def latest_evaluation(release: Release) -> Evaluation | None:
 
 def evaluation_condition(release: Release, gate: Gate) -> Condition:
     production, found = in_production(release), latest_evaluation(release)
+    beside, where = production or last_in_production(release), "is" if production else "was last"
     text = "It was evaluated on rows that are held out."
-    if production is not None:
-        text = f"On held-out rows, its loss is at most {plain(gate.margin)} % higher than that of {production}, which is in production."
+    if beside is not None:
+        text = f"On held-out rows, its loss is at most {plain(gate.margin)} % higher than that of {beside}, which {where} in production."
     if found is None or found.result is None:
         return Condition(text, met=False, why="It has not been evaluated yet.")
     if gate.held_out_id and found.dataset_version.dataset_id != gate.held_out_id:
         return Condition(text, met=False, why=f"It was evaluated on {found.dataset_version}, and {gate.held_out} is asked for.")
-    if production is None:
-        return Condition(text, met=True, why=f"On {rows_of(found.result['rows'])} of {found.dataset_version}; nothing is in production.")
-    if found.against_id != production.pk:
+    if beside is not None and found.against_id != beside.pk:
         before = f"compared with {found.against}" if found.against else "compared with nothing"
-        return Condition(text, met=False, why=f"It was {before}; by now {production} is in production. Evaluate it again.")
+        now = f"by now {beside} is in production" if production else f"{beside} was in production last"
+        return Condition(text, met=False, why=f"It was {before}; {now}. Evaluate it again.")
+    if found.against is None:
+        return Condition(text, met=True, why=f"On {rows_of(found.result['rows'])} of {found.dataset_version}; nothing is in production.")
     told = verdict(found.result, margin=gate.margin)
     return Condition(text, met=told.kind == "passed", why=told.sentence)
 

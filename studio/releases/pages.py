@@ -62,7 +62,7 @@ def release_page(release: Release, *, member: Member, error: Any = None, typed: 
         "figures": figures_of(found),
         "live": newest if newest and newest.order.is_live else None,
         "fallen": newest if newest and newest.order.status in ("failed", "stopped") and not newest.order.is_live else None,
-        "production": gates.in_production(release),
+        "production": gates.to_compare_with(release),
         "said": said_of(release),
         "mine": next((each for each in release.approvals.all() if each.user_id == member.user.pk), None),
         "places": staging.live_in(release),

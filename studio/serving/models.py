@@ -56,7 +56,7 @@ class DeploymentState(Tenant):
     deployment = models.ForeignKey(Deployment, models.CASCADE, related_name="states")
     number = models.PositiveIntegerField()
     change = models.CharField(max_length=10, choices=Change.choices)
-    release = models.ForeignKey(Release, models.PROTECT, null=True, related_name="+")
+    release = models.ForeignKey(Release, models.PROTECT, null=True, related_name="states")
     canary = models.ForeignKey(Release, models.PROTECT, null=True, related_name="+")
     canary_percent = models.PositiveSmallIntegerField(default=0)
     back_to = models.ForeignKey("self", models.SET_NULL, null=True, related_name="+")

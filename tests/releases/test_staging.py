@@ -4,11 +4,13 @@ import pytest
 
 from studio.audit.models import AuditRecord
 from studio.errors import UserError
+from studio.releases.evaluating import request_evaluation
 from studio.releases.gates import conditions, say
 from studio.releases.gating import edit_gate
 from studio.releases.models import Gate, Release
 from studio.releases.releasing import share
 from studio.releases.staging import MOVES, move
+from studio.serving import deploying
 from studio.workspaces.models import Member
 from tests.fixtures import make_deployment, make_member, make_release
 from tests.releases.conftest import held_out, measured, trained
@@ -132,6 +134,23 @@ def test_an_evaluation_beside_another_release_is_out_of_date(acme, release):
     assert texts(release) == [(False, f"It was compared with nothing; by now {first} is in production. Evaluate it again.")]
     measured(acme, release, against=first, change=0.0, low=-0.1, high=0.1)
     assert texts(release)[0][0]
+
+
+@pytest.mark.parametrize("how", [deploying.clear, deploying.archive])
+def test_to_clear_a_deployment_is_no_way_around_the_gate(acme, release, how):
+    gate(acme, evaluated=True, margin=2)
+    first = make_release(acme.owner, trained(acme, "First"), version=(0, 9, 0), stage="approved")
+    slot = make_deployment(acme.project)
+    deploying.promote(acme.owner, slot, release=first)
+    measured(acme, release, against=first, before=1.0, change=6.0, low=3.0, high=9.0)
+    assert not conditions(release)[0].met
+    how(acme.owner, slot)
+    (condition,) = conditions(release)
+    assert f"than that of {first}, which was last in production" in condition.text
+    assert (condition.met, condition.why) == (False, "Its loss is +6.0 % (+3.0 to +9.0) on 100 rows: worse by more than 2 %.")
+    measured(acme, release)
+    assert texts(release) == [(False, f"It was compared with nothing; {first} was in production last. Evaluate it again.")]
+    assert request_evaluation(acme.owner, release).against == first
 
 
 def test_a_release_of_another_task_is_nothing_to_compare_with(acme, release):
