@@ -157,7 +157,12 @@ REDIS_URL = os.environ.get("REDIS_URL", "") or redis_url(DATA_DIR)
 HUB_URL = env("HUB_URL")
 """Address of the model hub; empty takes the public one."""
 MODEL_FOLDERS = [Path(part).resolve() for part in env("MODEL_FOLDERS").split(os.pathsep) if part]
-"""Folders of this machine from which members may register base models; none means any that the server can read, for its owner."""
+"""Folders of this machine from which members may register base models.
+
+None means any that the server can read, for owners of its first workspace.
+"""
+OPEN_WORKSPACES = env_bool("OPEN_WORKSPACES")
+"""Whether somebody with an account makes a workspace who owns none yet."""
 PRIVATE_HOSTS = env("PRIVATE_HOSTS").replace(",", " ").split()
 """Hosts, as name or name:port, that members may have the server ask though their addresses are not public; see `studio.outside`."""
 MAX_UPLOAD = int(env("MAX_UPLOAD", str(5 << 30)))

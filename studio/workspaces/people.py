@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
@@ -220,5 +221,5 @@ def memberships_of(user: Any) -> list[Member]:
 
 
 def may_make_workspace(memberships: list[Member]) -> bool:
-    """Who owns a workspace already, or is in none."""
-    return not memberships or any(each.role == Member.Role.OWNER for each in memberships)
+    """Who owns one already, or everybody where the operator says so. An account alone, such as a removed guest keeps, gives nothing."""
+    return settings.OPEN_WORKSPACES or any(each.role == Member.Role.OWNER for each in memberships)

@@ -3,7 +3,7 @@
 from django.utils import timezone
 
 from studio.workspaces.models import Client
-from tests.fixtures import Api
+from tests.fixtures import Api, make_key, make_member
 
 
 def test_clients_and_projects_are_made_renamed_and_archived(acme):
@@ -103,6 +103,31 @@ def test_a_base_model_is_registered_and_shown(acme):
     assert (ready["status"], ready["facts"]["parameters"]) == ("ready", 100_000)
     refused = acme.api.post("base-models", {"source": "https://example.com/model"})
     assert (refused.status_code, refused.json()["error"]["fields"]) == (422, {"source": "Start with package:, path: or hub:."})
+
+
+def test_a_folder_of_the_server_is_for_an_owner_of_the_first_workspace(acme, rival, tmp_path, settings):
+    assert settings.MODEL_FOLDERS == []
+    settings.DATA_DIR = tmp_path / "data"
+    admin = Api(make_key(make_member(acme.workspace, role="admin", email="adi@example.com")))
+    for api in (admin, rival.api):
+        told = {
+            api.post("base-models", {"source": f"path:{folder}"}).json()["error"]["fields"]["source"]
+            for folder in (tmp_path, "/nowhere/at/all", settings.DATA_DIR)
+        }
+        assert len(told) == 1, "whether there is such a folder is not told"
+        assert "STUDIO_MODEL_FOLDERS" in told.pop()
+    assert acme.api.post("base-models", {"source": f"path:{tmp_path}"}).status_code == 201
+
+
+def test_a_folder_that_the_operator_opens_is_for_every_workspace(acme, rival, tmp_path, settings):
+    opened, other = tmp_path / "models", tmp_path / "other"
+    opened.mkdir()
+    other.mkdir()
+    settings.DATA_DIR, settings.MODEL_FOLDERS = tmp_path / "data", [opened]
+    for world in (acme, rival):
+        assert world.api.post("base-models", {"source": f"path:{opened}"}).status_code == 201
+        refused = world.api.post("base-models", {"source": f"path:{other}"})
+        assert "STUDIO_MODEL_FOLDERS" in refused.json()["error"]["fields"]["source"]
 
 
 def test_plugins_come_with_the_schema_of_their_settings(acme, slot):

@@ -8,6 +8,7 @@ from django.test import Client as Browser
 from django.test.utils import CaptureQueriesContext
 
 from studio.audit.models import AuditRecord
+from studio.workspaces import people
 from studio.workspaces.models import Member, User, Workspace
 from studio.workspaces.services import create_workspace
 from tests.fixtures import make_member
@@ -94,8 +95,9 @@ def test_who_is_in_no_workspace_is_told_so(acme):
     answer = browser.get("/", follow=True)
     assert answer.redirect_chain == [("/workspaces/none/", 302)]
     text = answer.content.decode()
-    for words in ("You are in no workspace", "eve@example.com", "New workspace", "Sign out"):
+    for words in ("You are in no workspace", "eve@example.com", "Ask an owner or an admin", "whoever runs this studio", "Sign out"):
         assert words in text
+    assert "New workspace" not in text
     assert browser.get("/login/", follow=True).redirect_chain[-1] == ("/workspaces/none/", 302)
     for path in ("/runs/", f"/runs/{acme.run.pk}/", "/settings/", "/settings/people/"):
         assert browser.get(path).status_code == 404
@@ -126,9 +128,20 @@ def test_an_owner_makes_another_workspace_and_is_in_it(acme):
     ]
 
 
-def test_who_is_in_none_makes_their_own(acme):
+def test_who_is_removed_makes_no_workspace(acme):
+    guest = make_member(acme.workspace, role="guest", email="gus@example.com", clients=[acme.client])
+    browser = browser_of(guest.user)
+    people.remove(acme.owner, guest)
+    assert browser.get("/workspaces/new/").status_code == 404
+    assert browser.post("/workspaces/new/", {"name": "Mine"}).status_code == 404
+    assert Workspace.objects.count() == 1
+
+
+def test_who_is_in_none_makes_their_own_where_the_operator_opens_it(acme, settings):
+    settings.OPEN_WORKSPACES = True
     user = User.objects.create_user("eve@example.com", "a long enough sentence")
     browser = browser_of(user)
+    assert "New workspace" in browser.get("/", follow=True).content.decode()
     assert browser.get("/workspaces/new/").status_code == 200
     assert browser.post("/workspaces/new/", {"name": "Eve's"})["Location"] == "/"
     assert browser.get("/").status_code == 200
@@ -140,6 +153,13 @@ def test_who_owns_none_and_is_in_one_makes_none(acme, role):
     assert browser.get("/workspaces/new/").status_code == 404
     assert browser.post("/workspaces/new/", {"name": "Mine"}).status_code == 404
     assert not Workspace.objects.filter(name="Mine").exists()
+
+
+def test_who_owns_none_makes_one_where_the_operator_opens_it(acme, settings):
+    settings.OPEN_WORKSPACES = True
+    browser = browser_of(make_member(acme.workspace, role="viewer", email="max@example.com").user)
+    assert "New workspace" in browser.get("/").content.decode()
+    assert browser.post("/workspaces/new/", {"name": "Mine"})["Location"] == "/"
 
 
 def test_a_guest_of_one_who_owns_another_makes_a_third(acme, rival):
