@@ -13,7 +13,7 @@ or on a worker that lacks what it needs. It is passed over then, and keeps its p
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 from uuid import UUID
@@ -54,7 +54,9 @@ def next_night(workspace: Workspace, at: datetime) -> datetime:
         return at
     local = at.astimezone(workspace.zone)
     evening = datetime.combine(local.date(), workspace.night_from, tzinfo=workspace.zone)
-    return evening if evening > local else datetime.combine(local.date() + timedelta(days=1), workspace.night_from, tzinfo=workspace.zone)
+    if evening <= local:
+        evening = datetime.combine(local.date() + timedelta(days=1), workspace.night_from, tzinfo=workspace.zone)
+    return evening.astimezone(UTC)  # hours are added to it, which a zone would do by what its clocks show
 
 
 def may_start_at(order: Order, now: datetime) -> datetime:

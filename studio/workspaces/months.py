@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
 from django.utils import timezone
 
@@ -66,5 +66,5 @@ class Month:
 
 
 def midnight(day: date, zone: tzinfo) -> datetime:
-    """The moment at which a day begins."""
-    return datetime(day.year, day.month, day.day, tzinfo=zone)
+    """The moment at which a day begins, in UTC: of two moments of one zone Python subtracts what the clocks show, not what passes."""
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)

@@ -92,6 +92,27 @@ def test_a_run_across_the_end_of_a_month_stands_in_both_and_the_days_are_those_o
     assert [bill(acme, month).sums.total for month in ("2026-01", "2026-02", "2026-03")] == [Decimal("1.00"), Decimal("3.00"), 0]
 
 
+@pytest.mark.parametrize(("month", "hours"), [("2026-03", 31 * 24 - 1), ("2026-10", 31 * 24 + 1)])
+def test_where_clocks_change_a_month_has_the_hours_that_pass(acme, month, hours):
+    acme.workspace.time_zone = "Europe/Berlin"
+    rate(acme, "CPU", "1.00", "2026-01-01")
+    used(acme, at(f"{month}-01T00:00") - timedelta(days=2), hours=40 * 24)
+    assert bill(acme, month).sums.total == hours
+    found = Month.typed(month, acme.workspace)
+    assert found.ends - found.begins == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25)])
+def test_between_two_rates_a_day_on_which_clocks_change_has_the_hours_that_pass(acme, day, hours):
+    acme.workspace.time_zone = "Europe/Berlin"
+    changed = date.fromisoformat(day)
+    for since, price in [("2026-01-01", "1.00"), (day, "2.00"), (str(changed + timedelta(days=1)), "3.00")]:
+        rate(acme, "CPU", price, since)
+    used(acme, at(f"{day}T00:00") - timedelta(days=1), hours=72)
+    (found,) = [line.hours for line in bill(acme, day[:7]).lines if line.per_unit == 2]
+    assert found == hours
+
+
 def test_before_its_first_day_a_rate_does_not_hold_and_that_is_said(acme, ana):
     rate(acme, "CPU", "1.00", "2026-03-11")
     used(acme, at("2026-03-10T08:00"), hours=1)
