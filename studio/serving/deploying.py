@@ -97,7 +97,7 @@ def end_canary(member: Member, deployment: Deployment, *, why: str = "") -> Depl
 def roll_back(member: Member, deployment: Deployment, *, to: int | None = None, why: str = "") -> DeploymentState | None:
     """Brings back what an earlier state pointed at, whole: also a release that was retired since, for the night must not wait for a form.
 
-    Without a number it is `before(deployment)`. Raises UserError where there is no such state.
+    Without a number it is `before(deployment)`. Raises UserError where there is no such state, or one of its releases is a draft again.
     """
     with changing(deployment):
         back_to = before(deployment) if to is None else deployment.states.filter(number=to).first()
@@ -108,6 +108,7 @@ def roll_back(member: Member, deployment: Deployment, *, to: int | None = None, 
         if back_to.release is None:
             nothing = f"Nothing answered in state {back_to.number}. To let nothing answer, clear the deployment."
             raise UserError(nothing, fields={"to": nothing})
+        refuse_unapproved(back_to)
         return point(member, deployment, Pointing.of(back_to), change=Change.ROLLBACK, why=why, back_to=back_to)
 
 
@@ -123,16 +124,18 @@ def archive(member: Member, deployment: Deployment) -> bool:
 
 
 def restore(member: Member, deployment: Deployment) -> bool:
-    """Points again at what it pointed at. False where it is not archived."""
+    """Points again at what it pointed at. False where it is not archived. Raises UserError where that is no approved release any more."""
     return _shelve(member, deployment, verb="deployment.restore", away=False)
 
 
 def _shelve(member: Member, deployment: Deployment, *, verb: str, away: bool) -> bool:
     with transaction.atomic():
         hold(deployment)
-        deployment.refresh_from_db(fields=["archived_at"])
+        deployment.refresh_from_db(fields=["release", "canary", "archived_at"])
         if (deployment.archived_at is not None) == away:
             return False
+        if not away:
+            refuse_unapproved(deployment)
         deployment.archived_at = timezone.now() if away else None
         deployment.save(update_fields=["archived_at"])
         record(member, verb, deployment)
@@ -173,10 +176,32 @@ def refuse_release(deployment: Deployment, release: Release) -> None:
     if release.project_id != deployment.project_id:
         other = f"{release.name} belongs to another project. Choose a release of {deployment.project}."
         raise UserError(other, fields={"release": other})
+    answering = deployment.release or last_answering(deployment)
+    if answering is not None and answering.task != release.task:
+        other = f"{deployment} answers {answering.task}, and {release.name} is for {release.task}. Make another deployment for it."
+        raise UserError(other, fields={"release": other})
     stage = Release.objects.values_list("stage", flat=True).get(pk=release.pk)
     if stage != Release.Stage.APPROVED:
         unfit = f"{release.name} is {_STAGE_WORDS[stage]}. Only an approved release can be promoted."
         raise UserError(unfit, fields={"release": unfit})
+
+
+def refuse_unapproved(found: Deployment | DeploymentState) -> None:
+    """Raises UserError where what it points at was taken up again and must be approved anew. Until the transaction ends that stays so."""
+    for release in (found.release, found.canary):
+        if release is None:
+            continue
+        hold(release)
+        stage = Release.objects.values_list("stage", flat=True).get(pk=release.pk)
+        if stage in (Release.Stage.DRAFT, Release.Stage.CANDIDATE):
+            unfit = f"{release.name} is {_STAGE_WORDS[stage]} again, so it answers nowhere. Approve it or retire it first."
+            raise UserError(unfit, fields={"to": unfit})
+
+
+def last_answering(deployment: Deployment) -> Release | None:
+    """What answered here last, also before it was cleared: its task is the deployment's."""
+    state = deployment.states.filter(release__isnull=False).select_related("release").order_by("-number").first()
+    return state.release if state else None
 
 
 _STAGE_WORDS = {

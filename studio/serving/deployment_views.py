@@ -101,6 +101,8 @@ def draw(request: HttpRequest, found: Deployment, *, error: UserError | None = N
     newest = history[0] if history else None
     entries = [Entry(state, is_now=state is newest, same=deploying.Pointing.of(state) == now) for state in page]
     releases = Release.objects.for_action(request, "release.view").filter(project=found.project_id, stage=Release.Stage.APPROVED)
+    if answered := next((state.release for state in history if state.release is not None), None):
+        releases = releases.filter(task=answered.task)
     context = {
         "section": "deployments",
         "deployment": found,

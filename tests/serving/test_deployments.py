@@ -92,6 +92,22 @@ def test_a_release_of_another_project_is_refused(acme, deployment):
         deploying.promote(acme.owner, deployment, release=other)
 
 
+@pytest.mark.parametrize("cleared", [False, True], ids=["answering", "cleared"])
+def test_a_release_of_another_task_has_a_deployment_of_its_own(acme, ana, deployment, cleared):
+    promoted(acme, deployment, 0)
+    other = approved(acme, 1)
+    Release.objects.filter(pk=other.pk).update(task="summaries")
+    other.refresh_from_db()
+    if cleared:
+        deploying.clear(acme.owner, deployment)
+    for change, more in ((deploying.promote, {}), (deploying.try_canary, {"percent": 10})):
+        with pytest.raises(UserError, match=f"in-house/support answers {acme.project.slug}, and .* is for summaries") as problem:
+            change(acme.owner, deployment, release=other, **more)
+        assert "Make another deployment" in problem.value.fields["release"]
+    assert other.name not in ana.get(f"/deployments/{deployment.pk}/").content.decode()
+    deploying.promote(acme.owner, make_deployment(acme.project, slug="summaries"), release=other)
+
+
 def test_a_canary_begins_changes_and_ends(acme, deployment):
     (main,) = promoted(acme, deployment, 0)
     new = approved(acme, 1)
@@ -181,6 +197,33 @@ def test_a_rollback_to_a_release_that_was_retired_since_is_done_and_said(acme, a
     assert "It has been retired since" in text
     assert "This release has been retired." in text
     assert Deployment.objects.get(pk=deployment.pk).release == one
+
+
+@pytest.mark.parametrize("stage", ["draft", "candidate"])
+def test_what_must_be_approved_anew_comes_back_by_no_rollback(acme, deployment, stage):
+    main, new = approved(acme, 0), approved(acme, 1)
+    deploying.promote(acme.owner, deployment, release=main)
+    deploying.try_canary(acme.owner, deployment, release=new, percent=20)
+    promoted(acme, deployment, 2)
+    for again in (main, new):
+        Release.objects.update(stage="approved")
+        Release.objects.filter(pk=again.pk).update(stage=stage)
+        with pytest.raises(UserError, match=f"{again.name} is a {stage} again, so it answers nowhere. Approve it or retire it first.") as problem:
+            deploying.roll_back(acme.owner, deployment, to=2)
+        assert list(problem.value.fields) == ["to"]
+    assert numbers(deployment) == [1, 2, 3]
+
+
+def test_an_archived_deployment_is_restored_only_with_what_is_still_approved_or_retired(acme, ana, deployment):
+    (release,) = promoted(acme, deployment, 0)
+    deploying.archive(acme.owner, deployment)
+    Release.objects.filter(pk=release.pk).update(stage="draft")
+    with pytest.raises(UserError, match="is a draft again, so it answers nowhere"):
+        deploying.restore(acme.owner, deployment)
+    answer = ana.post(f"/deployments/{deployment.pk}/restore/")
+    assert (answer.status_code, "Approve it or retire it first." in answer.content.decode()) == (400, True)
+    retire(release)
+    assert deploying.restore(acme.owner, deployment)
 
 
 def test_a_rollback_names_a_state_that_is_there(acme, deployment):
@@ -366,6 +409,7 @@ def test_promotions_at_the_same_moment_leave_a_history_without_gaps(acme, deploy
         thread.start()
     for thread in threads:
         thread.join(60)
+    assert not [thread for thread in threads if thread.is_alive()]
     assert errors == []
     states = list(deployment.states.order_by("number"))
     assert [state.number for state in states] == list(range(1, len(states) + 1))
