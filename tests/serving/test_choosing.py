@@ -26,7 +26,7 @@ def answered_by_canary(deployment, keys):
 def test_the_canary_answers_its_share_of_the_keys(slot_with_canary, percent):
     slot_with_canary.canary_percent = percent
     share = len(answered_by_canary(slot_with_canary, [f"conversation {number}" for number in range(REQUESTS)])) / REQUESTS
-    assert share == pytest.approx(percent / 100, abs=0.01)  # four standard deviations at a half are 0.014; the hash is what it is
+    assert share == pytest.approx(percent / 100, abs=0.025)  # seven standard deviations at a half, for each run draws other ids
 
 
 def test_without_a_key_each_request_is_drawn(slot_with_canary):
