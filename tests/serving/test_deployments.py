@@ -208,7 +208,9 @@ def test_what_must_be_approved_anew_comes_back_by_no_rollback(acme, deployment, 
     for again in (main, new):
         Release.objects.update(stage="approved")
         Release.objects.filter(pk=again.pk).update(stage=stage)
-        with pytest.raises(UserError, match=f"{again.name} is a {stage} again, so it answers nowhere. Approve it or retire it first.") as problem:
+        with pytest.raises(
+            UserError, match=f"{again.name} is a {stage} again, so it answers nowhere. Approve it or retire it first."
+        ) as problem:
             deploying.roll_back(acme.owner, deployment, to=2)
         assert list(problem.value.fields) == ["to"]
     assert numbers(deployment) == [1, 2, 3]
