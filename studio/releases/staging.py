@@ -28,12 +28,13 @@ def move(member: Member, release: Release, *, to: str, comment: str = "") -> Non
     if "\0" in comment or len(comment) > LONGEST_COMMENT:
         raise UserError("The comment cannot be kept so.", fields={"comment": f"At most {LONGEST_COMMENT:,} characters of text."})
     with transaction.atomic():
+        hold(release.project)  # what it asks for stays as it is, too
         hold(release)
         release.refresh_from_db(fields=["stage", "shared_at", "approved_at", "retired_at"])
         before = release.stage
         refuse_move(release, to)
         if to == Stage.APPROVED:
-            refuse_unmet(release)
+            refuse_unmet(Release.objects.select_related("project__client").get(pk=release.pk))  # with what was said until this moment
         if to in (Stage.RETIRED, Stage.DRAFT):
             refuse_live(release)
         now = timezone.now()

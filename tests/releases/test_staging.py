@@ -206,6 +206,14 @@ def test_a_refusal_blocks_until_its_person_changes_their_mind(acme, release, max
     ]
 
 
+def test_a_refusal_that_came_after_the_page_was_read_blocks_too(acme, release, max_):
+    read = Release.objects.prefetch_related("approvals").get(pk=release.pk)
+    assert conditions(read) == []
+    say(max_, release, approves=False)
+    with pytest.raises(UserError, match="max@example.com refused"):
+        move(acme.owner, read, to="approved")
+
+
 def test_its_maker_may_refuse_it(acme, release):
     say(acme.owner, release, approves=False)
     assert texts(release) == [(False, "ana@example.com refused.")]
