@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 
 from studio.audit.services import record
 from studio.errors import UserError
@@ -127,12 +128,9 @@ def counts(approval: Approval, release: Release) -> bool:
 
 
 def refusals(release: Release, said: list[Approval]) -> list[Condition]:
-    """One condition for each who refused and could still change their mind; a refusal of somebody who is gone would block for ever."""
+    """One condition for each who refused and could still change their mind; that of somebody who cannot would block for ever."""
     refused = [each for each in said if not each.approves]
-    if not refused:
-        return []
-    here = Member.objects.filter(workspace=release.project.client.workspace_id, user__in=[each.user_id for each in refused])
-    able = {member.user_id for member in here if SAYS & ROLE_ACTIONS[member.role]}
+    able = able_to_say(release, refused) if refused else set()
     return [
         Condition(
             "Nobody refuses it.", met=False, why=f"{each.email} refused{': ' if each.comment else ''}{each.comment}".rstrip(".") + "."
@@ -140,6 +138,16 @@ def refusals(release: Release, said: list[Approval]) -> list[Condition]:
         for each in refused
         if each.user_id in able
     ]
+
+
+def able_to_say(release: Release, said: list[Approval]) -> set[int]:
+    """The users among those who spoke that could speak again: they are here, see the release, and their role may say something."""
+    client = release.project.client
+    sees = Q(clients=client.pk) | (Q(clients=None, narrowed=False) & ~Q(role=Member.Role.GUEST))  # as Member.client_ids has it
+    here = Member.objects.filter(sees, workspace=client.workspace_id, user__in=[each.user_id for each in said])
+    if release.shared_at is None:
+        here = here.exclude(role=Member.Role.GUEST)
+    return {member.user_id for member in here if SAYS & ROLE_ACTIONS[member.role]}
 
 
 def role_words(roles: list[str]) -> str:

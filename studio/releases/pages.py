@@ -84,14 +84,19 @@ def said_of(release: Release) -> list[Said]:
     approvals = list(release.approvals.all())
     workspace = release.project.client.workspace_id
     roles = dict(Member.objects.filter(workspace=workspace, user__in=[each.user_id for each in approvals]).values_list("user_id", "role"))
-    return [Said(each, since(each, roles.get(each.user_id or 0)), gates.counts(each, release)) for each in approvals]
+    able = gates.able_to_say(release, approvals)
+    return [
+        Said(each, since(each, roles.get(each.user_id or 0), able=each.user_id in able), gates.counts(each, release)) for each in approvals
+    ]
 
 
-def since(approval: Approval, role: str | None) -> str:
+def since(approval: Approval, role: str | None, *, able: bool) -> str:
     """A sentence where somebody's part changed after they spoke."""
+    stands = "Their approval stands." if approval.approves else "Their refusal does not block any more."
     if role is None:
-        stands = "Their approval stands." if approval.approves else "Their refusal does not block any more."
         return f"No longer in the workspace. {stands}"
+    if not able:
+        return f"Cannot speak for this release any more. {stands}"
     if role != approval.role:
         return f"Was {approval.role} then and is {role} now; what they said stands as it was given."
     return ""

@@ -8,10 +8,12 @@ from studio.releases.evaluating import request_evaluation
 from studio.releases.gates import conditions, say
 from studio.releases.gating import edit_gate
 from studio.releases.models import Gate, Release
+from studio.releases.pages import said_of
 from studio.releases.releasing import share
 from studio.releases.staging import MOVES, move
 from studio.serving import deploying
 from studio.workspaces.models import Member
+from studio.workspaces.services import create_client
 from tests.fixtures import make_deployment, make_member, make_release
 from tests.releases.conftest import held_out, measured, trained
 
@@ -210,7 +212,7 @@ def test_a_refusal_that_came_after_the_page_was_read_blocks_too(acme, release, m
     read = Release.objects.prefetch_related("approvals").get(pk=release.pk)
     assert conditions(read) == []
     say(max_, release, approves=False)
-    with pytest.raises(UserError, match="max@example.com refused"):
+    with pytest.raises(UserError, match=r"max@example\.com refused"):
         move(acme.owner, read, to="approved")
 
 
@@ -238,6 +240,33 @@ def test_a_refusal_of_somebody_who_can_say_no_more_blocks_no_more(acme, release,
     else:
         max_.user.delete()
     assert conditions(Release.objects.get(pk=release.pk)) == []
+
+
+def test_a_refusal_of_somebody_who_no_longer_sees_the_client_blocks_no_more(acme, release, max_):
+    other = create_client(acme.owner, name="Globex")
+    say(max_, release, approves=False)
+    for bound in ([acme.client, other], []):
+        max_.clients.set(bound)
+        assert texts(release) == [(False, "max@example.com refused.")]
+    max_.clients.set([other])
+    assert conditions(release) == []
+    max_.clients.set([])
+    Member.objects.filter(pk=max_.pk).update(narrowed=True)
+    assert conditions(release) == []
+    assert [each.since for each in said_of(release)] == ["Cannot speak for this release any more. Their refusal does not block any more."]
+
+
+def test_a_refusal_of_a_guest_blocks_while_they_see_the_release(acme, release, gus):
+    share(acme.owner, release)
+    say(gus, release, approves=False)
+    assert texts(release) == [(False, "gus@client.example refused.")]
+    gus.clients.set([create_client(acme.owner, name="Globex")])
+    assert conditions(release) == []
+    gus.clients.set([])
+    assert conditions(release) == []
+    gus.clients.set([acme.client])
+    release.shared_at = None
+    assert conditions(release) == []
 
 
 def test_the_client_signs_it_off_with_the_answers_that_they_saw(acme, release, gus):
