@@ -6,7 +6,7 @@ from django.utils import timezone
 from studio.orders.kinds import KINDS
 from studio.orders.models import Order
 from studio.orders.services import append, make_way, notify
-from studio.orders.turns import Turns, able, choose, is_night, seconds_left
+from studio.orders.turns import Turns, able, is_night, seconds_left
 
 ENDS_SOON = 60.0
 """Seconds: what ends within them is waited for, since pausing it and going on later would take as long."""
@@ -21,7 +21,7 @@ def make_room(queue: str) -> list[str]:
     """
     with transaction.atomic():
         turns = Turns.read(queue, lock=True)
-        waiting = choose(turns.waiting, turns.running, at=turns.now, workers=turns.slots)
+        waiting = turns.choose(turns.waiting, turns.running, at=turns.now, workers=turns.slots)
         if waiting is None or able(waiting, turns.free) or any(order.stop_requested_at for order in turns.active):
             return []
         for order in sorted(turns.active, key=lambda order: (order.priority, -order.seconds)):

@@ -123,6 +123,22 @@ def quotas(workspace: Workspace, clients: Iterable[Client]) -> dict[UUID, list[Q
     return found
 
 
+def used_up(orders: Iterable[Order]) -> dict[UUID, Month]:
+    """Of these orders, each with its client and workspace, those whose client has used its GPU hours, and the month that they were for.
+
+    Three queries for each workspace that has a client with a limit among them; none where there is none.
+    """
+    counted = [order for order in orders if KINDS[order.kind].counts and order.client and order.client.gpu_hours_limit is not None]
+    clients = {order.client_id: order.client for order in counted}
+    full: dict[UUID, Month] = {}
+    for workspace in {order.workspace for order in counted}:
+        month = Month.now(workspace)
+        limits = {pk: client.gpu_hours_limit for pk, client in clients.items() if client.workspace_id == workspace.pk}
+        used = gpu_hours(workspace, month, limits)
+        full |= {pk: month for pk, limit in limits.items() if used.get(pk, 0.0) >= limit}
+    return {order.pk: full[order.client_id] for order in counted if order.client_id in full}
+
+
 def quotas_of(client: Client) -> list[Quota]:
     return quotas(client.workspace, [client])[client.pk]
 

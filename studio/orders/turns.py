@@ -7,11 +7,12 @@ A worker takes, of what waits in its queue and may start now,
 3. among those, the lowest rank: the place in which it was put, at first such that clients take turns (`fair_rank`).
 
 An order may not start before its moment, by day where it is for the night, while as many of its client run as the client may have,
-or on a worker that lacks what it needs. It is passed over then, and keeps its place.
+in a month whose GPU hours its client has used, or on a worker that lacks what it needs. It is passed over then, and keeps its place.
 """
 
 import heapq
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -22,6 +23,7 @@ from django.utils import timezone
 
 from studio.orders.kinds import KINDS
 from studio.orders.models import Order, Slot, last_rank
+from studio.orders.quotas import used_up
 from studio.workspaces.models import Workspace
 
 SOME_TIME = 3600.0
@@ -59,9 +61,9 @@ def next_night(workspace: Workspace, at: datetime) -> datetime:
     return evening.astimezone(UTC)  # hours are added to it, which a zone would do by what its clocks show
 
 
-def may_start_at(order: Order, now: datetime) -> datetime:
-    """The first moment from `now` on that its own times allow."""
-    at = max(now, order.start_at or now)
+def may_start_at(order: Order, now: datetime, full: Mapping[UUID, datetime]) -> datetime:
+    """The first moment from `now` on that its own times allow, and `full` (see `Turns`) does."""
+    at = max(now, order.start_at or now, full.get(order.pk, now))
     return next_night(order.workspace, at) if order.at_night else at
 
 
@@ -93,6 +95,8 @@ class Wait(Enum):
     NIGHT = "night"
     LIMIT = "limit"
     """As many of its client run as may."""
+    HOURS = "hours"
+    """Its client has used its GPU hours of this month."""
     WORKER = "worker"
     """None of the workers has what it needs, or there is none."""
 
@@ -108,7 +112,7 @@ class Prospect:
     """None where that cannot be told."""
     wait: Wait | None = None
     until: datetime | None = None
-    """When MOMENT or NIGHT ends."""
+    """When MOMENT, NIGHT or HOURS ends."""
 
 
 @dataclass
@@ -119,6 +123,8 @@ class Turns:
     active: list[Order]
     slots: list[Slot]
     now: datetime = field(default_factory=timezone.now)
+    full: Mapping[UUID, datetime] = field(default_factory=dict)
+    """When the month ends, for each order whose client has used the GPU hours that it may use in it."""
 
     @classmethod
     def read(cls, queue: str, *, lock: bool = False) -> "Turns":
@@ -128,11 +134,13 @@ class Turns:
         """
         related = {name for kind in KINDS.values() if kind.queue == queue for name in kind.related}
         orders = Order.objects.filter(queue=queue).select_related("workspace", "client", *related).order_by("pk")
-        waiting = orders.filter(status__in=Order.WAITING)
+        rows = orders.filter(status__in=Order.WAITING)
+        waiting = list(rows.select_for_update(of=("self",)) if lock else rows)
         return cls(
-            waiting=list(waiting.select_for_update(of=("self",)) if lock else waiting),
+            waiting=waiting,
             active=list(orders.filter(status__in=Order.ACTIVE)),  # asked after the lock: another worker may have taken one meanwhile
             slots=[slot for slot in Slot.objects.filter(queue=queue) if slot.is_alive],
+            full={order: month.ends for order, month in used_up(waiting).items()},
         )
 
     @property
@@ -148,16 +156,26 @@ class Turns:
     def next_for(self, worker: str) -> Order | None:
         """The order whose turn it is, for a worker; one that has not said what it has is taken to have everything."""
         known = [slot for slot in self.slots if slot.name == worker]
-        return choose(self.waiting, self.running, at=self.now, workers=known or None)
+        return self.choose(self.waiting, self.running, at=self.now, workers=known or None)
 
     def may_start(self) -> list[Order]:
         """What a worker could be told of now, whichever it is: in turn, each as if those before it had begun."""
         running, waiting, found = self.running, list(self.waiting), []
-        while order := choose(waiting, running, at=self.now, workers=self.slots or None):
+        while order := self.choose(waiting, running, at=self.now, workers=self.slots or None):
             found.append(order)
             waiting.remove(order)
             running[holder(order)] += 1
         return found
+
+    def choose(self, waiting: list[Order], running: "Counter[UUID]", *, at: datetime, workers: list[Slot] | None) -> Order | None:
+        """The next of `waiting` that may start at a moment on one of these workers."""
+        for order in sorted(waiting, key=lambda order: turn(order, running)):
+            limit = limit_of(order)
+            if may_start_at(order, at, self.full) > at or (limit is not None and running[holder(order)] >= limit):
+                continue
+            if able(order, workers):
+                return order
+        return None
 
     def prospects(self) -> list[Prospect]:
         """Everything that waits, in the order in which it is expected to start: the queue played forward, as its estimates say.
@@ -176,8 +194,10 @@ class Turns:
 
     def _wait(self, order: Order) -> tuple[Wait | None, datetime | None]:
         """Why it would be passed over even if every worker were free; a client's limit may also be reached by those before it."""
-        until = may_start_at(order, self.now)
+        until = may_start_at(order, self.now, self.full)
         if until > self.now:
+            if order.pk in self.full and self.full[order.pk] > (order.start_at or self.now):
+                return Wait.HOURS, until
             return (Wait.MOMENT if order.start_at and order.start_at == until else Wait.NIGHT), until
         limit = limit_of(order)
         return (Wait.LIMIT if limit is not None and self.running[holder(order)] >= limit else None), None
@@ -204,9 +224,9 @@ class Turns:
                 idle.append(workers[number])
                 if ended is not None:
                     running[holder(ended)] -= 1
-            chosen = choose(left, running, at=at, workers=idle)
+            chosen = self.choose(left, running, at=at, workers=idle)
             if chosen is None:
-                moments = [moment for order in left if (moment := may_start_at(order, at)) > at] + ([ends[0][0]] if ends else [])
+                moments = [moment for order in left if (moment := may_start_at(order, at, self.full)) > at] + ([ends[0][0]] if ends else [])
                 if not moments:
                     break
                 at = min(moments)
@@ -230,17 +250,6 @@ def turn(order: Order, running: "Counter[UUID]") -> tuple[Any, ...]:
 def able(order: Order, workers: list[Slot] | None) -> bool:
     """Whether one of these workers has what the order needs; None stands for one that has everything."""
     return workers is None or any(KINDS[order.kind].fits(order, slot) for slot in workers)
-
-
-def choose(waiting: list[Order], running: "Counter[UUID]", *, at: datetime, workers: list[Slot] | None) -> Order | None:
-    """The next of `waiting` that may start at a moment on one of these workers."""
-    for order in sorted(waiting, key=lambda order: turn(order, running)):
-        limit = limit_of(order)
-        if may_start_at(order, at) > at or (limit is not None and running[holder(order)] >= limit):
-            continue
-        if able(order, workers):
-            return order
-    return None
 
 
 def seconds_left(order: Order) -> float | None:

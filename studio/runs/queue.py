@@ -141,6 +141,9 @@ def words(prospect: Prospect, turns: Turns) -> str:
     if prospect.wait in (Wait.MOMENT, Wait.NIGHT) and prospect.until is not None:
         why = ", since it is only for the night" if prospect.wait is Wait.NIGHT else ""
         return f"Waits for {clock(prospect.until, order.workspace, now=turns.now)}{why}"
+    if prospect.wait is Wait.HOURS and prospect.until is not None:
+        until = clock(prospect.until, order.workspace, now=turns.now)
+        return f"Waits for {until} or a higher limit, since the client's GPU hours of this month are used up"
     if prospect.wait is Wait.LIMIT:
         limit = limit_of(order)
         return f"Waits: the client's limit of {limit} run{'' if limit == 1 else 's'} is reached{start(prospect, turns)}"

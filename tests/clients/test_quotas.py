@@ -140,6 +140,14 @@ def test_used_gpu_hours_refuse_runs_and_resuming_and_leave_what_runs_alone(acme,
     assert (running.status, running.order.stop_requested_at) == ("running", None)
 
 
+def test_a_run_that_was_placed_before_the_gpu_hours_were_used_says_on_its_page_and_in_the_queue_that_it_waits(acme, ana, slot):
+    limited(acme, gpu_hours_limit=10)
+    placed = start(acme).json()["id"]
+    gpu_hours(acme, 10)
+    for page in (f"/runs/{placed}/", "/runs/queue/"):
+        assert "since the client&#x27;s GPU hours of this month are used up" in ana.get(page).content.decode(), page
+
+
 def test_what_runs_now_counts_as_far_as_it_has_come(acme, slot):
     limited(acme, gpu_hours_limit=4)
     Slot.objects.filter(pk=slot.pk).update(facts=HOST_FACTS | {"gpus": [{"name": "NVIDIA L4", "memory": 1 << 34}]})

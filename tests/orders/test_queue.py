@@ -5,13 +5,16 @@ from collections import Counter
 from datetime import UTC, datetime, time, timedelta
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from studio.orders.models import Order, Slot
+from studio.orders.models import Order, Slot, Usage
 from studio.orders.services import claim, claim_next, reconcile
 from studio.orders.turns import Turns, Wait, is_night, next_night
-from studio.workspaces.models import Workspace
+from studio.runs.queue import words_for
+from studio.workspaces.models import Client, Workspace
+from studio.workspaces.months import Month
 from studio.workspaces.services import create_client
 from tests.fixtures import HOST_FACTS
 from tests.orders.test_losing_workers import jobs, work_the_queue
@@ -92,6 +95,56 @@ def test_a_client_may_have_a_limit_of_its_own(wait, globex):
     for number in (1, 2, 3):
         wait(f"theirs {number}", client=globex)
     assert [taken(), taken(), taken()] == ["theirs 1", "theirs 2", None]
+
+
+def use_gpu(acme, hours, *, before_month=timedelta()):
+    begin = Month.now(acme.workspace).begins - before_month
+    facts = {"worker_kind": "NVIDIA L4", "gpus": 1, "started_at": begin, "ended_at": begin + timedelta(hours=hours)}
+    Usage.objects.create(workspace=acme.workspace, client=acme.client, order=acme.run.order, attempt=1, kind="train", **facts)
+
+
+def test_what_waits_when_the_gpu_hours_are_used_up_waits_for_the_next_month_or_a_higher_limit(wait, acme, globex):
+    waiting = [wait("ours", priority=HIGH), wait("ours too")]
+    later = wait("ours in a year", start_at=timezone.now() + timedelta(days=366))
+    wait("theirs", client=globex)
+    acme.client.gpu_hours_limit = 10
+    acme.client.save()
+    use_gpu(acme, 10)
+    turns = Turns.read("train")
+    assert names(turns.may_start()) == ["theirs"]
+    ends = Month.now(acme.workspace).ends
+    told = {prospect.order.run.name: prospect for prospect in turns.prospects()}
+    assert [(told[name].wait, told[name].until) for name in ("ours", "ours too")] == [(Wait.HOURS, ends)] * 2
+    assert (told["ours in a year"].wait, told["ours in a year"].until) == (Wait.MOMENT, later.start_at)
+    assert told["ours"].starts_at == ends and (told["theirs"].place, told["theirs"].wait) == (1, None)
+    assert (
+        words_for(waiting[0])
+        == f"Waits for {ends:%d %b}, 00:00 (UTC) or a higher limit, since the client's GPU hours of this month are used up"
+    )
+    assert [taken(), taken()] == ["theirs", None]
+    Client.objects.filter(pk=acme.client.pk).update(gpu_hours_limit=11)
+    assert [taken(), taken()] == ["ours", "ours too"]
+
+
+def test_gpu_hours_of_last_month_keep_nothing_waiting(wait, acme):
+    wait("ours")
+    Client.objects.update(gpu_hours_limit=10)
+    use_gpu(acme, 10, before_month=timedelta(hours=10))
+    assert taken() == "ours"
+
+
+def test_gpu_hours_are_counted_once_however_many_wait_and_not_at_all_without_a_limit(wait, acme, globex):
+    def asked() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            Turns.read("train")
+        return len(queries)
+
+    wait("ours"), wait("theirs", client=globex)
+    unlimited = asked()
+    Client.objects.update(gpu_hours_limit=10)
+    limited = asked()
+    wait("ours too"), wait("theirs too", client=globex)
+    assert unlimited < limited == asked()
 
 
 def test_nothing_starts_before_its_moment(wait):
