@@ -8,9 +8,11 @@ from typing import Any
 
 from allauth.account.internal.flows.login import get_authentication_records
 from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
+from allauth.account.models import EmailAddress
 from allauth.core import context
 from allauth.mfa.models import Authenticator
-from allauth.socialaccount.models import SocialAccount
+from allauth.socialaccount.models import SocialAccount, SocialLogin
+from allauth.usersessions.internal.flows.sessions import end_other_sessions as end_all_but_current
 from allauth.usersessions.internal.flows.sessions import end_sessions
 from allauth.usersessions.models import UserSession
 from django.db import transaction
@@ -106,6 +108,32 @@ def require_second_factor(member: Member, required: bool) -> None:
         record(member, "workspace.second_factor", workspace, change={"second_factor_required": [not required, required]})
 
 
+def prove_address(request: HttpRequest, user: User) -> bool:
+    """For the first time it is known whose the address is: what somebody set up who only typed it is gone. False where it was known."""
+    with transaction.atomic():
+        typed = EmailAddress.objects.select_for_update().filter(user=user, email=user.email, verified=False).first()
+        if typed is None:
+            return False
+        Authenticator.objects.filter(user=user).delete()
+        end_all_but_current(request, user)
+        typed.verified = True
+        typed.save(update_fields=["verified"])
+        people_changed(user.pk)
+    return True
+
+
+def on_company_sign_in(sender: object, request: HttpRequest, sociallogin: SocialLogin, **kwargs: Any) -> None:
+    """Before allauth looks at the address, whose own wiping of passwords leaves second factors in place."""
+    if not sociallogin.is_existing or sociallogin.account.pk:  # nobody's, or connected before
+        return
+    user = sociallogin.user
+    with transaction.atomic():
+        if prove_address(request, user) and user.has_usable_password():
+            user.set_unusable_password()
+            user.save(update_fields=["password"])
+            tell(user, "password.remove")
+
+
 def on_signed_in(sender: object, request: HttpRequest, user: User, **kwargs: Any) -> None:
     tell(user, "user.sign_in", change={"by": [None, methods_used(request, user)]})
 
@@ -131,6 +159,7 @@ def on_password_changed(sender: object, request: HttpRequest, user: User, **kwar
 
 def on_password_reset(sender: object, request: HttpRequest, user: User, **kwargs: Any) -> None:
     tell(user, "password.reset")
+    prove_address(request, user)  # the link came by e-mail
     people_changed(user.pk)
 
 

@@ -9,6 +9,7 @@ class WorkspacesConfig(AppConfig):
         from allauth.account.signals import user_logged_in as let_in
         from allauth.mfa.models import Authenticator
         from allauth.mfa.signals import authentication_failed, authenticator_reset
+        from allauth.socialaccount.signals import pre_social_login
         from django.contrib.auth.signals import user_logged_in, user_logged_out
         from django.db.models.signals import post_delete, post_save
 
@@ -22,6 +23,7 @@ class WorkspacesConfig(AppConfig):
         password_set.connect(accounts.on_password_changed)
         password_reset.connect(accounts.on_password_reset)
         authenticator_reset.connect(accounts.on_codes_made)
+        pre_social_login.connect(accounts.on_company_sign_in)
         for signal in (user_logged_out, password_changed, password_reset):
             signal.connect(watching.on_sessions_ended)
         # allauth's own signals of these come after the commit; a record belongs to the change's transaction.

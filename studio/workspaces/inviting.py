@@ -165,8 +165,8 @@ def accept_as_new(token: str, *, email: str, password: str, ip: str | None) -> M
         refuse_stranger(invitation, email)
         try:
             with transaction.atomic():
-                # Only what an invitation was bound to is known to be theirs; anybody can type another's address.
-                user = User.objects.create_user(email, password, verified=bool(invitation.email))
+                # Whoever made the link saw it too, so that not even the address it is bound to is known to be theirs.
+                user = User.objects.create_user(email, password, verified=False)
         except IntegrityError:
             text = "This address has an account. Sign in with it, and you come back here."
             raise UserError(text, fields={"email": text}, code="has_account") from None

@@ -11,8 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import pytest
 from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
 from cryptography.hazmat.primitives.asymmetric import rsa
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client as Browser
 
@@ -254,13 +256,32 @@ def test_whoever_has_no_password_sets_one_after_signing_in_anew(client, ana, pro
 
 
 def test_an_address_that_nobody_had_confirmed_here_belongs_to_whom_the_provider_vouches_for(client, ana, provider):
-    """Somebody who came by a link typed another's address: that one gets the account, and the first one's password is gone."""
+    """Somebody who came by a link typed another's address: that one gets the account, and nothing of the first one's opens it."""
     EmailAddress.objects.update(verified=False)
+    Authenticator.objects.create(user=ana.user, type="totp", data={"secret": ""})
     first = Browser()
     first.force_login(ana.user)
+    assert first.get("/").status_code == 200
     assert and_back(client)["Location"] == "/"
+    assert client.get("/").status_code == 200
     assert not User.objects.get().has_usable_password()
+    assert not Authenticator.objects.exists()
+    assert EmailAddress.objects.get().verified
     assert first.get("/").status_code == 302
+    assert not SessionStore().exists(first.cookies["session"].value)
+    assert AuditRecord.objects.filter(verb__in=["password.remove", "authenticator.remove"]).count() == 2
+
+
+def test_what_somebody_sets_up_once_their_address_is_known_stays(client, ana, provider):
+    EmailAddress.objects.update(verified=False)
+    and_back(client)
+    ana.user.set_password(PASSWORD)
+    ana.user.save()
+    Authenticator.objects.create(user=ana.user, type="totp", data={"secret": ""})
+    SocialAccount.objects.all().delete()
+    assert and_back(Browser())["Location"] == "/login/second-factor/"
+    assert User.objects.get().has_usable_password()
+    assert Authenticator.objects.count() == 1
 
 
 def confirm(browser: Browser, path: str) -> None:

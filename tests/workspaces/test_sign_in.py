@@ -331,6 +331,23 @@ def test_the_second_factor_is_still_asked_for_after_a_new_password(client, ana, 
     assert sign_in(client, password=new)["Location"] == "/login/second-factor/"
 
 
+def test_whoever_gets_the_mail_gets_the_account_and_nothing_of_who_only_typed_its_address(client, ana, mail):
+    EmailAddress.objects.update(verified=False)
+    first = Browser()
+    first.force_login(ana.user)
+    first.get("/")
+    Authenticator.objects.create(user=ana.user, type="totp", data={"secret": ""})
+    Authenticator.objects.create(user=ana.user, type="recovery_codes", data={})
+    forget(client)
+    new = "another long sentence"
+    client.post(client.get(link_in(mail[0]))["Location"], {"password1": new, "password2": new})
+    assert not Authenticator.objects.exists()
+    assert EmailAddress.objects.get().verified
+    assert first.get("/").status_code == 302
+    assert not SessionStore().exists(first.cookies["session"].value)
+    assert sign_in(client, password=new)["Location"] == "/"
+
+
 def test_where_no_mail_can_be_sent_nothing_is_offered(client, ana, mailoutbox):
     assert "I forgot my password" not in client.get("/login/").content.decode()
     for path in ("", "sent/", "done/", "1-x/"):
