@@ -151,6 +151,8 @@ def storage_lines(workspace: Workspace, month: Month, clients: Collection[UUID],
     """One for each client and price: the days' sizes added up. A day that was not written down has the size of the one before."""
     today = timezone.now().astimezone(month.zone).date()
     after = min(today, month.following.first - timedelta(days=1)) + timedelta(days=1)
+    if after <= month.first:  # a month to come
+        return
     known: dict[UUID, list[Held]] = defaultdict(list)
     days = StoredDay.objects.filter(client__in=clients, day__gte=month.first, day__lt=after).order_by("day")
     for client, day, size, price in days.values_list("client_id", "day", "size", "price"):

@@ -188,6 +188,20 @@ def test_a_month_that_is_not_over_counts_what_runs_and_what_is_stored_today(acme
     assert found.sums.amounts[STORAGE] > 0
 
 
+def test_a_month_to_come_costs_nothing(acme, ana):
+    acme.workspace.storage_price = Decimal("1.00")
+    acme.workspace.save()
+    day = timezone.now().date()
+    StoredDay.objects.create(client=acme.client, day=day, size=10**12, price="1.00")
+    month = Month.now(acme.workspace).following
+    for name in (month, month.following):
+        told = acme.api.get(f"usage?month={name}&client={acme.client.pk}").json()
+        assert (Decimal(told["cost"]), told["lines"]) == (0, [])
+        assert "-" not in "".join(cell for row in lines(ana.get(f"/usage/invoice.csv?month={name}"))[1:] for cell in row[7:8])
+        page = ana.get(f"/usage/?month={name}").content.decode()
+        assert "0.00 EUR" in page and "-0." not in page and "−" not in page
+
+
 def test_a_cell_is_no_formula(acme, ana):
     used(acme, at("2026-03-10T08:00"), hours=1, title="=HYPERLINK(1)")
     _, row = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
