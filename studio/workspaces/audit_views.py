@@ -35,7 +35,7 @@ class Asked:
 
     @classmethod
     def read(cls, request: HttpRequest) -> "Asked":
-        typed = {name: text for name in FILTERS if (text := request.GET.get(name, "").strip()[:100])}
+        typed = {name: text for name in FILTERS if (text := request.GET.get(name, "").replace("\x00", "").strip()[:100])}
         errors: dict[str, str] = {}
         since, until = (day_typed(typed.get(name, ""), name, errors) for name in ("since", "until"))
         zone = request.member.workspace.zone  # type: ignore[attr-defined]

@@ -5,7 +5,6 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
@@ -13,6 +12,7 @@ from studio.clients import overview
 from studio.clients.erasing import certificates
 from studio.errors import UserError
 from studio.workspaces.models import Client
+from studio.workspaces.searching import matching, words_of
 from studio.workspaces.services import update_client
 
 ON_A_PAGE = 25
@@ -26,9 +26,7 @@ def clients(request: HttpRequest) -> HttpResponse:
     member = request.member  # type: ignore[attr-defined]
     visible = Client.objects.for_action(request, "client.view")
     archived, wanted = request.GET.get("archived") == "1", " ".join(request.GET.get("q", "").split())[:80]
-    rows = visible.filter(archived_at__isnull=not archived)
-    if wanted:
-        rows = rows.filter(Q(name__icontains=wanted) | Q(slug__icontains=wanted))
+    rows = visible.filter(matching(Client, words_of(wanted), names=("name", "slug")), archived_at__isnull=not archived)
     page = Paginator(rows.order_by("name", "pk"), ON_A_PAGE).get_page(request.GET.get("page"))
     query = request.GET.copy()
     query.pop("page", None)
