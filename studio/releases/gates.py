@@ -8,6 +8,7 @@ from django.db.models import Q
 
 from studio.audit.services import record
 from studio.errors import UserError
+from studio.releases.held_out import held_out_rows
 from studio.releases.models import Approval, Evaluation, Gate, Release
 from studio.releases.verdict import plain, rows_of, verdict
 from studio.workspaces.models import Member, hold
@@ -91,8 +92,12 @@ def evaluation_condition(release: Release, gate: Gate) -> Condition:
         text = f"On held-out rows, its loss is at most {plain(gate.margin)} % higher than that of {beside}, which {where} in production."
     if found is None or found.result is None:
         return Condition(text, met=False, why="It has not been evaluated yet.")
-    if gate.held_out_id and found.dataset_version.dataset_id != gate.held_out_id:
-        return Condition(text, met=False, why=f"It was evaluated on {found.dataset_version}, and {gate.held_out} is asked for.")
+    try:
+        rows = held_out_rows(release)
+    except UserError as problem:
+        return Condition(text, met=False, why=problem.message)
+    if found.dataset_version_id != rows.pk:
+        return Condition(text, met=False, why=f"It was evaluated on {found.dataset_version}; by now that is {rows}. Evaluate it again.")
     if beside is not None and found.against_id != beside.pk:
         before = f"compared with {found.against}" if found.against else "compared with nothing"
         now = f"by now {beside} is in production" if production else f"{beside} was in production last"

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.errors import UserError
-from studio.releases import evaluating, gates, staging
+from studio.releases import gates, staging
 from studio.releases.changes import changes
+from studio.releases.held_out import held_out_rows
 from studio.releases.models import Approval, Evaluation, Release
 from studio.releases.verdict import Verdict, signed, verdict
 from studio.workspaces.models import Member
@@ -75,7 +76,7 @@ def release_page(release: Release, *, member: Member, error: Any = None, typed: 
 def rows_to_evaluate_on(release: Release) -> Any:
     """The version that an evaluation would read, or the UserError that says why there is none."""
     try:
-        return {"version": evaluating.held_out_rows(release), "own": gates.gate_of(release).held_out is None}
+        return {"version": held_out_rows(release), "own": gates.gate_of(release).held_out is None}
     except UserError as problem:
         return {"why_not": problem.message}
 

@@ -3,6 +3,7 @@
 import pytest
 
 from studio.audit.models import AuditRecord
+from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.releases.evaluating import request_evaluation
 from studio.releases.gates import conditions, say
@@ -167,9 +168,24 @@ def test_an_evaluation_on_other_rows_than_the_gates_does_not_count(acme, release
     rows = held_out(acme)
     gate(acme, evaluated=True, held_out=rows.dataset)
     measured(acme, release)
-    assert texts(release) == [(False, "It was evaluated on Replies v1, and Gate is asked for.")]
+    assert texts(release) == [(False, "It was evaluated on Replies v1; by now that is Gate v1. Evaluate it again.")]
     measured(acme, release, version=rows)
     assert texts(release)[0][0]
+
+
+def test_an_evaluation_on_an_older_version_of_the_rows_does_not_count(acme, release):
+    rows = held_out(acme)
+    gate(acme, evaluated=True, held_out=rows.dataset)
+    measured(acme, release, version=rows)
+    assert texts(release)[0][0]
+    newer = held_out(acme, "Newer")
+    DatasetVersion.objects.filter(pk=newer.pk).update(dataset=rows.dataset, number=2)
+    assert texts(release) == [(False, "It was evaluated on Gate v1; by now that is Gate v2. Evaluate it again.")]
+    Gate.objects.update(held_out=None)
+    assert texts(release) == [(False, "It was evaluated on Gate v1; by now that is Replies v1. Evaluate it again.")]
+    DatasetVersion.objects.filter(pk=acme.version.pk).update(facts=None)
+    release = Release.objects.get(pk=release.pk)
+    assert texts(release) == [(False, "Replies v1 has no validation rows. Name held-out rows in the project's gate.")]
 
 
 # ── People ──
