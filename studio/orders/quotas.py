@@ -128,15 +128,19 @@ def used_up(orders: Iterable[Order]) -> dict[UUID, Month]:
 
     Three queries for each workspace that has a client with a limit among them; none where there is none.
     """
-    counted = [order for order in orders if KINDS[order.kind].counts and order.client and order.client.gpu_hours_limit is not None]
-    clients = {order.client_id: order.client for order in counted}
+    counted: dict[UUID, UUID] = {}
+    limits: dict[Workspace, dict[UUID, float]] = defaultdict(dict)
+    for order in orders:
+        client = order.client if KINDS[order.kind].counts else None
+        if client is not None and client.gpu_hours_limit is not None:
+            counted[order.pk] = client.pk
+            limits[order.workspace][client.pk] = client.gpu_hours_limit
     full: dict[UUID, Month] = {}
-    for workspace in {order.workspace for order in counted}:
+    for workspace, of_clients in limits.items():
         month = Month.now(workspace)
-        limits = {pk: client.gpu_hours_limit for pk, client in clients.items() if client.workspace_id == workspace.pk}
-        used = gpu_hours(workspace, month, limits)
-        full |= {pk: month for pk, limit in limits.items() if used.get(pk, 0.0) >= limit}
-    return {order.pk: full[order.client_id] for order in counted if order.client_id in full}
+        used = gpu_hours(workspace, month, of_clients)
+        full |= {pk: month for pk, limit in of_clients.items() if used.get(pk, 0.0) >= limit}
+    return {order: full[client] for order, client in counted.items() if client in full}
 
 
 def quotas_of(client: Client) -> list[Quota]:
