@@ -52,6 +52,11 @@ def sight_of(member: Member) -> Sight:
     return EVERYTHING if ids is None else Sight(frozenset(ids))
 
 
+def refuse_bound(member: Member, doing: str = "change what holds for all of them") -> None:
+    if member.client_ids() is not None:
+        raise UserError(f"You see some of the clients only, so you cannot {doing}.")
+
+
 def within(rows: "QuerySet[Any]", member: Member) -> "QuerySet[Any]":
     """Those of some members or invitations that see no client that `member` does not see."""
     ids = member.client_ids()

@@ -10,6 +10,7 @@ from django.db import transaction
 from studio.audit.services import record
 from studio.errors import UserError
 from studio.workspaces.models import Member, Rate, hold
+from studio.workspaces.people import refuse_bound
 
 CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 LARGEST = Decimal(100_000)
@@ -40,11 +41,6 @@ def day_typed(text: str, *, field: str) -> date:
     if not FIRST_DAY <= day < LAST_DAY:
         raise UserError("The day cannot be used.", fields={field: "Give a day of this century, such as 2026-11-30."})
     return day
-
-
-def refuse_bound(member: Member) -> None:
-    if member.client_ids() is not None:
-        raise UserError("You see some of the clients only, so you cannot change what holds for all of them.")
 
 
 def set_prices(member: Member, *, currency: str, storage_price: Decimal | None) -> None:

@@ -15,6 +15,7 @@ from django.utils.text import slugify
 from studio.audit.services import record
 from studio.errors import UserError
 from studio.workspaces.models import Client, Erasure, Member, Project, SetupToken, User, Workspace, hold
+from studio.workspaces.people import refuse_bound
 
 SETUP_HOURS = 24
 LIMITS: dict[str, tuple[float, str]] = {
@@ -114,6 +115,7 @@ def plain_name(name: str) -> str:
 
 
 def create_client(member: Member, *, name: str, slug: str = "") -> Client:
+    refuse_bound(member, "make another one")  # a client that they would not see, under a name that tells which others there are
     name = plain_name(name)
     with transaction.atomic():
         hold(member.workspace)
@@ -141,6 +143,8 @@ def update_client(
     member: Member, client: Client, *, name: str | None = None, slug: str | None = None, limits: dict[str, Any] | None = None
 ) -> None:
     """`limits`: those of `LIMITS` that change; None as a value takes one away."""
+    if slugify(slug or "")[:60] not in ("", client.slug):
+        refuse_bound(member, "change the short name, which no other one may have")
     taken = set(Client.objects.filter(workspace=client.workspace_id).exclude(pk=client.pk).values_list("slug", flat=True))
     rename(member, client, taken, name=name, slug=slug, owner="client", more=checked_limits(limits or {}))
 

@@ -3,6 +3,7 @@
 from django.utils import timezone
 
 from studio.workspaces.models import Client
+from studio.workspaces.services import create_client
 from tests.fixtures import Api, make_key, make_member
 
 
@@ -23,6 +24,20 @@ def test_clients_and_projects_are_made_renamed_and_archived(acme):
     assert acme.api.get(path).json()["archived_at"]
     refused = acme.api.post("projects", {"client": client.json()["id"], "name": "More"})
     assert (refused.status_code, list(refused.json()["error"]["fields"])) == (422, ["client"])
+
+
+def test_who_sees_some_clients_makes_none_and_learns_no_short_name(acme):
+    globex = create_client(acme.owner, name="Globex")
+    bound = Api(make_key(make_member(acme.workspace, role="admin", email="adi@example.com", clients=[acme.client])))
+    for api in (bound, Api(make_key(acme.owner, clients=[acme.client]))):
+        for name in ("Globex", "Initech"):
+            refused = api.post("clients", {"name": name, "slug": name})
+            assert (refused.status_code, "make another one" in refused.json()["error"]["message"]) == (400, True)
+        told = {api.patch(f"clients/{acme.client.pk}", {"slug": slug}).json()["error"]["message"] for slug in (globex.slug, "initech")}
+        assert len(told) == 1 and "short name" in told.pop()
+        same = api.patch(f"clients/{acme.client.pk}", {"name": "Home", "slug": acme.client.slug, "run_limit": 2})
+        assert (same.status_code, same.json()["slug"]) == (200, acme.client.slug)
+    assert Client.objects.filter(workspace=acme.workspace).count() == 2
 
 
 def test_every_change_stands_in_the_audit_record(acme):

@@ -89,6 +89,15 @@ def test_people_of_the_client_are_told_to_whoever_may_know(acme, ana):
     assert "gus@client.example" not in seen(viewer, f"/clients/{acme.client.pk}/")
 
 
+def test_who_sees_some_clients_is_offered_no_new_one(acme, ana):
+    assert "New client" in seen(ana, "/clients/")
+    browser = signed_in(make_member(acme.workspace, role="admin", email="adi@example.com", clients=[acme.client]))
+    assert "New client" not in seen(browser, "/clients/")
+    answer = browser.post("/clients/new/", {"name": "Globex"})
+    assert (answer.status_code, "you cannot make another one" in answer.content.decode()) == (422, True)
+    assert Client.objects.count() == 1
+
+
 def test_an_empty_client_says_what_each_part_is_for(acme, ana):
     client = create_client(acme.owner, name="Globex")
     page = seen(ana, f"/clients/{client.pk}/")
