@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,18 @@ NAMED = 5
 
 
 def delete_dataset(member: Member, dataset: Dataset) -> None:
+    with transaction.atomic():  # of its own: what was asked to stop stays so where the rest is refused
+        hold(dataset.project)
+        refuse_used(dataset)
+        refuse_busy(orders_of(dataset))
+        stop_looking(orders_of(dataset))
     with transaction.atomic():
         hold(dataset.project)
         refuse_used(dataset)
-        of_it = Q(dataset_version__dataset=dataset) | Q(synthesis__dataset=dataset)
-        of_it |= Q(measurement__version__dataset=dataset) | Q(token_view__version__dataset=dataset)
-        orders = list(Order.objects.filter(of_it))
-        for order in orders:
-            if order.is_live and order.kind in LOOKING:
-                request_stop(order, discard=True)
+        orders = orders_of(dataset)
+        refuse_busy(orders)
         if any(order.is_live for order in orders):
-            raise UserError(
-                "Something is still being done with this dataset. Stop it, or wait until it has ended, then delete the dataset."
-            )
+            raise UserError("Its rows are just being measured, which is being stopped. Try again in a moment.")
         versions = list(dataset.versions.all())
         paths = [path for version in versions for path in files_of_version(version)] + [order.folder.parent for order in orders]
         record(member, "dataset.delete", dataset, change={"versions": [len(versions), 0]})
@@ -46,6 +46,24 @@ def delete_dataset(member: Member, dataset: Dataset) -> None:
         dataset.delete()
         Order.objects.filter(pk__in=[order.pk for order in orders]).delete()
         transaction.on_commit(lambda: remove_all(paths))
+
+
+def orders_of(dataset: Dataset) -> list[Order]:
+    of_it = Q(dataset_version__dataset=dataset) | Q(synthesis__dataset=dataset)
+    of_it |= Q(measurement__version__dataset=dataset) | Q(token_view__version__dataset=dataset)
+    return list(Order.objects.filter(of_it))
+
+
+def refuse_busy(orders: list[Order]) -> None:
+    if any(order.is_live and order.kind not in LOOKING for order in orders):
+        raise UserError("Something is still being done with this dataset. Stop it, or wait until it has ended, then delete the dataset.")
+
+
+def stop_looking(orders: list[Order]) -> None:
+    for order in orders:
+        if order.is_live:
+            with suppress(UserError):  # it ended just now
+                request_stop(order, discard=True)
 
 
 def files_of_version(version: DatasetVersion) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.test import Client as Browser
 
 from studio.audit.models import AuditRecord
-from studio.datasets.models import Dataset, DatasetVersion
+from studio.datasets.models import Dataset, DatasetVersion, Measurement
 from studio.orders.models import Order
 from studio.releases.models import Gate
 from tests.fixtures import make_member, make_order, make_synthesis, make_version
@@ -71,6 +71,24 @@ def test_what_a_mix_was_made_of_and_what_a_gate_measures_on_stays(acme, spare):
 def test_what_is_still_being_read_stays(acme, spare):
     Order.objects.filter(pk=spare.order_id).update(status=Order.Status.RUNNING)
     assert "still being done" in acme.api.delete(f"datasets/{spare.dataset_id}").json()["error"]["message"]
+
+
+def test_a_measurement_that_runs_is_stopped_and_then_the_dataset_goes(acme, spare):
+    order = make_order(acme.owner, kind="tokens", client=acme.client, status=Order.Status.RUNNING)
+    Measurement.objects.create(version=spare, base=acme.base, order=order)
+    assert "Try again in a moment" in acme.api.delete(f"datasets/{spare.dataset_id}").json()["error"]["message"]
+    order.refresh_from_db()
+    assert order.stop_requested_at and order.discard
+    Order.objects.filter(pk=order.pk).update(status=Order.Status.STOPPED)
+    assert acme.api.delete(f"datasets/{spare.dataset_id}").status_code == 204
+
+
+def test_what_is_used_has_no_measurement_stopped(acme):
+    order = make_order(acme.owner, kind="tokens", client=acme.client, status=Order.Status.RUNNING)
+    Measurement.objects.create(version=acme.version, base=acme.base, order=order)
+    assert acme.api.delete(f"datasets/{acme.version.dataset_id}").json()["error"]["code"] == "in_use"
+    order.refresh_from_db()
+    assert order.stop_requested_at is None
 
 
 def test_a_viewer_is_told_that_there_is_none(acme, spare):
