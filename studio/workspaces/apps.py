@@ -13,9 +13,10 @@ class WorkspacesConfig(AppConfig):
         from django.contrib.auth.signals import user_logged_in, user_logged_out
         from django.db.models.signals import post_delete, post_save
 
-        from studio.workspaces import accounts, sessions, signing_in, watching
+        from studio.workspaces import accounts, choosing, sessions, signing_in, watching
 
         user_logged_in.connect(sessions.on_signed_in)
+        user_logged_in.connect(choosing.on_signed_in)
         let_in.connect(accounts.on_signed_in)
         signing_in.password_refused.connect(accounts.on_password_refused)
         authentication_failed.connect(accounts.on_code_refused)

@@ -12,12 +12,10 @@ from django.views.decorators.cache import never_cache
 
 from studio.errors import UserError
 from studio.workspaces import inviting, people, services, throttle
+from studio.workspaces.choosing import go_to
 from studio.workspaces.models import Invitation, Member, User
 from studio.workspaces.requests import address_of
 from studio.workspaces.signing_in import sign_in
-
-CHOSEN = "workspace"
-"""Where the session keeps which workspace its person is in."""
 
 
 @never_cache
@@ -70,10 +68,6 @@ def offer(request: HttpRequest, found: Invitation, *, error: UserError | None = 
         "error": error,
     }
     return render(request, "workspaces/invitation.html", context, status=422 if request.method == "POST" else 200)
-
-
-def go_to(request: HttpRequest, member: Member) -> None:
-    request.session[CHOSEN] = str(member.workspace_id)
 
 
 def switch(request: HttpRequest) -> HttpResponse:

@@ -15,6 +15,7 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
 from studio.errors import UserError
+from studio.workspaces.choosing import go_to, is_elsewhere, member_by_session
 from studio.workspaces.models import ApiKey, Member
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN
 from studio.workspaces.requests import address_of
@@ -25,6 +26,8 @@ READ_IN_A_BROWSER = ("/api/v1/docs", "/api/v1/openapi.json")
 """Addresses of the API that a session opens, too. They only describe it."""
 CONFLICTS = {"not_verified", "idempotency_conflict", "in_progress", "quota"}
 """Codes of errors that answer 409: the request is right, but not now."""
+SAFE = ("GET", "HEAD", "OPTIONS")
+NOT_THERE_ANY_MORE = "You are not in that workspace any more, so nothing was done. Go home, and you are in another one of yours."
 
 
 def wants_json(request: HttpRequest) -> bool:
@@ -51,6 +54,13 @@ def api_failure(error: Exception) -> JsonResponse | None:
     return None
 
 
+def refusal(request: HttpRequest, error: UserError, *, status: int) -> HttpResponse:
+    """What a page answers to an error that its reader can mend."""
+    if request.headers.get("HX-Request"):
+        return render(request, "components/notice.html", {"level": "error", "text": error.message}, status=422)
+    return render(request, "refused.html", {"error": error}, status=status)
+
+
 def member_by_key(request: HttpRequest) -> Member | None:
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
@@ -67,20 +77,11 @@ def member_by_key(request: HttpRequest) -> Member | None:
     return member
 
 
-def member_by_session(user: Any, session: Any) -> Member | None:
-    """The membership that a signed-in user acts in: the one that their session chose, or their first."""
-    if not user.is_authenticated:
-        return None
-    memberships = Member.objects.filter(user=user.pk).select_related("user", "workspace")
-    chosen = session.get("workspace")
-    return (memberships.filter(workspace=chosen).first() if chosen else None) or memberships.order_by("created_at").first()
-
-
 def member_by_cookie(session_key: str | None) -> Member | None:
     """As `member_by_session`, for those who stand outside Django's middleware: sockets, and the door for uploads."""
     session = SessionStore(session_key)
     member = member_by_session(get_user(SimpleNamespace(session=session)), session)  # type: ignore[arg-type]
-    return None if member is None or must_add_factor(member) else member
+    return None if member is None or must_add_factor(member) or is_elsewhere(member, session) else member
 
 
 class MemberMiddleware:
@@ -129,6 +130,11 @@ class PolicyMiddleware:
             return redirect(f"/login/?next={request.path}" if request.method == "GET" else "/login/")
         if action is None:
             return self.refuse_method(request, [*methods])
+        if member is not None and member.key is None and is_elsewhere(member, request.session):
+            if request.method in SAFE:
+                go_to(request, member)
+            elif action != SIGNED_IN:
+                return refusal(request, UserError(NOT_THERE_ANY_MORE), status=409)
         closed = action != SIGNED_IN or request.path in READ_IN_A_BROWSER
         if closed and member is not None and must_add_factor(member):
             return self.lead_to_account(request)
@@ -176,8 +182,4 @@ class UserErrorMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if wants_json(request):
             return api_failure(error)
-        if not isinstance(error, UserError):
-            return None
-        if request.headers.get("HX-Request"):
-            return render(request, "components/notice.html", {"level": "error", "text": error.message}, status=422)
-        return render(request, "refused.html", {"error": error}, status=400)
+        return refusal(request, error, status=400) if isinstance(error, UserError) else None

@@ -1,5 +1,6 @@
 """A person in several workspaces sees one at a time, goes from one to another, and makes a new one where they may."""
 
+import re
 import uuid
 
 import pytest
@@ -9,7 +10,8 @@ from django.test.utils import CaptureQueriesContext
 
 from studio.audit.models import AuditRecord
 from studio.workspaces import people
-from studio.workspaces.models import Member, User, Workspace
+from studio.workspaces.middleware import member_by_cookie
+from studio.workspaces.models import Client, Member, User, Workspace
 from studio.workspaces.services import create_workspace
 from tests.fixtures import make_member
 
@@ -55,7 +57,7 @@ def test_nobody_switches_to_a_workspace_that_is_not_theirs(acme, rival, role):
     browser = browser_of(member.user)
     foreign, missing, nothing = (switch(browser, pk) for pk in (rival.workspace.pk, uuid.uuid4(), "seven"))
     assert {foreign.status_code, missing.status_code, nothing.status_code} == {404}
-    assert "workspace" not in browser.session
+    assert browser.session["workspace"] == str(acme.workspace.pk)
     assert switch(browser, acme.workspace.pk).status_code == 302
 
 
@@ -69,6 +71,63 @@ def test_who_is_removed_from_one_goes_on_in_another(acme, rival):
     switch(browser, rival.workspace.pk)
     there.delete()
     assert browser.get(f"/runs/{acme.run.pk}/").status_code == 200
+
+
+def form_of(browser):
+    """A form that was opened now: what it sends, and the token that it sends along."""
+    token = re.search(r'name="csrf-token" content="(\w+)"', browser.get("/clients/new/").content.decode()).group(1)
+    return {"name": "Initech", "csrfmiddlewaretoken": token}
+
+
+def strict_browser_of(user):
+    browser = Browser(enforce_csrf_checks=True)
+    browser.force_login(user)
+    return browser
+
+
+def test_a_form_that_was_opened_in_one_workspace_does_nothing_in_another(acme, rival):
+    joined(acme.owner, rival, role="owner")
+    browser = strict_browser_of(acme.owner.user)
+    form = form_of(browser)
+    assert browser.post("/workspaces/switch/", form | {"workspace": rival.workspace.pk}).status_code == 302
+    refused = browser.post("/clients/new/", form)
+    assert (refused.status_code, "you went to another workspace" in refused.content.decode()) == (403, True)
+    assert not Client.objects.filter(name="Initech").exists()
+    assert browser.post("/clients/new/", form_of(browser)).status_code == 302
+    assert Client.objects.get(name="Initech").workspace == rival.workspace
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_form_of_a_workspace_that_one_was_removed_from_does_nothing_in_another(acme, rival, chosen):
+    """Also where nobody ever chose: the first is a choice."""
+    there = joined(rival.owner, acme, role="owner")
+    browser = strict_browser_of(rival.owner.user)
+    if chosen:
+        browser.post("/workspaces/switch/", form_of(browser) | {"workspace": acme.workspace.pk})
+        gone, left = there, rival.workspace
+    else:
+        gone, left = rival.owner, acme.workspace
+    form = form_of(browser)
+    Member.objects.filter(pk=gone.pk).delete()
+    refused = browser.post("/clients/new/", form)
+    assert (refused.status_code, "You are not in that workspace any more" in refused.content.decode()) == (409, True)
+    part = browser.post("/clients/new/", form, headers={"HX-Request": "true"})
+    assert (part.status_code, "You are not in that workspace any more" in part.content.decode()) == (422, True)
+    assert member_by_cookie(browser.cookies["session"].value) is None  # for sockets and uploads
+    assert browser.get("/").status_code == 200  # in the other one
+    assert browser.post("/clients/new/", form).status_code == 403
+    assert not Client.objects.filter(name="Initech").exists()
+    assert browser.post("/clients/new/", form_of(browser)).status_code == 302
+    assert Client.objects.get(name="Initech").workspace == left
+
+
+def test_who_was_removed_signs_out_and_switches_all_the_same(acme, rival):
+    there = joined(acme.owner, rival)
+    browser = browser_of(acme.owner.user)
+    switch(browser, rival.workspace.pk)
+    there.delete()
+    assert switch(browser, acme.workspace.pk).status_code == 302
+    assert browser.post("/logout/").status_code == 302
 
 
 def test_the_menu_names_ones_own_workspaces_and_no_other(acme, rival):
