@@ -5,7 +5,7 @@ change is a paired bootstrap over the rows: where it is wide, nobody can tell.
 """
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from studio.ml.gguf import budget
 from studio.ml.heldout import Question, Row, answers_of, as_asked, held_out, questions
 from studio.ml.loading import Arithmetic, Reader, choose_reader
 from studio.ml.objectives import NextToken
-from studio.ml.releasedmodel import Released, load, memory_of
-from studio.ml.tokens import encode_rows
+from studio.ml.releasedmodel import Released, load, memory_of, tokenizer_of
+from studio.ml.tokens import encode_rows, load_tokenizer
 from studio.training.job import Job
 from studio.training.orders import EvaluatedModel, EvaluationPayload
 
@@ -61,7 +61,7 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     found = held_out(Path(order.rows), split=order.split, learnt_from=known, parameters=max(1, *(model.parameters for model in models)))
     refuse_none(found.of, learnt=found.learnt)
     unknown = [model.name for model in models if not model.learnt]
-    asked = questions(found.rows, limit=SAMPLES)
+    asked = questions(found.rows, limit=SAMPLES, fits=fitting(models))
     own, before = (measured(model, found.rows, asked, job=job) if model else None for model in (order.release, order.before))
     assert own is not None  # a release is always measured
     facts = compared(own, before, characters=np.array([len(answers_of(as_asked(row, ""))) for row in found.rows], dtype=float))
@@ -75,6 +75,23 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
         for number, question in enumerate(asked)
     ]
     return facts | {"of": found.of, "learnt": found.learnt, "unknown": unknown, "samples": samples}
+
+
+def fitting(models: list[EvaluatedModel]) -> Callable[[Question], bool]:
+    """Whether a question leaves room for its answer, for each of the models: a long one would take more memory than was set aside."""
+    readers = [(told, load_tokenizer(tokenizer_of(told)), longest_for(told) - ANSWER_TOKENS) for told in models]
+    return lambda question: all(len(ids_of(question, tokenizer, told)) <= most for told, tokenizer, most in readers)
+
+
+def longest_for(told: EvaluatedModel) -> int:
+    return min(LONGEST_ROW, told.context or LONGEST_ROW)
+
+
+def ids_of(question: Question, tokenizer: Any, told: EvaluatedModel) -> list[int]:
+    """What a model reads before it answers."""
+    if "text" in question.row:
+        return list(tokenizer(question.row["text"])["input_ids"])
+    return generating.prompt_ids(tokenizer, as_asked(question.row, told.system)["messages"])
 
 
 def refuse_none(count: int, *, learnt: int) -> None:
@@ -100,10 +117,9 @@ def measured(told: EvaluatedModel, rows: list[Row], asked: list[Question], *, jo
 def row_losses(model: Released, rows: list[Row], told: EvaluatedModel, *, job: Job) -> tuple[Losses, Losses]:
     """(nats, tokens) of each row's answers."""
     job.phase("evaluating", f"Measuring {told.name}")
-    longest = min(LONGEST_ROW, told.context or LONGEST_ROW)
     losses, tokens = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     usable: list[tuple[int, TokenRow]] = []
-    for number, encoded in enumerate(encode_rows(model.tokenizer, rows, max_length=longest)):
+    for number, encoded in enumerate(encode_rows(model.tokenizer, rows, max_length=longest_for(told))):
         if encoded.teaches and not encoded.cut:
             usable.append((number, token_row(encoded.ids, encoded.supervised)))
     reader = choose_reader(model.model, arithmetic=model.arithmetic)
@@ -174,18 +190,24 @@ def compared(own: Measured, before: Measured | None, *, characters: Losses) -> d
         "unit": "token" if alike else "character",
         "loss": float(mine.sum() / size),
         "before": float(theirs.sum() / size) if theirs is not None else None,
-        "change": float((mine.sum() / theirs.sum() - 1) * 100) if theirs is not None else None,
+        "change": float((mine.sum() / theirs.sum() - 1) * 100) if theirs is not None and theirs.sum() > 0 else None,
         "low": low,
         "high": high,
     }
 
 
 def interval(mine: Losses, theirs: Losses) -> tuple[float | None, float | None]:
-    """Where the change of the whole loss in per cent lies, by drawing the rows again and again; None for too few rows."""
+    """Where the change of the whole loss in per cent lies, by drawing the rows again and again.
+
+    None for too few rows, and where the other is so certain that some draw has no loss, of which nothing is a share.
+    """
     if len(mine) < LEAST_ROWS:
         return None, None
     drawn = np.random.default_rng(SEED).integers(0, len(mine), (RESAMPLES, len(mine)))
-    changes = (mine[drawn].sum(axis=1) / theirs[drawn].sum(axis=1) - 1) * 100
+    sums = theirs[drawn].sum(axis=1)
+    if not (sums > 0).all():
+        return None, None
+    changes = (mine[drawn].sum(axis=1) / sums - 1) * 100
     edge = (1 - COVERED) / 2
     low, high = np.quantile(changes, (edge, 1 - edge))
     return float(low), float(high)

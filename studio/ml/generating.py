@@ -43,8 +43,9 @@ def _greedy(model: Any, ids: list[int], limit: int, ends: set[int], stopping: Ca
     made: list[int] = []
     cache = None
     feed = torch.tensor([ids], device=device)
+    last = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}  # a word's logits are wide, and a prompt has many words
     while len(made) < limit and not stopping():
-        out = model(input_ids=feed, past_key_values=cache, use_cache=True)
+        out = model(input_ids=feed, past_key_values=cache, use_cache=True, **last)
         cache = out.past_key_values
         token = int(out.logits[0, -1].argmax())
         if token in ends:

@@ -1,6 +1,6 @@
 """Which rows a release is measured on: held-out ones that nothing was trained on, as both are asked. No torch."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,9 @@ BEGINNING = 240
 """Characters of a text that are given, at most; never more than half of it."""
 
 
-def questions(rows: list[Row], *, limit: int) -> list[Question]:
-    """At most `limit`, evenly spread over the rows that can be asked: plain conversations with an answer, and texts."""
-    found = [question for row in rows if (question := _question(row)) is not None]
+def questions(rows: list[Row], *, limit: int, fits: Callable[[Question], bool] = lambda question: True) -> list[Question]:
+    """At most `limit`, evenly spread over the rows that can be asked: plain conversations with an answer, and texts, where they fit."""
+    found = [question for row in rows if (question := _question(row)) is not None and fits(question)]
     return [found[place] for place in spread(len(found), limit=limit)]
 
 

@@ -59,6 +59,13 @@ def load(told: EvaluatedModel) -> Released:
     return Released(model, load_tokenizer(tokenizer), arithmetic)
 
 
+def tokenizer_of(told: EvaluatedModel) -> Path:
+    """The folder of its tokenizer, told without loading it: the adapter's own where that has words of its own."""
+    adapter = Path(told.adapter)
+    grown = bool(told.adapter) and rows_of(adapter) > 0 and (adapter / "tokenizer.json").is_file()
+    return adapter if grown else Path(told.base)
+
+
 def rows_of(adapter: Path) -> int:
     """Words of the vocabulary that an adapter brings tables for; 0 where it has no tables."""
     with safe_open(adapter / ADAPTER, framework="pt") as file:

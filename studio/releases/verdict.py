@@ -13,8 +13,10 @@ class Verdict:
 def verdict(result: dict[str, Any], *, margin: float) -> Verdict:
     """Of a comparison: it passed only where the whole interval of the change stays within the margin, in per cent."""
     change, low, high, rows = result.get("change"), result.get("low"), result.get("high"), result["rows"]
-    if change is None:
+    if change is None and result.get("before") is None:
         return Verdict("unsure", "It was compared with nothing.")
+    if change is None:
+        return Verdict("unsure", "What it was compared with is never wrong on these rows, so no change can be told. Hold out harder rows.")
     if low is None or high is None:
         return Verdict("unsure", f"Its loss is {signed(change)} %, but {rows_of(rows)} are too few to tell. Hold out more rows.")
     told = f"Its loss is {signed(change)} % ({signed(low)} to {signed(high)}) on {rows_of(rows)}"

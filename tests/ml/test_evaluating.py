@@ -13,6 +13,8 @@ from studio.errors import UserError
 from studio.ml import evaluating, heldout
 from studio.ml.evaluating import Measured, compared, interval, run, until
 from studio.ml.gguf import budget
+from studio.releases.kinds import Figures
+from studio.releases.verdict import verdict
 from studio.training.job import Stopped
 from tests.jobs import ListeningJob
 from tests.ml.adapters import make_adapter
@@ -167,6 +169,30 @@ def test_a_row_that_is_too_long_is_left_out(tiny_model, tmp_path, listening_job)
         run(payload(stored(tmp_path / "long.parquet", [long]), release=side(tiny_model)), ListeningJob(tmp_path / "again"))
 
 
+def test_a_question_that_leaves_no_room_for_an_answer_is_not_asked(tiny_model, adapter, tmp_path, listening_job):
+    long = {"messages": [{"role": "user", "content": "word " * 60}, {"role": "assistant", "content": "Yes."}]}
+    rows = stored(tmp_path / "rows.parquet", [long, chat(1), long, chat(2)])
+    told = payload(rows, release=side(tiny_model, adapter), before=side(tiny_model, name="acme-v0.9.0"))
+    assert len(run(told, listening_job)["samples"]) == 4
+    told["before"]["context"] = 256  # measured they are still
+    result = run(told, ListeningJob(tmp_path / "narrow"))
+    assert [sample["prompt"] for sample in result["samples"]] == [QUESTIONS[1], QUESTIONS[2]]
+    told["before"]["system"] = "Mind. " * 40
+    assert run(told, ListeningJob(tmp_path / "system"))["samples"] == []
+
+
+def test_of_a_prompt_only_the_last_words_logits_are_computed(tiny_model):
+    from transformers import AutoModelForCausalLM
+
+    from studio.ml.generating import answer
+    from studio.ml.tokens import load_tokenizer
+
+    model, seen = AutoModelForCausalLM.from_pretrained(tiny_model), []
+    model.get_output_embeddings().register_forward_hook(lambda module, given, made: seen.append(made.shape[1]))
+    answer(model, load_tokenizer(tiny_model), chat(1)["messages"][:1], 8)
+    assert set(seen) == {1}
+
+
 def test_a_stop_is_heeded(tiny_model, tmp_path):
     rows = stored(tmp_path / "rows.parquet", [chat(number) for number in range(4)])
     for looks in (0, 2, 4):
@@ -223,3 +249,13 @@ def test_a_few_rows_tell_nothing():
     few = Measured(np.array([3.0, np.nan]), np.array([2.0, np.nan]), [])
     told = compared(few, Measured(np.array([2.0, 1.0]), np.array([2.0, 1.0]), []), characters=np.array([9.0, 9.0]))
     assert (told["change"], told["low"], told["cut"]) == (50, None, 1)
+
+
+@pytest.mark.parametrize("theirs", [[0.0] * 9, [0.0] * 8 + [1.0]], ids=["always", "mostly"])
+def test_beside_one_that_is_certain_of_its_short_answers_nobody_can_tell(theirs):
+    ones = np.ones(9)
+    told = compared(Measured(ones, ones, []), Measured(np.array(theirs), ones, []), characters=ones)
+    assert (told["low"], told["high"], told["loss"]) == (None, None, 1)
+    assert told["change"] == (None if sum(theirs) == 0 else 800)
+    Figures.model_validate(told | {"of": 9, "learnt": 0, "unknown": [], "samples": []})  # so the order does not fail
+    assert verdict(told, margin=2).kind == "unsure"
