@@ -7,23 +7,26 @@ from django.db import connection, models
 from studio.audit.models import AuditRecord
 
 
-def record(member: Any, verb: str, thing: models.Model, *, change: dict[str, Any] | None = None) -> AuditRecord:
-    """One line of history. `member` is the workspaces.Member who acts; raises RuntimeError outside a transaction."""
+def record(member: Any, verb: str, thing: models.Model, *, change: dict[str, Any] | None = None, of_client: bool = True) -> AuditRecord:
+    """One line of history. `member` is the workspaces.Member who acts; raises RuntimeError outside a transaction.
+
+    `of_client` is False where it tells of more than the client of `thing`, so that nobody who is bound to that one may read it.
+    """
     who = {"user": member.user, "user_email": member.user.email, "key": member.key.name if member.key else "", "ip": member.ip}
-    return _write(member.workspace, verb, thing, change, **who)
+    client = getattr(thing, "audit_client", None) if of_client else None
+    return _write(member.workspace, verb, thing, change, client=client, **who)
 
 
 def record_of_a_link(
     workspace: Any, verb: str, thing: models.Model, *, ip: str | None, change: dict[str, Any] | None = None
 ) -> AuditRecord:
     """The same of somebody who is no member: whoever they are, they had a link."""
-    return _write(workspace, verb, thing, change, ip=ip)
+    return _write(workspace, verb, thing, change, client=getattr(thing, "audit_client", None), ip=ip)
 
 
-def _write(workspace: Any, verb: str, thing: models.Model, change: dict[str, Any] | None, **who: Any) -> AuditRecord:
+def _write(workspace: Any, verb: str, thing: models.Model, change: dict[str, Any] | None, *, client: Any, **who: Any) -> AuditRecord:
     if not connection.in_atomic_block:
         raise RuntimeError("An audit record is written in the transaction of its change.")
-    client = getattr(thing, "audit_client", None)
     return AuditRecord.objects.create(
         workspace=workspace,
         client=client,

@@ -123,7 +123,7 @@ def change(member: Member, person: Member, *, role: str | None = None, clients: 
         person.clients.set(after.rows)
         if closed := close_invitations(person):
             changed["open invitations"] = [closed, 0]
-        record(member, "member.change", person, change=changed)
+        record(member, "member.change", person, change=changed, of_client=before == after)  # else it names other clients
         people_changed(person.user_id)
 
 

@@ -147,12 +147,24 @@ def test_clients_are_changed_and_hold_from_the_next_request_on(acme, ana, max_, 
     assert change(ana, max_, sees="some", clients=[globex.pk]).status_code == 302
     assert browser.get(f"/runs/{acme.run.pk}/").status_code == 404
     assert AuditRecord.objects.get(verb="member.change").change == {"clients": ["all", "Globex"]}
-    assert AuditRecord.objects.get(verb="member.change").client == globex
+    assert AuditRecord.objects.get(verb="member.change").client is None
     assert fresh(max_).narrowed
     globex.delete()
     assert browser.get(f"/runs/{acme.run.pk}/").status_code == 404  # the last one is gone, and that does not open all
     assert change(ana, max_, sees="all").status_code == 302
     assert browser.get(f"/runs/{acme.run.pk}/").status_code == 200
+
+
+def test_who_is_bound_to_a_client_reads_no_change_that_names_another(acme, max_, globex):
+    both, one = Sight(frozenset({acme.client.pk, globex.pk})), Sight(frozenset({acme.client.pk}))
+    for sight in (both, one, both, EVERYTHING, one):
+        people.change(acme.owner, max_, clients=sight)
+    people.change(acme.owner, max_, role="viewer")
+    admin = make_member(acme.workspace, role="admin", email="adi@example.com", clients=[acme.client])
+    told = Api(make_key(admin)).get("audit?verb=member.change").json()["items"]
+    assert [line["change"] for line in told] == [{"role": ["member", "viewer"]}]
+    assert "Globex" not in browser_of(admin).get("/settings/audit/").content.decode()
+    assert len(Api(make_key(acme.owner)).get("audit?verb=member.change").json()["items"]) == 6
 
 
 def test_nothing_changed_is_no_record(acme, ana, max_):
