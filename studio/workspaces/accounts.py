@@ -23,7 +23,7 @@ from studio.errors import UserError
 from studio.workspaces.models import Member, User, Workspace, hold
 from studio.workspaces.requests import address_of
 from studio.workspaces.sessions import device
-from studio.workspaces.signing_in import after_answer, has_second_factor
+from studio.workspaces.signing_in import FACTORS, after_answer, has_second_factor
 from studio.workspaces.watching import people_changed
 
 log = logging.getLogger("studio.workspaces")
@@ -167,9 +167,18 @@ FACTOR_NAMES = {Authenticator.Type.TOTP: "authenticator", Authenticator.Type.WEB
 """Recovery codes come and go with the first and the last factor, and are no change of their own."""
 
 
+def end_sessions_without_factor(added: Authenticator) -> None:
+    """With the first second factor every session ends that was opened without one, but this."""
+    first = not Authenticator.objects.filter(user=added.user, type__in=FACTORS).exclude(pk=added.pk).exists()
+    if first and (request := getattr(context, "request", None)):
+        end_all_but_current(request, added.user)
+        people_changed(added.user.pk)
+
+
 def on_factor_saved(sender: object, instance: Authenticator, created: bool, update_fields: Any = None, **kwargs: Any) -> None:
     name = FACTOR_NAMES.get(instance.type)
     if name and created:
+        end_sessions_without_factor(instance)
         tell(instance.user, f"{name}.add", change={"name": [None, str(instance)]} if name == "passkey" else None)
     elif name == "passkey" and not update_fields:  # a use writes only when it was
         tell(instance.user, "passkey.rename", change={"name": str(instance)})

@@ -86,6 +86,21 @@ def test_an_app_is_added_and_then_asked_for(signed_in, ana):
     ]
 
 
+def test_the_first_factor_ends_sessions_that_were_opened_without_one(signed_in, ana, queue, django_capture_on_commit_callbacks):
+    stolen = Browser()
+    stolen.post("/login/", FORM)
+    assert stolen.get("/").status_code == 200
+    with django_capture_on_commit_callbacks() as told:
+        secret = add_app(signed_in)
+    assert any("people_changed" in call.__qualname__ for call in told)
+    assert [browser.get("/").status_code for browser in (signed_in, stolen)] == [200, 302]
+    assert member_by_cookie(stolen.cookies["session"].value) is None  # for sockets and uploads
+    phone = half_way(Browser())
+    phone.post("/login/second-factor/", {"code": code_of(secret, steps=1)})
+    Authenticator.objects.create(user=ana.user, type="webauthn", data={"name": "Laptop", "credential": {}})
+    assert phone.get("/").status_code == 200  # a further one ends nothing
+
+
 def test_the_secret_of_an_app_is_kept_sealed_and_is_told_to_nobody_later(signed_in, ana):
     secret = add_app(signed_in)
     kept = Authenticator.objects.get(type="totp")
