@@ -120,8 +120,8 @@ def page_of(member: Member, client: Client) -> dict[str, Any]:
     datasets = Dataset.objects.for_action(member, "dataset.view").filter(project__client=client).order_by("-created_at")
     runs = Run.objects.for_action(member, "run.view").filter(project__client=client)
     bill = this_month(member, [client])
-    quotas = quotas_of(client)
-    sizes = stored([client.pk])
+    quotas = quotas_of(client) if bill else []  # what is used is told to whom costs are
+    sizes = stored([client.pk]) if bill else {}
     return {
         "running": running(member, client),
         "releases": releases(member, client),

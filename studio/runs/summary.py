@@ -26,8 +26,8 @@ class Summary:
     """Whether the rows that it never saw say that it knew more before training."""
 
 
-def summary_of(run: Run, events: list[dict[str, Any]]) -> Summary | None:
-    """From the events that its page is sent; None while it goes on or waits."""
+def summary_of(run: Run, events: list[dict[str, Any]], *, costs: bool) -> Summary | None:
+    """From the events that its page is sent; None while it goes on or waits. `costs` says whether the reader may know what it cost."""
     order = run.order
     if order.is_live or order.status == Order.Status.PAUSED:
         return None
@@ -36,7 +36,7 @@ def summary_of(run: Run, events: list[dict[str, Any]]) -> Summary | None:
     curve = Curve.of(events)
     if not curve.losses:
         return None
-    said = [learnt_from(run, curve), training(curve), *validation(curve), *taken(run, curve)]
+    said = [learnt_from(run, curve), training(curve), *validation(curve), *taken(run, curve, costs=costs)]
     return Summary(said, try_next(run, curve), Failure(), is_worse=curve.turned and curve.last_look > curve.first_look * (1 + WORSE))
 
 
@@ -85,14 +85,14 @@ def why_it_rose(curve: Curve) -> str:
     return "Its steps seem to be too large: it has not read its rows often enough to know them by heart."
 
 
-def taken(run: Run, curve: Curve) -> list[str]:
+def taken(run: Run, curve: Curve, *, costs: bool) -> list[str]:
     """Memory against what was expected; energy where the device tells; cost where a price is set."""
     said = []
     if curve.peak:
         said.append(f"It took {filesize(curve.peak)} of memory at the peak{expected(run, curve.peak)}.")
     if energy := curve.latest.get("energy"):
         said.append(f"The device used {number(energy / 1000)} kWh." if energy >= 100 else f"The device used {number(energy)} Wh.")
-    if cost := cost_words(run):
+    if costs and (cost := cost_words(run)):
         said.append(cost)
     return said
 

@@ -250,7 +250,8 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
     if part == "live":
         return render(request, "runs/detail.html#live", context)
     events = shown_events(run.order, upto=after)
-    context |= {"events": events, "thinned": is_thinned(run.order, upto=after), "summary": summary_of(run, events)}
+    summary = summary_of(run, events, costs=request.member.may("usage.view"))  # type: ignore[attr-defined]
+    context |= {"events": events, "thinned": is_thinned(run.order, upto=after), "summary": summary}
     return render(request, "runs/detail.html#outcome" if part == "outcome" else "runs/detail.html", context)
 
 

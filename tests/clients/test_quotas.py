@@ -66,6 +66,21 @@ def test_eighty_per_cent_is_said_on_every_page_where_it_matters_in_one_line(acme
         assert "that it may" not in ana.get(page).content.decode(), page
 
 
+def test_who_may_not_see_usage_is_told_no_figures_of_a_quota(acme):
+    limited(acme, storage_limit=100 * MB, gpu_hours_limit=10, run_limit=1)
+    stored(acme, 85 * MB)
+    gpu_hours(acme, 9)
+    make_run(acme.owner, acme.project, acme.base, acme.version, status=Order.Status.RUNNING)
+    for role, sees in (("member", True), ("viewer", False)):
+        reader = Browser()
+        reader.force_login(make_member(acme.workspace, role=role, email=f"{role}@example.com").user)
+        for address in ("/", "/clients/", f"/clients/{acme.client.pk}/"):
+            page = reader.get(address).content.decode()
+            for figure in ("85 MB", "100 MB", "9.0 of the 10 GPU hours", "that In-house may have at once"):
+                assert sees or figure not in page, (role, address, figure)
+        assert sees is ("9.0 of the 10 GPU hours" in page and "that In-house may have at once" in page), role
+
+
 def test_full_storage_refuses_a_run_a_build_a_split_and_a_file_and_says_whom_to_ask(acme, slot):
     limited(acme, storage_limit=100 * MB)
     stored(acme, 100 * MB)

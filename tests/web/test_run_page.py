@@ -225,6 +225,18 @@ def test_a_price_and_a_meter_tell_cost_and_energy(run, ana, settings):
     assert "The device used 0.250 kWh." in said
 
 
+def test_who_may_not_see_usage_reads_no_cost_on_the_page_of_a_run(acme, run, settings):
+    told(run, losses=falling(), energy=250.0)
+    settings.PRICE_PER_HOUR, settings.PRICE_CURRENCY = 2.4, "EUR"
+    Order.objects.filter(pk=run.order_id).update(worked=1800)
+    for role, sees in (("member", True), ("viewer", False)):
+        reader = Browser()
+        reader.force_login(make_member(acme.workspace, role=role, email=f"{role}@example.com").user)
+        said = page(reader, run)
+        assert "The device used 0.250 kWh." in said
+        assert ("EUR" in said) is ("It cost" in said) is sees, role
+
+
 def test_a_price_is_an_amount_with_its_currency():
     assert [price(text) for text in ("", "2.40 EUR", "3")] == [(None, ""), (2.4, "EUR"), (3.0, "")]
     for text in ("free", "-1 EUR", "nan", "EUR 2.40"):
