@@ -12,6 +12,7 @@ from django.db.models import CASCADE, ForeignObjectRel, Model, Q
 
 from studio.audit.services import record
 from studio.datasets.models import Dataset, DatasetVersion, Measurement, Synthesis, TokenView
+from studio.datasets.stored import hand_down
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.orders.services import request_stop
@@ -40,6 +41,7 @@ def delete_dataset(member: Member, dataset: Dataset) -> None:
         versions = list(dataset.versions.all())
         paths = [path for version in versions for path in files_of_version(version)] + [order.folder.parent for order in orders]
         record(member, "dataset.delete", dataset, change={"versions": [len(versions), 0]})
+        hand_down(versions, dataset.project.client)
         for model, path in ((TokenView, "version__dataset"), (Measurement, "version__dataset"), (Synthesis, "dataset")):
             model._base_manager.filter(**{path: dataset}).delete()
         DatasetVersion.objects.filter(dataset=dataset).delete()

@@ -18,6 +18,7 @@ from studio.audit.services import record
 from studio.basemodels.models import BaseModel
 from studio.datasets.models import Dataset, DatasetVersion, Measurement
 from studio.datasets.shapes import detect
+from studio.datasets.stored import sharing
 from studio.errors import UserError
 from studio.orders.quotas import refuse_storage
 from studio.orders.services import place, request_stop
@@ -183,7 +184,7 @@ def record_version(member: Member, *, dataset: Dataset, stored: Stored, origin: 
         number=number,
         filename=Path(upload.filename).name[:255] or "upload",
         upload=stored.name,
-        size=size_of(stored),
+        size=size_of(stored, dataset.project.client),
         origin=origin or {},
         order=place(member, kind="dataset", client=dataset.project.client),
         **wanted,
@@ -192,11 +193,10 @@ def record_version(member: Member, *, dataset: Dataset, stored: Stored, origin: 
     return version
 
 
-def size_of(stored: Stored) -> int:
-    """Bytes that an upload takes on the disk; none where another version keeps the same file."""
+def size_of(stored: Stored, client: Client) -> int:
+    """Bytes that an upload takes on the disk; none where another version keeps the same file, which counts it."""
     kept = Path(settings.DATA_DIR, "uploads", stored.name)
-    found = kept.stat() if kept.is_file() else None
-    return found.st_size if found and found.st_nlink == 1 else 0
+    return kept.stat().st_size if kept.is_file() and not sharing(kept, stored.sha256, client).exists() else 0
 
 
 def map_columns(member: Member, version: DatasetVersion, *, mapping: dict[str, str]) -> DatasetVersion:

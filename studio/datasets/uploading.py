@@ -253,11 +253,10 @@ def import_upload(member: Member, upload: Upload, *, dataset: Dataset | None, na
     if not upload.path.is_file():
         raise UserError(GONE, code="gone")
     with transaction.atomic():
+        Upload.objects.filter(pk=upload.pk).delete()  # first: its own bytes are not what fills the client
         refuse_storage(upload.project.client)
         target = dataset or create_dataset(member, project=upload.project, name=name)
-        version = record_version(member, dataset=target, stored=Stored(wanted, upload.name, upload.sha256), origin=upload.origin)
-        upload.delete()
-    return version
+        return record_version(member, dataset=target, stored=Stored(wanted, upload.name, upload.sha256), origin=upload.origin)
 
 
 def again(member: Member, version: DatasetVersion) -> Upload:
