@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.http import HttpRequest, QueryDict
+from django.utils.text import slugify
 
 from studio.artifacts.models import Artifact
 from studio.datasets.models import Dataset
@@ -37,7 +38,7 @@ class ReleaseForm:
 
     @classmethod
     def read(cls, request: HttpRequest, project: Project, artifacts: list[Artifact], artifact: Artifact | None) -> "ReleaseForm":
-        sent, task = request.POST, request.POST.get("task") or request.GET.get("task") or project.slug
+        sent, task = request.POST, request.POST.get("task") or slugify(request.GET.get("task", ""))[:60] or project.slug
         if request.method == "POST":
             typed = {name: sent.get(name, "") for name in ("system", "temperature", "top_p", "max_tokens", "stop")}
         else:
