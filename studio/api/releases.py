@@ -116,6 +116,8 @@ class Move(Input):
 class Opinion(Input):
     approves: bool | None = None
     """Must be given; false refuses it."""
+    evaluation: UUID | None = None
+    """The one whose answers were looked at; the newest where this is not given."""
     comment: str = Field("", max_length=gates.LONGEST_COMMENT)
 
 
@@ -242,7 +244,8 @@ def approve_release(request: HttpRequest, pk: UUID, payload: Opinion) -> dict[st
     release = get_object_or_404(visible(request, "release.approve"), pk=pk)
     if payload.approves is None:
         raise UserError("Say whether you approve it.", fields={"approves": "Must be true or false."})
-    gates.say(request.member, release, approves=payload.approves, comment=payload.comment)  # type: ignore[attr-defined]
+    seen = payload.evaluation
+    gates.say(request.member, release, approves=payload.approves, comment=payload.comment, evaluation=seen)  # type: ignore[attr-defined]
     return shown(request, pk, "release.approve")
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Q
@@ -162,9 +163,10 @@ def role_words(roles: list[str]) -> str:
     return f" as {' or '.join([', '.join(roles[:-1]), roles[-1]] if len(roles) > 1 else roles)}"
 
 
-def say(member: Member, release: Release, *, approves: bool, comment: str = "") -> Approval:
+def say(member: Member, release: Release, *, approves: bool, comment: str = "", evaluation: object = None) -> Approval:
     """What somebody thinks of a candidate, instead of what they said before; kept with their role of now and the answers that they saw.
 
+    Those are the ones of `evaluation`, the id of one of this release; of the newest where it is None, and none where it is empty.
     Raises UserError where it is no candidate, and for an approval by whoever made it, which would not count.
     """
     comment = comment.replace("\r\n", "\n").strip()
@@ -177,15 +179,17 @@ def say(member: Member, release: Release, *, approves: bool, comment: str = "") 
             raise UserError(f"Only a candidate is approved or refused; this release is {release.standing}.")
         if approves and release.created_by_id == member.user.pk:
             raise UserError("You made this release, so your approval would not count. Ask somebody else.")
+        samples = samples_of(latest_evaluation(release) if evaluation is None else named_evaluation(release, evaluation))
         before = Approval.objects.filter(release=release, user=member.user).first()
-        if before is not None and (before.approves, before.comment, before.role) == (approves, comment, member.role):
+        said = (approves, comment, member.role, samples)
+        if before is not None and (before.approves, before.comment, before.role, before.samples) == said:
             return before
         values = {
             "email": member.user.email,
             "role": member.role,
             "approves": approves,
             "comment": comment,
-            "samples": shown_samples(release),
+            "samples": samples,
         }
         approval: Approval = Approval.objects.update_or_create(release=release, user=member.user, defaults=values)[0]
         change = {"approves": [before.approves if before else None, approves], "comment": [before.comment if before else None, comment]}
@@ -193,8 +197,21 @@ def say(member: Member, release: Release, *, approves: bool, comment: str = "") 
     return approval
 
 
-def shown_samples(release: Release) -> list[dict[str, Any]]:
-    """The answers that stand on the release's page: what it answers, and what the one in production does."""
-    found = latest_evaluation(release)
-    samples = (found.result or {}).get("samples", []) if found else []
+def named_evaluation(release: Release, typed: object) -> Evaluation | None:
+    """The one that was on a page; None where there was none. Raises UserError for one that is not this release's."""
+    if typed == "":
+        return None
+    try:
+        found: Evaluation | None = release.evaluations.filter(pk=UUID(str(typed)), result__isnull=False).first()
+    except ValueError:
+        found = None
+    if found is None:
+        text = "There is no such evaluation of this release. Look at it again, then say what you think."
+        raise UserError(text, fields={"evaluation": text}, code="unknown_id")
+    return found
+
+
+def samples_of(evaluation: Evaluation | None) -> list[dict[str, Any]]:
+    """The answers that stand on a release's pages: what it answers, and what the one in production does."""
+    samples = (evaluation.result or {}).get("samples", []) if evaluation else []
     return [{name: sample.get(name) for name in ("prompt", "answer", "before")} for sample in samples]

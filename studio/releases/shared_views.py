@@ -48,12 +48,14 @@ def release(request: HttpRequest, pk: str, *, error: UserError | None = None) ->
     """What it is, in plain words; members see it as the client does."""
     found = get_object_or_404(Release.objects.for_action(request, "shared.view").select_related("project__client", "artifact"), pk=pk)
     member: Member = request.member  # type: ignore[attr-defined]
+    evaluation = gates.latest_evaluation(found)
     context: dict[str, Any] = {
         "section": "home" if member.role == Member.Role.GUEST else "releases",
         "release": found,
         "client": found.project.client,
         "words": WORDS[Release.Stage(found.stage)],
-        "samples": gates.shown_samples(found),
+        "evaluation": evaluation,
+        "samples": gates.samples_of(evaluation),
         "deliveries": [delivery for delivery in open_deliveries(request) if delivery.release_id == found.pk],
         "mine": Approval.objects.filter(release=found, user=member.user_id).first(),
         "can_sign": member.may("release.sign_off") and found.stage == Release.Stage.CANDIDATE,
@@ -73,7 +75,8 @@ def sign_off(request: HttpRequest, pk: str) -> HttpResponse:
             raise UserError("Choose whether you approve it.")
         if said == "change" and not comment.strip():
             raise UserError("Say what is to change.", fields={"comment": "Say in a sentence what is to change."})
-        gates.say(request.member, found, approves=said == "approve", comment=comment)  # type: ignore[attr-defined]
+        seen = request.POST.get("evaluation")
+        gates.say(request.member, found, approves=said == "approve", comment=comment, evaluation=seen)  # type: ignore[attr-defined]
     except UserError as problem:
         return release(request, pk, error=problem)
     text = f"You approved {found.version}." if said == "approve" else f"You asked for changes to {found.version}."

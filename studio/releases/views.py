@@ -149,7 +149,8 @@ def approve(request: HttpRequest, pk: str) -> HttpResponse:
         told = request.POST.get("approves", "")
         if told not in ("true", "false"):
             raise UserError("Choose whether you approve it.")
-        gates.say(member, found, approves=told == "true", comment=request.POST.get("comment", ""))
+        seen = request.POST.get("evaluation")
+        gates.say(member, found, approves=told == "true", comment=request.POST.get("comment", ""), evaluation=seen)
         return f"You {'approved' if told == 'true' else 'refused'} {found}."
 
     return done(request, pk, "release.approve", say)

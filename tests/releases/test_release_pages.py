@@ -1,5 +1,7 @@
 """The pages of releases: what they offer and show, what they refuse beside what was typed, and that they stay quick."""
 
+from urllib.parse import urlencode
+
 import pytest
 from django.db import connection
 from django.test import Client as Browser
@@ -45,6 +47,15 @@ def test_a_new_release_offers_only_what_answers_in_its_project(acme, ana):
     assert "in-house-first-project-tiny-v1.0.0" in text
     empty = page(ana, f"/releases/new/?project={create_project(acme.owner, client=other.client, name='Empty').pk}")[1]
     assert "Nothing to release yet" in empty
+
+
+def test_a_task_in_the_address_is_read_as_it_would_stand_in_the_name(acme, ana):
+    Release.objects.filter(pk=make_release(acme.owner, acme.artifact).pk).update(task="first-aid", asked_with={"system": "Be calm."})
+    for typed in ("First aid", "first\0-aid", "first-aid"):
+        text = page(ana, f"/releases/new/?{urlencode({'project': acme.project.pk, 'task': typed})}")[1]
+        assert 'name="task" value="first-aid"' in text
+        assert "Be calm.</textarea>" in text
+    assert 'name="task" value="first-project"' in page(ana, f"/releases/new/?{urlencode({'project': acme.project.pk, 'task': '—'})}")[1]
 
 
 def test_without_a_project_one_is_chosen(acme, ana):
@@ -215,3 +226,16 @@ def test_no_page_of_releases_asks_once_for_each_row(acme, ana):
     for number in range(3, 9):
         one_more(number)
     assert {address: queries(address) for address in (*addresses, *calls)} == before
+
+
+def test_the_form_to_approve_names_the_answers_that_stand_on_the_page(acme, ana, max_):
+    release = make_release(max_, acme.artifact, stage="candidate")
+    assert 'name="evaluation" value="" form="say"' in page(ana, f"/releases/{release.pk}/")[1]
+    seen = measured(acme, release, samples=[])
+    text = page(ana, f"/releases/{release.pk}/")[1]
+    assert f'name="evaluation" value="{seen.pk}" form="say"' in text
+    assert 'id="say"' in text
+    measured(acme, release)
+    ana.post(f"/releases/{release.pk}/approve/", {"approves": "true", "evaluation": seen.pk})
+    assert Approval.objects.get().samples == []
+    assert page(ana, f"/releases/{release.pk}/approve/", approves="true", evaluation="x")[0].status_code == 422

@@ -153,7 +153,11 @@ def test_a_release_answers_with_its_own_settings_whatever_the_page_sends(rf, gus
 
 
 def test_a_guest_approves_and_what_they_saw_is_kept(guest, gus, release):
-    assert guest.post(f"/shared/{release.pk}/sign-off/", {"say": "approve", "comment": "Lovely"}).status_code == 302
+    seen = re.search(r'name="evaluation" value="([^"]+)"', read(guest, f"/shared/{release.pk}/"))
+    order = make_order(gus, kind="evaluation", client=release.project.client)
+    Evaluation.objects.create(release=release, dataset_version=release.artifact.dataset_version, order=order, result={"samples": []})
+    form = {"say": "approve", "comment": "Lovely", "evaluation": seen[1]}
+    assert guest.post(f"/shared/{release.pk}/sign-off/", form).status_code == 302
     said = Approval.objects.get()
     assert (said.approves, said.comment, said.role, said.email) == (True, "Lovely", "guest", "gus@example.com")
     assert said.samples == [{key: SAMPLES[0][key] for key in ("prompt", "answer", "before")}]

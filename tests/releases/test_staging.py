@@ -1,5 +1,7 @@
 """A release goes from draft to candidate to approved through its project's gate, and is retired once nothing answers with it."""
 
+from uuid import uuid4
+
 import pytest
 
 from studio.audit.models import AuditRecord
@@ -295,6 +297,21 @@ def test_the_client_signs_it_off_with_the_answers_that_they_saw(acme, release, g
     assert (said.role, said.email) == ("guest", "gus@client.example")
     assert said.samples == [{"prompt": "Hi?", "answer": "Hello.", "before": "Hm."}]
     assert conditions(Release.objects.get(pk=release.pk))[0].why == "gus@client.example did."
+
+
+def test_what_is_kept_are_the_answers_that_were_on_the_page(acme, release, max_):
+    seen = measured(acme, release, samples=[{"prompt": "Hi?", "answer": "Old.", "before": None, "expected": "Hello!"}])
+    newest = measured(acme, release)
+    assert say(max_, release, approves=True, evaluation=str(seen.pk)).samples[0]["answer"] == "Old."
+    assert say(max_, release, approves=True, evaluation=newest.pk).samples[0]["answer"] == "Hello."  # the same again, of other answers
+    assert say(max_, release, approves=True).samples[0]["answer"] == "Hello."
+    assert say(max_, release, approves=True, evaluation="").samples == []
+    assert AuditRecord.objects.filter(verb="release.approve").count() == 3
+    other = measured(acme, make_release(acme.owner, trained(acme), version=(2, 0, 0)))
+    for wrong in (other.pk, "x", uuid4()):
+        with pytest.raises(UserError, match="no such evaluation of this release") as refused:
+            say(max_, release, approves=True, evaluation=wrong)
+        assert list(refused.value.fields) == ["evaluation"]
 
 
 def test_an_admins_approval_is_no_sign_off(acme, release, max_):
