@@ -31,6 +31,8 @@ PATIENCE = 2.0
 AUTHORITY = 15.0
 """Seconds after which a socket asks again whether its member may watch, though nobody rang for them."""
 PAGE = 500
+ASKED_EVERY = 50
+"""Events after which a socket looks whether it is time to ask; many may wait for a slow browser."""
 CLOSE_NOT_FOUND, CLOSE_FORBIDDEN, CLOSE_BROKEN = 4404, 4403, 1011
 NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
@@ -107,12 +109,10 @@ class OrderConsumer(AsyncWebsocketConsumer):
 
     async def send_events(self, after: int) -> None:
         order, user, bell = str(self.order), str(self.user), asyncio.Event()
-        loop = asyncio.get_running_loop()
-        asked_at = loop.time()
+        self.asked_at = asyncio.get_running_loop().time()
 
         def ask_again() -> None:
-            nonlocal asked_at
-            asked_at = -inf
+            self.asked_at = -inf
             bell.set()
 
         DOOR.listen(DOORBELL, order, bell.set)
@@ -121,14 +121,14 @@ class OrderConsumer(AsyncWebsocketConsumer):
             while True:
                 bell.clear()
                 while events := await sync_to_async(self.events_after)(after):
-                    for event in events:
+                    for number, event in enumerate(events):
+                        # A slow browser takes long over a page, and may lose its right meanwhile.
+                        if number % ASKED_EVERY == 0 and not await self.may_go_on():
+                            return
                         await self.send(json.dumps(event))  # waits for a slow browser, so nothing piles up
                     after = events[-1]["seq"]
-                if loop.time() - asked_at > AUTHORITY:
-                    asked_at = loop.time()
-                    if await sync_to_async(self.find)() is None:
-                        await self.close(code=CLOSE_FORBIDDEN)
-                        return
+                if not await self.may_go_on():
+                    return
                 try:
                     await asyncio.wait_for(bell.wait(), PATIENCE)
                 except TimeoutError:
@@ -136,6 +136,17 @@ class OrderConsumer(AsyncWebsocketConsumer):
         finally:
             DOOR.leave(DOORBELL, order, bell.set)
             DOOR.leave(PEOPLE, user, ask_again)
+
+    async def may_go_on(self) -> bool:
+        """Asks again where somebody rang, or it is long ago; closes the socket of one who may not watch any more."""
+        now = asyncio.get_running_loop().time()
+        if now - self.asked_at <= AUTHORITY:
+            return True
+        self.asked_at = now
+        if await sync_to_async(self.find)() is not None:
+            return True
+        await self.close(code=CLOSE_FORBIDDEN)
+        return False
 
     def member(self) -> Member | None:
         """Who watches. Read anew each time: since the socket opened they may have signed out or changed their password."""

@@ -36,14 +36,22 @@ class Server:
         """The socket of a page that shows this run and has its events up to `after`."""
         return self.watch_with(cookie(member), run, after=after)
 
-    def watch_with(self, cookies: str, run: Run, *, after: int = 0) -> ClientConnection:
+    def watch_slowly(self, member: Member, run: Run) -> ClientConnection:
+        """As `watch`, and reads no faster than the test."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        sock.connect(("127.0.0.1", int(self.address.rpartition(":")[2])))
+        return self.watch_with(cookie(member), run, max_queue=1, sock=sock)
+
+    def watch_with(self, cookies: str, run: Run, *, after: int = 0, max_queue: int | None = None, **more: Any) -> ClientConnection:
         """As `watch`, in a session that is there already."""
         return connect(
             f"{self.address.replace('http', 'ws')}/ws/runs/{run.pk}/?after={after}",
             origin=self.address,  # type: ignore[arg-type]
             additional_headers={"Cookie": cookies},
             proxy=None,
-            max_queue=None,  # by default the client stops reading, and then never sees that the server closes too
+            max_queue=max_queue,  # by default the client stops reading, and then never sees that the server closes too
+            **more,
         )
 
 
