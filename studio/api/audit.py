@@ -6,9 +6,9 @@ from uuid import UUID
 
 from django.http import HttpRequest
 from ninja import Query, Router, Schema
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from studio.api.fields import Input, Line
+from studio.api.fields import Input, Line, Moment
 from studio.api.paging import Page, cut
 from studio.audit.files import as_told
 from studio.audit.finding import Wanted
@@ -49,8 +49,8 @@ class AuditFilters(Input):
     object: Line = ""
     """The id of one object: its history."""
     verb: Line = ""
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     """Not that moment itself."""
 
 

@@ -1,6 +1,7 @@
 """What requests may hold: only known fields, plain text, ids that the caller can reach."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -11,12 +12,14 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from ninja.operation import Operation
 from ninja.parser import Parser
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from studio.errors import UserError
 
 Line = Annotated[str, StringConstraints(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """One line of text, without control characters."""
+Moment = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2101, 1, 1, tzinfo=UTC))]
+"""Of the years that a day on a page may be of: one at the ends of the calendar is none any more in another time zone."""
 
 
 M = TypeVar("M", bound=Model)

@@ -328,6 +328,18 @@ def test_a_script_finds_what_the_page_finds(ana, max_, globex):
         assert api.get(f"audit?{wrong}").status_code == 422, wrong
 
 
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00%2B14:00", "1999-12-31T23:59:59Z", "9999-12-31T23:59:59-14:00", "2101-01-01T00:00:00Z"]
+)
+def test_a_moment_at_the_ends_of_the_calendar_is_refused(ana, moment):
+    api = Api(make_key(ana))
+    for name in ("since", "until"):
+        refused = api.get(f"audit?{name}={moment}")
+        assert (refused.status_code, list(refused.json()["error"]["fields"])) == (422, [name])
+    assert api.get("audit?since=2000-01-01T00:00:00%2B14:00&until=2100-12-31T23:59:59-14:00").status_code == 422
+    assert api.get("audit?since=2000-01-01T00:00:00-14:00&until=2100-12-31T23:59:59%2B14:00").status_code == 200
+
+
 # ── At scale ──
 
 
