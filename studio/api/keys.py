@@ -1,6 +1,7 @@
 """The API's part about its own keys. A key that makes another gives away no more than it has."""
 
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +28,7 @@ class KeyOut(Schema):
     """How the key begins."""
     scopes: list[str]
     clients: list[UUID] | None
-    """The only clients that it reaches; null where it reaches all that its maker does."""
+    """The only clients that it reaches, of those that you do; null where it reaches all that its maker does."""
     created_at: datetime
     expires_at: datetime | None
     used_at: datetime | None
@@ -47,15 +48,17 @@ class KeyIn(Input):
     """30, 90 or 365; null has no end."""
 
 
-def key_out(key: ApiKey) -> dict[str, Any]:
+def key_out(key: ApiKey, *, bound: list[UUID] | None) -> dict[str, Any]:
+    """`bound`: the clients that bound whoever asks, so that a colleague's key tells of no other."""
     clients = [client.pk for client in key.clients.all()]
+    seen = [pk for pk in clients if bound is None or pk in bound]
     return {
         "id": key.pk,
         "name": key.name,
         "user": key.member.user.email,
         "prefix": key.prefix,
         "scopes": key.scopes,
-        "clients": clients if key.narrowed or clients else None,
+        "clients": seen if key.narrowed or clients else None,
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "used_at": key.used_at,
@@ -66,7 +69,8 @@ def key_out(key: ApiKey) -> dict[str, Any]:
 def list_keys(request: HttpRequest, filters: Query[Paging]) -> dict[str, Any]:
     """Yours; for owners and admins, those of everybody whom they manage. Revoked ones are left out."""
     rows = services.keys(request, "key.view").select_related("member__user").prefetch_related("clients")
-    return page(request, rows, filters, show=key_out, revoked_at__isnull=True)
+    show = partial(key_out, bound=request.member.client_ids())  # type: ignore[attr-defined]
+    return page(request, rows, filters, show=show, revoked_at__isnull=True)
 
 
 @router.post("/keys", response={201: KeyMade}, url_name="keys")
@@ -76,7 +80,7 @@ def create_key(request: HttpRequest, payload: KeyIn) -> dict[str, Any]:
     offered = offered_clients(member)
     clients = None if payload.clients is None else [named(offered, pk, field="clients") for pk in dict.fromkeys(payload.clients)]
     key, secret = services.create(member, name=payload.name, scopes=payload.scopes, clients=clients, days=payload.days)
-    return key_out(key) | {"secret": secret}
+    return key_out(key, bound=member.client_ids()) | {"secret": secret}
 
 
 @router.delete("/keys/{uuid:pk}", response={204: None}, url_name="key")

@@ -341,6 +341,19 @@ def test_a_narrowed_key_is_told_of_no_wider_one(ana):
     assert api.delete(f"keys/{ana.keys.get(name='both').pk}").status_code == 404
 
 
+def test_of_a_colleague_s_key_only_the_clients_are_told_that_one_sees(ana):
+    globex, initech = create_client(ana, name="Globex"), create_client(ana, name="Initech")
+    max_ = make_member(ana.workspace, role="member", email="max@example.com", clients=[globex])
+    make_key(max_, name="both", clients=[globex, initech])
+    make_key(max_, name="other", clients=[initech])
+    make_key(max_, name="all of theirs")
+    admin = make_member(ana.workspace, role="admin", email="adi@example.com", clients=[globex])
+    told = {key["name"]: key["clients"] for key in Api(make_key(admin)).get("keys").json()["items"]}
+    assert told == {"both": [str(globex.pk)], "other": [], "all of theirs": None, "test": None}
+    everything = {key["name"]: key["clients"] for key in Api(make_key(ana)).get("keys").json()["items"]}
+    assert set(everything["both"]) == {str(globex.pk), str(initech.pk)}
+
+
 def test_a_key_gives_no_later_end_than_its_own(ana):
     ends = timezone.now() + timedelta(days=40)
     api = Api(make_key(ana, expires_at=ends))
