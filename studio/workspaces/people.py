@@ -105,7 +105,7 @@ def refuse_more_than_own(member: Member, *, role: str, sight: Sight) -> None:
 def change(member: Member, person: Member, *, role: str | None = None, clients: Sight | None = None) -> None:
     """Gives somebody another role or other clients; None leaves it. It holds from their next request on."""
     with transaction.atomic():
-        person = held(member, person)
+        member, person = held(member, person)
         role, before, after = role or person.role, seen_by(person), clients or seen_by(person)
         if role == Member.Role.OWNER:
             after = clients or EVERYTHING
@@ -130,7 +130,7 @@ def change(member: Member, person: Member, *, role: str | None = None, clients: 
 def remove(member: Member, person: Member) -> None:
     """Ends a membership: its keys and open invitations stop; what the person made stays, and their runs go on."""
     with transaction.atomic():
-        person = held(member, person)
+        member, person = held(member, person)
         if person.pk == member.pk:
             raise UserError("You cannot remove yourself. Ask another owner or admin.")
         refuse_touching(member, person)
@@ -144,17 +144,20 @@ def remove(member: Member, person: Member) -> None:
         people_changed(person.user_id)
 
 
-def held(member: Member, person: Member) -> Member:
-    """The person as they are now, with the workspace's people locked.
+def held(member: Member, person: Member) -> tuple[Member, Member]:
+    """The one who acts and the person as they are now, with the workspace's people locked.
 
-    Raises UserError where the one who acts is not what they were any more, or the person is gone.
+    Raises UserError where the one who acts is not what they were any more, or may not do it to this person, who may be gone.
     """
     hold(member.workspace)
-    mine = Member.objects.filter(pk=member.pk, role=member.role).exists()
-    found = Member.objects.select_related("user", "workspace").filter(pk=person.pk).first()
-    if not mine or found is None:
-        raise UserError(LOST if not mine else "This person is not in the workspace any more. Reload the page.")
-    return found
+    me = Member.objects.select_related("user", "workspace").filter(pk=member.pk, role=member.role).first()
+    if me is None:
+        raise UserError(LOST)
+    me.key, me.ip = member.key, member.ip
+    found = people(me, "member.edit").select_related("workspace").filter(pk=person.pk).first()
+    if found is None:
+        raise UserError("You do not see this person here any more. Reload the page.")
+    return me, found
 
 
 def refuse_touching(member: Member, person: Member) -> None:

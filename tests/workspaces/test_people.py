@@ -288,6 +288,24 @@ def test_who_was_just_made_less_changes_nobody_any_more(acme, max_):
         people.remove(acme.owner, max_)
 
 
+def test_who_just_lost_a_client_changes_nobody_of_it_any_more(acme, globex):
+    admin = make_member(acme.workspace, role="admin", email="adi@example.com", clients=[acme.client, globex])
+    vic = make_member(acme.workspace, role="viewer", email="vic@example.com", clients=[globex])
+    bo = make_member(acme.workspace, role="viewer", email="bo@example.com", clients=[acme.client])
+    stale = Member.objects.select_related("user", "workspace").get(pk=admin.pk)
+    stale.asks_once, stale.ip = True, "192.0.2.7"
+    assert len(stale.client_ids()) == 2  # as the request asked when it was let in
+    admin.clients.set([acme.client])
+    with pytest.raises(UserError, match="do not see this person here any more"):
+        people.change(stale, vic, role="member")
+    with pytest.raises(UserError, match="do not see this person here any more"):
+        people.remove(stale, vic)
+    with pytest.raises(UserError, match="more clients than you see"):
+        people.change(stale, bo, clients=Sight(frozenset({acme.client.pk, globex.pk})))
+    people.change(stale, bo, role="member")
+    assert AuditRecord.objects.get(verb="member.change").ip == "192.0.2.7"
+
+
 # ── Removing ──
 
 
