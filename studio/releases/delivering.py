@@ -17,6 +17,7 @@ from studio.audit.services import record, record_of_a_link
 from studio.errors import UserError
 from studio.releases.models import Delivery, Download, Release
 from studio.workspaces.models import ApiKey, Member, ScopedQuerySet, hold
+from studio.workspaces.signing_in import must_add_factor
 
 DAYS = (7, 1, 30, 90)
 """For how long a link may hold; the first one is proposed."""
@@ -144,8 +145,9 @@ def member_for(user: Any, delivery: Delivery) -> Member | None:
         return None
     workspace = delivery.release.project.client.workspace_id
     member = Member.objects.filter(user=user.pk, workspace=workspace).select_related("user", "workspace").first()
-    may = member is not None and Delivery.objects.for_action(member, "delivery.download").filter(pk=delivery.pk).exists()
-    return member if may else None
+    if member is None or must_add_factor(member):  # what the workspace asks of its pages holds here, too
+        return None
+    return member if Delivery.objects.for_action(member, "delivery.download").filter(pk=delivery.pk).exists() else None
 
 
 # ── Fetching ──

@@ -139,7 +139,7 @@ def told_nowhere(view: Opens) -> Opens:
 
 @told_nowhere
 def link(request: HttpRequest, token: str) -> HttpResponseBase:
-    found = reached(request, token)
+    found = delivering.by_secret(token)
     if found is None or not found.is_open:
         return gone(request)
     if found.signed_in and not request.user.is_authenticated:
@@ -164,7 +164,7 @@ def link(request: HttpRequest, token: str) -> HttpResponseBase:
 
 @told_nowhere
 def link_file(request: HttpRequest, token: str) -> HttpResponseBase:
-    found = reached(request, token)
+    found = delivering.by_secret(token)
     if found is None:
         return gone(request)
     if found.signed_in and not request.user.is_authenticated:
@@ -177,20 +177,15 @@ def link_file(request: HttpRequest, token: str) -> HttpResponseBase:
     return bundle_response(request, found, member=member) or gone(request)
 
 
-def reached(request: HttpRequest, token: str) -> Delivery | None:
-    """What the link opens, unless too many wrong ones came from this address lately."""
-    address = str(request.META.get("REMOTE_ADDR"))
-    if throttle.is_blocked("delivery", address):
-        return None
-    found = delivering.by_secret(token)
-    if found is None:
-        throttle.failed("delivery", address)
-    return found
-
-
 def gone(request: HttpRequest) -> HttpResponse:
-    """One and the same answer to a link that is wrong, over, revoked, spent, or somebody else's."""
-    return render(request, "deliveries/gone.html", status=404)
+    """One and the same answer to a link that is wrong, over, revoked, spent, or somebody else's; after many of them, 429.
+
+    Only these are counted against an address: many people may share one, and what is theirs opens all the same.
+    """
+    address = str(request.META.get("REMOTE_ADDR"))
+    status = 429 if throttle.is_blocked("delivery", address) else 404
+    throttle.failed("delivery", address)
+    return render(request, "deliveries/gone.html", status=status)
 
 
 def sign_in_first(request: HttpRequest) -> HttpResponse:

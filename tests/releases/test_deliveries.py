@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from allauth.mfa.models import Authenticator
 from asgiref.sync import async_to_sync
 from django.core.cache import cache
 from django.db import connection, connections
@@ -368,13 +369,26 @@ def test_a_delivery_for_people_who_are_signed_in_asks_for_that_and_opens_for_the
         assert foreign.get("/d/secret/").status_code == foreign.get("/d/secret/file/").status_code == 404
 
 
-def test_guessing_is_slowed_down(delivery):
+def test_whoever_must_add_a_second_factor_first_opens_no_link_that_asks_who_they_are(delivery, acme):
+    Delivery.objects.update(signed_in=True)
+    type(acme.workspace).objects.filter(pk=acme.workspace.pk).update(second_factor_required=True)
+    member = make_member(acme.workspace, role="guest", email="gus@example.com", clients=[acme.client])
+    guest = signed_in(member)
+    assert guest.get("/d/secret/").status_code == guest.get("/d/secret/file/").status_code == 404
+    Authenticator.objects.create(user=member.user, type=Authenticator.Type.TOTP, data={})
+    assert guest.get("/d/secret/").status_code == 200 and unpacked(guest.get("/d/secret/file/"))
+
+
+def test_guessing_is_slowed_down_and_keeps_nobody_from_what_is_theirs(delivery):
     browser = Browser()
     for number in range(TRIES):
         assert browser.get(f"/d/guess{number}/").status_code == 404
-    assert browser.get("/d/secret/").status_code == 404
+    assert browser.get("/d/guess/").status_code == 429
+    assert browser.get("/d/secret/").status_code == browser.get("/d/secret/file/").status_code == 200
+    Delivery.objects.update(revoked_at=timezone.now())
+    assert browser.get("/d/secret/").status_code == 429  # as for one that never was
     cache.clear()
-    assert browser.get("/d/secret/").status_code == 200
+    assert browser.get("/d/guess/").status_code == 404
 
 
 # ── Limits ──
