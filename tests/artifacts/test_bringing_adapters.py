@@ -91,7 +91,7 @@ def test_an_adapters_folder_becomes_an_artifact(acme, ana, base, django_capture_
         "use_dora": False,
         "fan_in_fan_out": False,
         "init_lora_weights": True,
-        "target_modules": ["q_proj"],
+        "target_modules": [LAYER],
         "inference_mode": True,
     }
     page = ana.get(f"/artifacts/{made.pk}/").content.decode()

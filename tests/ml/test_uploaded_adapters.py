@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from studio.errors import UserError
+from studio.ml.gguf.peft_settings import Settings
 from studio.ml.modelfacts import read_model_facts
 from studio.ml.uploaded import tensors
+from studio.ml.uploaded.config import of_layers
 from studio.ml.uploaded.taking import run
 from studio.training.job import Stopped
 from tests.jobs import ListeningJob
@@ -51,7 +54,19 @@ def adapter(tiny_model: Path, tmp_path: Path) -> Path:
     return make_adapter(tiny_model, tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"down_proj": 2}}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"rank_pattern": {"down_proj": 2}},
+        {"rank_pattern": {"layers.0.+q_proj": 6, "down_proj": 2}, "alpha_pattern": {"layers.1.+_proj": 5, "k_proj": 3}, "use_rslora": True},
+        {"target_modules": r".*layers\.1\..*(q|v)_proj", "rank_pattern": {"v_proj": 16}},
+        {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "alpha_pattern": {"lm_head": 2}},
+    ],
+    ids=str,
+)
 def test_a_folder_that_peft_saved_is_kept_and_computes_the_same(tiny_model, tmp_path, listening_job, options):
     folder = make_adapter(tiny_model, tmp_path / "adapter", **options)
     report = taken(packed(folder, tmp_path / "a.zip"), tiny_model, listening_job)
@@ -66,7 +81,48 @@ def test_a_folder_that_peft_saved_is_kept_and_computes_the_same(tiny_model, tmp_
 def test_weights_and_settings_may_come_apart(tiny_model, adapter, listening_job):
     report = taken(adapter / WEIGHTS, tiny_model, listening_job, config=(adapter / CONFIG).read_text())
     assert report["settings"]["r"] == 4
-    assert json.loads((listening_job.out / CONFIG).read_text())["target_modules"] == sorted(LINEARS)
+    layers = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in load_file(adapter / WEIGHTS)}
+    assert {layer.rpartition(".")[2] for layer in layers} == set(LINEARS)
+    assert json.loads((listening_job.out / CONFIG).read_text())["target_modules"] == sorted(layers)
+
+
+def one_layer(adapter: Path) -> str:
+    """Leaves the adapter's product for one layer, and returns that layer's name."""
+    stored = load_file(adapter / WEIGHTS)
+    layer = next(name for name in sorted(stored) if ".q_proj." in name).rpartition(".lora_")[0]
+    save_file({name: tensor for name, tensor in stored.items() if name.startswith(f"{layer}.")}, adapter / WEIGHTS)
+    return layer.removeprefix("base_model.model.")
+
+
+def test_a_rank_that_no_layer_has_and_layers_that_the_file_does_not_have_are_forgotten(tiny_model, adapter, listening_job):
+    layer = one_layer(adapter)
+    attack = {"r": 65536, "target_modules": "all-linear", "rank_pattern": {re.escape(layer): 4, "k_proj": 65535}}
+    told = json.loads((adapter / CONFIG).read_text()) | attack
+    report = taken(adapter / WEIGHTS, tiny_model, listening_job, config=json.dumps(told))
+    kept = json.loads((listening_job.out / CONFIG).read_text())
+    assert (kept["r"], kept["target_modules"], report["settings"]["r"]) == (4, [layer], 4)
+    assert not {"rank_pattern", "alpha_pattern"} & {*kept, *report["settings"]}
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), listening_job.out)
+    made = {name: parameter.numel() for name, parameter in model.named_parameters() if "lora_" in name}
+    assert len(made) == 2 and sum(made.values()) == report["parameters"]
+
+
+def test_a_pattern_that_would_be_looked_for_without_an_end_is_not_handed_on(tiny_model, adapter, listening_job):
+    layer = one_layer(adapter)
+    endless = "(([a-z0-9_.])+)+#"
+    for key, first in (("rank_pattern", 4), ("alpha_pattern", 3)):
+        told = json.loads((adapter / CONFIG).read_text()) | {key: {re.escape(layer): first, endless: 8}}
+        job = ListeningJob(listening_job.work / key)
+        taken(adapter / WEIGHTS, tiny_model, job, config=json.dumps(told))
+        assert endless not in (job.out / CONFIG).read_text()
+    assert json.loads((job.out / CONFIG).read_text())["alpha_pattern"] == {re.escape(layer): 3}
+
+
+def test_a_layer_whose_name_ends_in_anothers_keeps_its_own_rank():
+    given = Settings(peft_type="LORA", r=4, rank_pattern={"^lm_head": 2, "inner.lm_head": 4})
+    found = of_layers(given, ["inner.lm_head", "lm_head"])
+    again = Settings(peft_type="LORA", **{key: found[key] for key in ("r", "rank_pattern")})
+    assert [again.rank(layer) for layer in ("inner.lm_head", "lm_head")] == [4, 2]
 
 
 def test_names_as_other_programs_write_them_are_understood(tiny_model, adapter, listening_job):

@@ -62,9 +62,12 @@ class Settings(BaseModel):
     def rank(self, layer: str) -> int:
         return _by_pattern("rank_pattern", self.rank_pattern, layer, self.r)
 
+    def alpha(self, layer: str) -> float:
+        return _by_pattern("alpha_pattern", self.alpha_pattern, layer, self.lora_alpha)
+
     def scale(self, layer: str) -> float:
         rank = self.rank(layer)
-        return _by_pattern("alpha_pattern", self.alpha_pattern, layer, self.lora_alpha) / (rank**0.5 if self.use_rslora else rank)
+        return self.alpha(layer) / (rank**0.5 if self.use_rslora else rank)
 
 
 def read_settings(folder: Path) -> Settings:

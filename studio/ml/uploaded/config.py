@@ -5,12 +5,13 @@ peft obeys settings that name modules to import and files to fetch; none of thos
 
 import json
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from studio.errors import UserError
-from studio.ml.gguf.peft_settings import Number, Rank
+from studio.ml.gguf.peft_settings import Number, Rank, Settings
 
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}", re.ASCII)
 MEANINGLESS: dict[str, Any] = {"qalora_group_size": 16, "megatron_core": "megatron.core"}
@@ -20,6 +21,8 @@ SILENT = {
     "layers_to_transform", "layers_pattern", "exclude_modules", "ensure_weight_tying", "lora_bias",
 }  # fmt: skip
 """Says where the adapter comes from, or which layers it has, and that is seen from its weights."""
+
+N = TypeVar("N", int, float)
 
 
 class Known(BaseModel):
@@ -45,7 +48,7 @@ class Known(BaseModel):
 
 class Rebuilt(BaseModel):
     settings: dict[str, Any]
-    """What is written as adapter_config.json, but for the target modules."""
+    """What is written as adapter_config.json, but for what `of_layers` says."""
     left_out: list[str]
     """Names of settings that said something and were not taken over."""
     made_with: str
@@ -80,7 +83,7 @@ def rebuild(given: dict[str, Any]) -> Rebuilt:
     for name in known.modules_to_save or []:
         if not PLAIN.fullmatch(name):
             raise UserError("adapter_config.json names modules in a way that no module is named.")
-    settings = known.model_dump(exclude_none=True, exclude={"target_modules"})
+    settings = known.model_dump(exclude_none=True, exclude={"target_modules", "rank_pattern", "alpha_pattern"})
     if isinstance(settings.get("init_lora_weights"), str):
         settings["init_lora_weights"] = True  # how it began no longer matters; what would, was refused
     known_names = {*Known.model_fields, *SILENT}
@@ -88,6 +91,34 @@ def rebuild(given: dict[str, Any]) -> Rebuilt:
     return Rebuilt(
         settings=settings, left_out=sorted(left_out), made_with=_made_with(given), says_base=_words(given.get("base_model_name_or_path"))
     )
+
+
+def of_layers(given: Settings, layers: list[str]) -> dict[str, Any]:
+    """Which layers a product is added to, and their ranks and scales, said of these layers by their whole names and of no others.
+
+    peft makes matrices for whatever a name or a pattern fits, of the rank that it says, and looks for patterns in every name.
+    """
+    ranks = {layer: given.rank(layer) for layer in layers}
+    alphas = {layer: given.alpha(layer) for layer in layers}
+    largest = max(ranks.values(), default=given.r)
+    patterns = {"rank_pattern": _that_differ(ranks, largest), "alpha_pattern": _that_differ(alphas, given.lora_alpha)}
+    return {"target_modules": layers, "r": largest} | {key: found for key, found in patterns.items() if found}
+
+
+def _that_differ(values: Mapping[str, N], usual: N) -> dict[str, N]:
+    """By a pattern for its whole name, each layer that has another value than usual, or whose name ends in the name of one that has.
+
+    peft takes the first pattern that fits the end of a name, so longer names stand first.
+    """
+    different = {layer for layer, value in values.items() if value != usual}
+    named = [layer for layer in values if any(end in different for end in _ends(layer))]
+    return {re.escape(layer): values[layer] for layer in sorted(named, key=lambda layer: (-len(layer), layer))}
+
+
+def _ends(layer: str) -> list[str]:
+    """The name itself, and what is left of it behind each dot."""
+    parts = layer.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _made_with(given: dict[str, Any]) -> str:

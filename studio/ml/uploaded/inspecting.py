@@ -14,7 +14,7 @@ from studio.ml import sandbox
 from studio.ml.gguf.lora import NAME, PARTS, PREFIX, read_adapter
 from studio.ml.gguf.peft_settings import read_settings
 from studio.ml.gguf.weights import Weights
-from studio.ml.uploaded.config import parse, rebuild
+from studio.ml.uploaded.config import of_layers, parse, rebuild
 from studio.ml.uploaded.containers import CONFIG, TOKENIZER, WEIGHTS, unpack
 from studio.ml.uploaded.tensors import header, sizes, write_anew
 
@@ -41,14 +41,16 @@ def inspect(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     given = parse((raw / CONFIG).read_bytes())
     rebuilt = rebuild(given)
     (raw / CONFIG).write_text(json.dumps(given | {"target_modules": []}), encoding="utf-8")
-    read_settings(raw)  # refuses kinds of adapters that are not taken
+    said = read_settings(raw)  # refuses kinds of adapters that are not taken
     tensors = header(raw / WEIGHTS)
     names = {name: usual_name(name) for name in tensors}
     if len(set(names.values())) < len(names):
         raise UserError("The adapter holds the same tensor under two names. Save it again.")
     largest = sizes(raw / WEIGHTS, tensors)
     write_anew(raw / WEIGHTS, tensors, names, kept / WEIGHTS)
-    settings = rebuilt.settings | {"target_modules": targets(names.values()), "inference_mode": True}
+    ours = of_layers(said, targets(names.values()))
+    rebuilt.settings |= {name: value for name, value in ours.items() if name != "target_modules"}
+    settings = rebuilt.settings | ours | {"inference_mode": True}
     (kept / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
     has_tokenizer = copy_tokenizer(raw, kept)
     with Weights.of_model(Path(request["base"])) as base, read_adapter(kept, base, tied=request["tied"]) as adapter:
@@ -81,12 +83,12 @@ def usual_name(name: str) -> str:
 
 
 def targets(names: Any) -> list[str]:
-    """The last words of the layers that a product is added to, from the weights themselves."""
+    """The layers that a product is added to, from the weights themselves."""
     found = set()
     for name in names:
         match = NAME.fullmatch(name.removeprefix(PREFIX))
         if match and PARTS[match["part"]] in ("a", "table_a"):
-            found.add(match["layer"].rpartition(".")[2])
+            found.add(match["layer"])
     return sorted(found)
 
 
