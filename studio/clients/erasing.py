@@ -23,6 +23,7 @@ from studio.audit.services import record
 from studio.clients.holdings import FORGET, HOLDINGS, KEPT, SERVED, Holding
 from studio.clients.life import live_orders, stop_all
 from studio.errors import UserError
+from studio.orders import storedays
 from studio.orders.models import Usage
 from studio.serving.forgetting import forget
 from studio.storage import remove_folder
@@ -101,7 +102,7 @@ def narrow(client: Client) -> None:
 def everything_measured(client: Client) -> list[dict[str, Any]]:
     """A line for each kind. A file is counted once: versions share those of rows that did not change, orders what became artifacts."""
     seen: set[tuple[int, int]] = set()
-    return [measured(holding, client, seen) for holding in HOLDINGS]
+    return [measured(holding, client, seen) for holding in HOLDINGS if not holding.stays]
 
 
 def measured(holding: Holding, client: Client, seen: set[tuple[int, int]]) -> dict[str, Any]:
@@ -162,10 +163,12 @@ def drop_rows(erasure: Erasure) -> None:
                 paths.update(path for path in holding.files(row) if path.exists() or path.is_symlink())
         paths.update(named_by(ids))
         Usage.objects.filter(client=client).update(client=None, project=None, order=None, title="")
+        storedays.let_go(client)
         for also in FORGET:
             also(client, ids)
         for holding in HOLDINGS:
-            holding.rows(client).delete()
+            if not holding.stays:
+                holding.rows(client).delete()
         Client.objects.filter(pk=client.pk).delete()
         erasure.paths = sorted(str(path.relative_to(settings.DATA_DIR)) for path in paths)
         erasure.save(update_fields=["paths"])

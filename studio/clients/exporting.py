@@ -238,9 +238,13 @@ def file_pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def contents(client: Client) -> dict[str, Any]:
-    """What the archive will hold: `{lines: [{title, rows}], size}`; roughly, for rows are stored smaller than they are sent."""
-    told = [{"title": holding.title, "rows": holding.rows(client).count()} for holding in HOLDINGS]
+def contents(client: Client, *, to_erase: bool = False) -> dict[str, Any]:
+    """What the archive will hold: `{lines: [{title, rows}], size}`; roughly, for rows are stored smaller than they are sent.
+
+    With `to_erase`, without what outlives the client.
+    """
+    holdings = [holding for holding in HOLDINGS if not (to_erase and holding.stays)]
+    told = [{"title": holding.title, "rows": holding.rows(client).count()} for holding in holdings]
     size = Artifact.objects.filter(project__client=client).aggregate(size=Sum("size"))["size"] or 0
     versions = DatasetVersion.objects.filter(dataset__project__client=client)
     for version in versions.only("pk", "upload").iterator():

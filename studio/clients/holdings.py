@@ -95,6 +95,8 @@ class Holding:
     """The column with the SHA-256 of what a row stands for, which a certificate names."""
     without: tuple[str, ...] = ()
     """Columns that no export holds: what opens something."""
+    stays: bool = False
+    """Its rows outlive the client, without it: KEPT says why."""
     bulky: bool = False
     """There are so many that they are erased by the order or the writing that they belong to, in pieces."""
 
@@ -128,7 +130,7 @@ HOLDINGS = (
     Holding("datasets", "Datasets", Dataset, PROJECT),
     Holding("events", "Events of orders", Event, "order__client", bulky=True),
     Holding("orders", "Orders with their logs and states", Order, "client", files=files_of_order),
-    Holding("stored_days", "Sizes by day", StoredDay, "client"),
+    Holding("stored_days", "Sizes by day", StoredDay, "client", stays=True),
     Holding("projects", "Projects", Project, "client", files=files_of_project, related=("client",)),
 )
 """In the order in which they are erased: what names another row goes before it."""
@@ -136,6 +138,7 @@ HOLDINGS = (
 KEPT: dict[type[Model], str] = {
     AuditRecord: "Audit records stay. They say who did what and when, by the names that things had; no row's text is in them.",
     Usage: "The hours that its work took stay for the invoices of past months, without its name and without titles.",
+    StoredDay: "How much it stored on each day stays for the invoices of past months, without its name.",
     BaseModel: "Base models belong to the workspace, and so do the words that were added to one's vocabulary.",
     Member: "Whoever saw only this client sees nothing instead, and stays a member.",
     ApiKey: "Keys that reached only this client are revoked.",

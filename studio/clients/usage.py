@@ -8,6 +8,7 @@ from decimal import Decimal
 from functools import cached_property
 from uuid import UUID
 
+from django.db.models import Sum
 from django.utils import timezone
 
 from studio.orders.kinds import KINDS
@@ -127,6 +128,8 @@ def bill_of(workspace: Workspace, month: Month, clients: Collection[UUID], *, wh
     worked = spans(workspace, month, clients=None if whole else clients)
     stored = dict(stored_in_all(clients))
     lines = [*work_lines(worked, rates), *storage_lines(workspace, month, clients, stored)]
+    if whole:
+        lines += lines_of_erased(workspace, month)
     return Bill(month, rates.currency, lines, stored)
 
 
@@ -156,7 +159,9 @@ def storage_lines(workspace: Workspace, month: Month, clients: Collection[UUID],
     known: dict[UUID, list[Held]] = defaultdict(list)
     days = StoredDay.objects.filter(client__in=clients, day__gte=month.first, day__lt=after).order_by("day")
     for client, day, size, price in days.values_list("client_id", "day", "size", "price"):
-        known[client].append((day, size, price))
+        known[client].append(
+            (day, size, workspace.storage_price if day == today else price)
+        )  # a price holds from the day on which it is set
     for client, (day, size, price) in held_before(month, [pk for pk in clients if not known[pk] or known[pk][0][0] > month.first]).items():
         known[client].insert(0, (max(day, month.first), size, price))
     if month.first <= today < after:
@@ -167,10 +172,20 @@ def storage_lines(workspace: Workspace, month: Month, clients: Collection[UUID],
         by_price: dict[Decimal | None, int] = defaultdict(int)
         for (day, size, price), following in zip(held, [*(day for day, _, _ in held[1:]), after], strict=False):
             by_price[price] += size * (following - day).days
-        for price, byte_days in by_price.items():
-            if price and byte_days:
-                gb_months = Decimal(byte_days) / month.days / GB
-                yield Line(client, month.first, STORAGE, STORAGE, price, gb_months=gb_months)
+        yield from at_prices(client, month, by_price)
+
+
+def lines_of_erased(workspace: Workspace, month: Month) -> Iterator[Line]:
+    """One for each price: all days that erased clients have left, which were written down without a gap."""
+    days = StoredDay.objects.filter(workspace=workspace, client=None, day__gte=month.first, day__lt=month.following.first).order_by()
+    return at_prices(None, month, dict(days.values_list("price").annotate(byte_days=Sum("size")).order_by("price")))
+
+
+def at_prices(client: UUID | None, month: Month, by_price: dict[Decimal | None, int]) -> Iterator[Line]:
+    for price, byte_days in by_price.items():
+        if price and byte_days:
+            gb_months = Decimal(byte_days) / month.days / GB
+            yield Line(client, month.first, STORAGE, STORAGE, price, gb_months=gb_months)
 
 
 def held_before(month: Month, clients: Collection[UUID]) -> dict[UUID, Held]:

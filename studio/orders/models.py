@@ -202,11 +202,12 @@ class Usage(Tenant):
 
 
 class StoredDay(Tenant):
-    """How much was stored for a client on a day, and what storage cost then: what a month's bill adds up."""
+    """How much was stored for a client on a day, and what storage cost then: what a month's bill adds up. It outlives the client."""
 
-    WORKSPACE, CLIENT = "client__workspace", "client"
+    WORKSPACE, CLIENT, SHARED = "workspace", "client", True
 
-    client = models.ForeignKey(Client, models.CASCADE, related_name="stored_days")
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="stored_days")
+    client = models.ForeignKey(Client, models.SET_NULL, null=True, related_name="stored_days")
     day = models.DateField()
     """In the workspace's time zone."""
     size = models.BigIntegerField()
@@ -219,7 +220,7 @@ class StoredDay(Tenant):
         constraints = [models.UniqueConstraint(fields=["client", "day"], name="one_stored_size_per_day")]
 
     def __str__(self) -> str:
-        return f"{self.client} on {self.day}"
+        return f"{self.client or 'An erased client'} on {self.day}"
 
 
 class Slot(models.Model):

@@ -130,7 +130,8 @@ def more(acme: World, number: int) -> None:
         order = make_order(acme.owner, kind="train", client=whose)
         facts = {"worker_kind": f"GPU {number}", "gpus": 1, "started_at": begin, "ended_at": timezone.now()}
         Usage.objects.create(workspace=acme.workspace, client=whose, order=order, attempt=1, kind="train", title="x", **facts)
-        StoredDay.objects.create(client=whose, day=timezone.now().date() - timedelta(days=number + 1), size=10, price="1")
+        day = timezone.now().date() - timedelta(days=number + 1)
+        StoredDay.objects.create(workspace=acme.workspace, client=whose, day=day, size=10, price="1")
     active = make_run(acme.owner, project, acme.base, version, status=Order.Status.RUNNING)
     Order.objects.filter(pk=active.order_id).update(queue="train")
 

@@ -19,7 +19,8 @@ from studio.clients.holdings import HOLDINGS, KEPT
 from studio.datasets import rows
 from studio.datasets.models import DatasetVersion, Draft, RowMark
 from studio.errors import UserError
-from studio.orders.models import Event, Order, Usage
+from studio.orders import storedays
+from studio.orders.models import Event, Order, StoredDay, Usage
 from studio.workspaces.models import ApiKey, Client, Erasure, Tenant
 from tests.clients.test_exporting import fill
 from tests.fixtures import Api, make_deployment, make_invitation, make_key, make_member, make_order
@@ -171,6 +172,20 @@ def test_usage_stays_for_invoices_without_a_name(acme, doomed):
     erasing.erase(acme.owner, doomed.client, typed=WORD)
     usage = Usage.objects.get()
     assert (usage.client_id, usage.project, usage.order_id, usage.title, usage.worker_kind) == (None, None, None, "", "CPU")
+
+
+def test_what_it_stored_by_the_day_stays_for_invoices_without_a_name(acme, doomed):
+    storedays.write_down()
+    size = StoredDay.objects.get(client=doomed.client).size
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    assert "Sizes by day" not in browser.get(f"/clients/{doomed.client.pk}/erase/").content.decode()
+    erasure = erasing.erase(acme.owner, doomed.client, typed=WORD)
+    day = StoredDay.objects.get(client=None)
+    assert (day.workspace, day.size) == (acme.workspace, size)
+    assert StoredDay.objects.filter(client=acme.client).count() == 1
+    assert KEPT[StoredDay] in erasure.certificate["kept"]
+    assert "stored_days" not in [line["name"] for line in erasure.certificate["erased"]]
 
 
 def test_nobody_sees_more_once_the_client_is_gone(acme, doomed):

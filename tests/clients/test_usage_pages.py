@@ -13,8 +13,10 @@ from studio.audit.models import AuditRecord
 from studio.clients.usage import STORAGE, bill_of
 from studio.orders import storedays
 from studio.orders.models import Order, Slot, StoredDay, Usage
-from studio.workspaces.models import Rate
+from studio.workspaces.models import Client, Rate
 from studio.workspaces.months import Month
+from studio.workspaces.pricing import set_prices
+from studio.workspaces.rates import cents
 from studio.workspaces.services import create_client
 from tests.fixtures import HOST_FACTS, World, make_member, make_order
 
@@ -149,7 +151,7 @@ def test_lines_are_rounded_once_and_add_up_to_the_total(acme, ana):
     acme.workspace.save()
     for day in range(1, 8):
         used(acme, at(f"2026-03-0{day}T08:00"), hours=0.1 * day, title=f"Run {day}")
-        StoredDay.objects.create(client=acme.client, day=f"2026-03-0{day}", size=3_333_333_333, price="0.0777")
+        StoredDay.objects.create(workspace=acme.workspace, client=acme.client, day=f"2026-03-0{day}", size=3_333_333_333, price="0.0777")
     total = bill(acme, "2026-03").sums.total
     head, *rows = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
     assert head[:5] == ["date", "client", "what", "worker_kind", "hours"]
@@ -163,7 +165,7 @@ def test_lines_are_rounded_once_and_add_up_to_the_total(acme, ana):
 
 def test_storage_is_counted_by_the_day_at_the_price_of_the_day(acme):
     for day, size, price in ((1, 30, "1.00"), (2, 30, "1.00"), (11, 60, "2.00")):
-        StoredDay.objects.create(client=acme.client, day=date(2026, 6, day), size=size * 10**9, price=price)
+        StoredDay.objects.create(workspace=acme.workspace, client=acme.client, day=date(2026, 6, day), size=size * 10**9, price=price)
     found = [(line.gb_months, line.per_unit, line.amount) for line in bill(acme, "2026-06").lines]
     assert found == [(Decimal(10), Decimal("1.0000"), Decimal("10.00")), (Decimal(40), Decimal("2.0000"), Decimal("80.00"))]
 
@@ -175,6 +177,47 @@ def test_the_size_of_a_day_is_written_down_once(acme):
     day = StoredDay.objects.get(client=acme.client)
     assert (day.size, day.price) == (acme.artifact.size + acme.build.artifact.size, Decimal("0.05"))
     assert day.day == timezone.now().date()
+
+
+def test_a_new_price_holds_for_all_of_the_day_on_which_it_is_set(acme):
+    storedays.write_down()
+    set_prices(acme.owner, currency="EUR", storage_price=Decimal("500000"))
+    month = Month.now(acme.workspace)
+    size = StoredDay.objects.get(client=acme.client).size
+    owed = cents(Decimal(size) / month.days / 10**9 * 500_000)
+    assert bill(acme, "").sums.amounts == {STORAGE: owed} and owed > 0
+    assert not storedays.write_down()
+    assert StoredDay.objects.get(client=acme.client).price == Decimal("500000")
+    set_prices(acme.owner, currency="EUR", storage_price=None)
+    storedays.write_down()
+    assert StoredDay.objects.get(client=acme.client).price is None
+
+
+def test_the_price_of_a_day_that_is_over_stays(acme):
+    yesterday = timezone.now().date() - timedelta(days=1)
+    StoredDay.objects.create(workspace=acme.workspace, client=acme.client, day=yesterday, size=1, price="1")
+    set_prices(acme.owner, currency="EUR", storage_price=Decimal("2"))
+    storedays.write_down()
+    assert StoredDay.objects.get(day=yesterday).price == Decimal("1")
+
+
+def test_the_bills_of_past_months_stay_as_they_are_when_a_client_is_erased(acme, ana):
+    other = create_client(acme.owner, name="Other")
+    for client in (acme.client, other):
+        for day, size in ((date(2026, 4, 28), 30), (date(2026, 5, 20), 60), (date(2026, 6, 11), 90)):
+            StoredDay.objects.create(workspace=acme.workspace, client=client, day=day, size=size * 10**9, price="1.00")
+    months = ("2026-04", "2026-05", "2026-06", "2026-07", "2026-08", "2026-09")
+    pages = [acme.api.get(f"usage?month={month}").json()["cost"] for month in months]
+    assert Decimal(pages[2]) > Decimal(pages[0]) > 0
+    other.workspace = acme.workspace
+    storedays.let_go(other)
+    assert not StoredDay.objects.filter(client=other).exists()
+    Client.objects.filter(pk=other.pk).delete()
+    assert [acme.api.get(f"usage?month={month}").json()["cost"] for month in months] == pages
+    assert "No client" in ana.get("/usage/?month=2026-05").content.decode()
+    rows = lines(ana.get("/usage/invoice.csv?month=2026-05"))
+    assert sum(Decimal(row[7]) for row in rows[1:]) == Decimal(pages[1])
+    assert bill(acme, "2026-05").sums.total < Decimal(pages[1])  # what was another's is on no client's own bill
 
 
 def test_a_month_that_is_not_over_counts_what_runs_and_what_is_stored_today(acme):
@@ -192,7 +235,7 @@ def test_a_month_to_come_costs_nothing(acme, ana):
     acme.workspace.storage_price = Decimal("1.00")
     acme.workspace.save()
     day = timezone.now().date()
-    StoredDay.objects.create(client=acme.client, day=day, size=10**12, price="1.00")
+    StoredDay.objects.create(workspace=acme.workspace, client=acme.client, day=day, size=10**12, price="1.00")
     month = Month.now(acme.workspace).following
     for name in (month, month.following):
         told = acme.api.get(f"usage?month={name}&client={acme.client.pk}").json()

@@ -50,7 +50,7 @@ def busy(world: World) -> World:
                 started_at=begins - timedelta(minutes=10),
                 ended_at=begins + timedelta(hours=40 / place / (number + 1)),
             )
-        StoredDay.objects.create(client=client, day=begins.date(), size=place * 90 * 10**9, price="0.08")
+        StoredDay.objects.create(workspace=workspace, client=client, day=begins.date(), size=place * 90 * 10**9, price="0.08")
     archive_client(world.owner, create_client(world.owner, name="Former"))
     return world
 

@@ -25,7 +25,7 @@ def erase(request: HttpRequest, pk: str) -> HttpResponse:
     context = {
         "section": "clients",
         "client": client,
-        "holds": contents(client),
+        "holds": contents(client, to_erase=True),
         "live": live_orders(client).count(),
         "error": error,
         "typed": typed,
