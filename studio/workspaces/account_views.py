@@ -22,9 +22,9 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
 from studio.errors import UserError
-from studio.workspaces import accounts, services, throttle
+from studio.workspaces import accounts, services
 from studio.workspaces.sessions import sessions_of
-from studio.workspaces.signing_in import SIGN_IN_AGAIN, can_mail, guesser, must_add_factor, passkeys_work
+from studio.workspaces.signing_in import SIGN_IN_AGAIN, can_mail, is_guessing, must_add_factor, passkeys_work
 
 View = Callable[..., HttpResponse]
 
@@ -32,7 +32,7 @@ View = Callable[..., HttpResponse]
 @method_decorator(never_cache, name="dispatch")
 class SignIn(LoginView):
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if throttle.is_blocked("login", guesser(request, request.POST.get("login", ""))):
+        if is_guessing(request, request.POST.get("login", "")):
             form = self.get_form_class()(request=request, initial={"login": request.POST.get("login", "")})
             return render(request, self.template_name, self.get_context_data(form=form, blocked=True), status=429)
         return super().post(request, *args, **kwargs)

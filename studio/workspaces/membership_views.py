@@ -14,14 +14,14 @@ from studio.errors import UserError
 from studio.workspaces import inviting, people, services, throttle
 from studio.workspaces.choosing import go_to
 from studio.workspaces.models import Invitation, Member, User
-from studio.workspaces.requests import address_of
+from studio.workspaces.requests import address_of, caller
 from studio.workspaces.signing_in import sign_in
 
 
 @never_cache
 def invitation(request: HttpRequest, token: str) -> HttpResponse:
     """Whoever is signed in joins with a click; somebody new makes an account. A link that opens nothing says so, and not why."""
-    address = str(request.META.get("REMOTE_ADDR"))
+    address = caller(request)
     try:
         if throttle.is_blocked("invitation", address):
             raise inviting.Gone

@@ -24,7 +24,7 @@ from django.urls import reverse
 from studio.errors import UserError
 from studio.workspaces import throttle
 from studio.workspaces.models import Member, User
-from studio.workspaces.requests import address_of
+from studio.workspaces.requests import address_of, caller
 from studio.workspaces.secrets import opened, sealed
 
 FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
@@ -67,7 +67,14 @@ def after_answer(request: HttpRequest, work: Callable[[], None]) -> None:
 
 def guesser(request: HttpRequest, email: str) -> str:
     """Tries are counted for a name and an address together, so that nobody is locked out by strangers elsewhere."""
-    return f"{email.lower()} {address_of(request)}"
+    return f"{email.lower()} {caller(request)}"
+
+
+def is_guessing(request: HttpRequest, email: str) -> bool:
+    """Too many tries from here, or so many from everywhere that somebody goes from address to address."""
+    return throttle.is_blocked("login", guesser(request, email)) or throttle.is_blocked(
+        "login-anywhere", email.lower(), tries=throttle.TRIES_ANYWHERE
+    )
 
 
 password_refused = Signal()
@@ -88,7 +95,7 @@ class AccountAdapter(DefaultAccountAdapter):
         return False
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
-        if throttle.is_blocked("login", guesser(request, credentials.get("email", ""))):
+        if is_guessing(request, credentials.get("email", "")):
             raise self.validation_error("too_many_login_attempts")
 
     def authenticate(self, request: HttpRequest, **credentials: Any) -> User | None:
@@ -96,6 +103,7 @@ class AccountAdapter(DefaultAccountAdapter):
         who = guesser(request, credentials.get("email", ""))
         if user is None or not user.is_active:  # allauth would lead a closed account to a page of its own
             throttle.failed("login", who)
+            throttle.failed("login-anywhere", credentials.get("email", "").lower())
             password_refused.send(sender=User, request=request, email=credentials.get("email", ""))
             return None
         throttle.forget("login", who)

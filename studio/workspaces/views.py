@@ -10,6 +10,7 @@ from studio.workspaces import services, throttle
 from studio.workspaces.forms import SetupForm
 from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client, Project
+from studio.workspaces.requests import caller
 from studio.workspaces.searching import matching, words_of
 from studio.workspaces.signing_in import sign_in
 
@@ -24,7 +25,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @never_cache
 def setup(request: HttpRequest, token: str) -> HttpResponse:
     """The first owner, through the link that the terminal printed."""
-    address = str(request.META.get("REMOTE_ADDR"))
+    address = caller(request)
     if throttle.is_blocked("setup", address) or not services.setup_token_holds(token):
         throttle.failed("setup", address)
         return render(request, "workspaces/setup_gone.html", {"is_set_up": services.is_set_up()}, status=404)

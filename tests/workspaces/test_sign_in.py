@@ -15,6 +15,7 @@ from django.apps import apps
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.db import SessionStore
+from django.core.cache import cache
 from django.http import HttpResponse
 from django.test import Client as Browser
 from django.test import RequestFactory
@@ -24,7 +25,7 @@ from studio.audit.models import AuditRecord
 from studio.workspaces.models import User
 from studio.workspaces.services import create_workspace
 from studio.workspaces.sessions import SessionsMiddleware
-from studio.workspaces.throttle import TRIES
+from studio.workspaces.throttle import TRIES, TRIES_ANYWHERE, failed, is_blocked
 
 PASSWORD = "a long enough sentence"
 WRONG = "E-mail or password is not right."
@@ -132,6 +133,29 @@ def test_guessing_is_slowed_down_for_this_name_and_address_alone(client, ana):
     other = create_workspace(user=User.objects.create_user("max@example.com", PASSWORD), name="Max")
     assert sign_in(Browser(), email=other.user.email).status_code == 302
     assert sign_in(Browser(REMOTE_ADDR="192.0.2.7")).status_code == 302
+
+
+def test_who_has_half_of_an_ipv6_address_has_as_many_tries_as_anybody(client, ana):
+    for number in range(TRIES):
+        assert sign_in(Browser(REMOTE_ADDR=f"2001:db8::{number}"), password="wrong").status_code == 200
+    assert sign_in(Browser(REMOTE_ADDR="2001:db8:0:0:ffff::9")).status_code == 429
+    assert sign_in(Browser(REMOTE_ADDR="2001:db8:0:1::1")).status_code == 302
+    assert sign_in(Browser(REMOTE_ADDR="::ffff:192.0.2.7")).status_code == 302
+
+
+def test_guessing_from_many_addresses_is_slowed_down_too(client, ana):
+    for number in range(TRIES_ANYWHERE):
+        assert sign_in(Browser(REMOTE_ADDR=f"192.0.2.{number}"), password="wrong").status_code == 200
+    assert sign_in(Browser(REMOTE_ADDR="198.51.100.1")).status_code == 429
+    assert sign_in(Browser(REMOTE_ADDR="198.51.100.1"), email="max@example.com").status_code == 200
+
+
+def test_a_count_that_ends_while_one_is_added_begins_anew(monkeypatch):
+    failed("login", "ana")
+    monkeypatch.setattr(cache, "add", lambda *args: False)
+    cache.clear()
+    failed("login", "ana")
+    assert not is_blocked("login", "ana") and is_blocked("login", "ana", tries=1)
 
 
 def test_a_guess_that_is_blocked_is_not_even_looked_at(client, ana, django_assert_num_queries):
