@@ -27,6 +27,8 @@ class DownloadOut(Schema):
     user: str | None
     """E-mail of whoever was signed in."""
     agent: str
+    resumed: bool
+    """It went on with a download that had broken off, so it was not counted."""
 
 
 class DeliveryOut(Schema):
@@ -119,7 +121,7 @@ def visible_delivery(request: HttpRequest, pk: UUID, action: str) -> Delivery:
 def get_delivery(request: HttpRequest, pk: UUID) -> dict[str, Any]:
     delivery = visible_delivery(request, pk, "delivery.view")
     log = [
-        {"at": one.at, "ip": one.ip, "user": one.user.email if one.user else None, "agent": one.agent}
+        {"at": one.at, "ip": one.ip, "user": one.user.email if one.user else None, "agent": one.agent, "resumed": one.goes_on_id is not None}
         for one in delivery.log.select_related("user")[:LOGGED]
     ]
     return delivery_out(delivery) | {"log": log}

@@ -78,8 +78,8 @@ def built(build: Build) -> Artifact:
 
 
 def evaluation_of(delivery: Delivery) -> Evaluation | None:
-    """The newest one that stood when it was handed over: what comes later does not change what was delivered."""
-    found = delivery.release.evaluations.filter(result__isnull=False, created_at__lte=delivery.created_at)
+    """The newest one that had ended when it was handed over: what comes later does not change what was delivered."""
+    found = delivery.release.evaluations.filter(result__isnull=False, order__ended_at__lte=delivery.created_at)
     newest: Evaluation | None = found.select_related("dataset_version__dataset", "against").order_by("-created_at").first()
     return newest
 

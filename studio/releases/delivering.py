@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Count, F, Q
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -28,6 +28,8 @@ LONGEST_RECIPIENT = 120
 LONGEST_AGENT = 200
 RESUMED_WITHIN = timedelta(days=1)
 """How long a download that broke off can go on without being counted again."""
+MOST_RESUMES = 50
+"""How many times it can; what comes after is another download."""
 
 
 def is_buildable(release: Release) -> bool:
@@ -189,11 +191,17 @@ def download_mark(download: Download) -> str:
 
 
 def resumed(delivery: Delivery, mark: str) -> Download | None:
-    """The download that goes on, where it was counted lately and the delivery was neither revoked nor is over."""
+    """The download that goes on, where it was counted lately, has not gone on too often, and the delivery is neither revoked nor over."""
     number, _, _ = mark.partition(".")
     if not (number.isascii() and number.isdigit() and len(number) < 19):
         return None
     if delivery.revoked_at is not None or delivery.expires_at <= timezone.now():
         return None
-    found = Download.objects.filter(pk=int(number), delivery=delivery, at__gt=timezone.now() - RESUMED_WITHIN).first()
+    counted = Download.objects.filter(delivery=delivery, goes_on=None, at__gt=timezone.now() - RESUMED_WITHIN)
+    found = counted.annotate(times=Count("resumes")).filter(pk=int(number), times__lt=MOST_RESUMES).first()
     return found if found and constant_time_compare(download_mark(found), mark) else None
+
+
+def log_resume(download: Download, visitor: Visitor) -> None:
+    user = visitor.member.user if visitor.member else None
+    Download.objects.create(delivery=download.delivery, goes_on=download, ip=visitor.ip, user=user, agent=visitor.agent)

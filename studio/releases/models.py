@@ -219,6 +219,8 @@ class Download(models.Model):
     """That a delivery was fetched: when, from where, by whom where that is known."""
 
     delivery = models.ForeignKey(Delivery, models.CASCADE, related_name="log")
+    goes_on = models.ForeignKey("self", models.CASCADE, null=True, related_name="resumes")
+    """The download that broke off and that this one goes on with: it is on record, and not counted."""
     at = models.DateTimeField(auto_now_add=True)
     ip = models.GenericIPAddressField(null=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")

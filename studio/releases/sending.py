@@ -7,7 +7,7 @@ from django.http.response import HttpResponseBase
 
 from studio.artifacts.downloads import attachment, part_of, wanted_range, zip_bytes
 from studio.releases.bundling import Bundle, bundle_of
-from studio.releases.delivering import Visitor, count_download, download_mark, resumed
+from studio.releases.delivering import Visitor, count_download, download_mark, log_resume, resumed
 from studio.releases.models import Delivery, Download
 from studio.workspaces.middleware import address_of
 from studio.workspaces.models import Member
@@ -16,17 +16,23 @@ from studio.workspaces.models import Member
 def bundle_response(request: HttpRequest, delivery: Delivery, *, member: Member | None) -> HttpResponseBase | None:
     """The zip whole, or from where a counted download broke off; None where there is none left to be had. HEAD is not counted.
 
-    A range is heeded only with `If-Range` and the ETag of a download that was counted: whatever else asks for a part gets all of it,
-    and is counted.
+    A range is heeded only with `If-Range` and the ETag of a download that was counted, and where it does not begin at the beginning:
+    whatever else asks for a part gets all of it, and is counted. Each time that a download goes on is on record.
     """
     bundle = bundle_of(delivery)
     name, length = f"{bundle.name}.zip", bundle.length  # before it is counted: a file that is gone must not cost a download
     if request.method == "HEAD":
         return sized(attachment(request, zip_bytes([]), filename=name), length) if delivery.is_open else None
-    if (going_on := continued(request, delivery, bundle)) is not None:
-        return partial(request, bundle, going_on)
     visitor = Visitor.of(request, member=member, ip=address_of(request))
-    if (download := count_download(delivery, visitor)) is None:
+    going_on = continued(request, delivery, bundle)
+    if going_on is not None:
+        if going_on.start >= length:
+            return HttpResponse(status=416, headers={"Content-Range": f"bytes */{length}"})
+        log_resume(going_on.download, visitor)
+        if going_on.start > 0:
+            return partial(request, bundle, going_on)
+    download = going_on.download if going_on is not None else count_download(delivery, visitor)
+    if download is None:
         return None
     response = sized(attachment(request, zip_bytes(bundle.entries), filename=name), length)
     response["ETag"] = etag(bundle, download)
@@ -37,28 +43,26 @@ def bundle_response(request: HttpRequest, delivery: Delivery, *, member: Member 
 class GoingOn:
     download: Download
     start: int
+    """0 where the zip has become another since, so that all of it is sent."""
     end: int
 
 
 def continued(request: HttpRequest, delivery: Delivery, bundle: Bundle) -> GoingOn | None:
-    """The download that this request goes on with, and the bytes that it wants."""
-    identity, _, mark = request.headers.get("If-Range", "").strip('"').partition(".")
-    if identity != bundle.identity or "Range" not in request.headers or (download := resumed(delivery, mark)) is None:
+    """The download that this request goes on with, and the bytes that it wants; None where it begins at the beginning."""
+    condition = request.headers.get("If-Range", "")
+    identity, _, mark = condition.strip('"').partition(".")
+    start, end = wanted_range(request, size=bundle.length, etag=condition, changed=0)
+    if start == 0 or (download := resumed(delivery, mark)) is None:
         return None
-    start, end = wanted_range(request, size=bundle.length, etag=etag(bundle, download), changed=0)
-    return GoingOn(download, start, end)
+    return GoingOn(download, start, end) if identity == bundle.identity else GoingOn(download, 0, bundle.length)
 
 
 def partial(request: HttpRequest, bundle: Bundle, going_on: GoingOn) -> HttpResponseBase:
     start, end = going_on.start, going_on.end
-    if start >= bundle.length:
-        return HttpResponse(status=416, headers={"Content-Range": f"bytes */{bundle.length}"})
-    whole = (start, end) == (0, bundle.length)
     body = part_of(zip_bytes(bundle.entries), start=start, end=end)
-    response = sized(attachment(request, body, filename=f"{bundle.name}.zip", status=200 if whole else 206), end - start)
+    response = sized(attachment(request, body, filename=f"{bundle.name}.zip", status=206), end - start)
     response["ETag"] = etag(bundle, going_on.download)
-    if not whole:
-        response["Content-Range"] = f"bytes {start}-{end - 1}/{bundle.length}"
+    response["Content-Range"] = f"bytes {start}-{end - 1}/{bundle.length}"
     return response
 
 

@@ -21,9 +21,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from studio.artifacts.downloads import zip_bytes, zip_length
-from studio.artifacts.models import Build
+from studio.artifacts.models import Artifact, Build
 from studio.audit.models import AuditRecord
 from studio.errors import UserError
+from studio.orders.models import Order
 from studio.releases import delivering
 from studio.releases.models import Delivery, Download, Evaluation, Release
 from studio.workspaces.models import ApiKey
@@ -208,8 +209,11 @@ def test_the_zip_holds_the_file_and_everything_that_one_needs_to_run_and_to_judg
 
 
 def test_no_row_and_no_place_on_the_server_is_in_it(delivery, acme):
+    (acme.build.artifact.folder / "NOTICE").write_text(f"Tiny ({acme.base.source})\n")
+    Artifact.objects.filter(pk=acme.build.artifact_id).update(files=acme.build.artifact.files | {"NOTICE": {"sha256": "0" * 64, "size": 1}})
     told = b"\n".join(content for name, content in unpacked(Browser().get("/d/secret/file/")).items()).decode()
     assert acme.base.source.startswith("path:") and acme.base.source not in told
+    assert "\nTiny\n" in f"\n{told}"
     assert "Question 1?" not in told and "Answer 1." not in told and str(acme.build.artifact.folder) not in told
 
 
@@ -422,7 +426,7 @@ def test_of_two_who_fetch_the_last_one_at_once_one_gets_it(queue):
     assert Download.objects.count() == Delivery.objects.get().downloads == 1
 
 
-def test_a_download_that_broke_off_goes_on_without_being_counted_again(delivery):
+def test_a_download_that_broke_off_goes_on_without_being_counted_again(delivery, ana):
     Delivery.objects.update(limit=1)
     first = Browser().get("/d/secret/file/")
     whole = body(first)
@@ -434,8 +438,52 @@ def test_a_download_that_broke_off_goes_on_without_being_counted_again(delivery)
     assert body(middle) == whole[7:20]
     assert Browser().get("/d/secret/file/", headers=headers | {"Range": f"bytes={len(whole)}-"}).status_code == 416
     assert Delivery.objects.get().downloads == 1
+    counted = Download.objects.get(goes_on=None)
+    assert [(each.ip, each.at > counted.at) for each in counted.resumes.all()] == [("127.0.0.1", True)] * 2
+    assert ana.get(f"/deliveries/{delivery.pk}/").content.decode().count("went on") == 2
     Delivery.objects.update(revoked_at=timezone.now())
     assert Browser().get("/d/secret/file/", headers=headers).status_code == 404
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-", "bytes=0-10", "bytes=-999999", "bytes=0-1,3-4", "bytes=x"])
+def test_what_begins_at_the_beginning_is_another_download(delivery, wanted):
+    Delivery.objects.update(limit=2)
+    mark = Browser().get("/d/secret/file/")["ETag"]
+    headers = {"Range": wanted, "If-Range": mark}
+    assert unpacked(Browser().get("/d/secret/file/", headers=headers))
+    assert Delivery.objects.get().downloads == Download.objects.filter(goes_on=None).count() == 2
+    assert Browser().get("/d/secret/file/", headers=headers).status_code == 404
+
+
+def test_a_download_goes_on_so_often_and_not_for_ever(delivery, monkeypatch):
+    monkeypatch.setattr(delivering, "MOST_RESUMES", 2)
+    headers = {"Range": "bytes=1-", "If-Range": Browser().get("/d/secret/file/")["ETag"]}
+    assert [Browser().get("/d/secret/file/", headers=headers).status_code for _ in range(3)] == [206, 206, 200]
+    assert Delivery.objects.get().downloads == 2
+
+
+def test_where_the_zip_became_another_meanwhile_it_is_sent_whole_and_not_counted(delivery):
+    Delivery.objects.update(limit=1)
+    first = Browser().get("/d/secret/file/")
+    Release.objects.update(notes="Kinder to everybody.")
+    headers = {"Range": "bytes=100-", "If-Range": first["ETag"]}
+    again = Browser().get("/d/secret/file/", headers=headers)
+    assert again.status_code == 200 and b"Kinder to everybody" in unpacked(again)["README.md"]
+    assert Delivery.objects.get().downloads == 1 and Download.objects.filter(goes_on__isnull=False).count() == 1
+    rest = Browser().get("/d/secret/file/", headers=headers | {"If-Range": again["ETag"]})
+    assert rest.status_code == 206  # and goes on from there
+
+
+def test_an_evaluation_that_ended_after_the_delivery_is_not_in_it(delivery, acme):
+    order = make_order(acme.owner, kind="evaluation", client=acme.client)
+    late = {"rows": 3, "tokens": 40, "loss": 2.75, "before": None, "samples": []}
+    made = Evaluation.objects.create(release=delivery.release, dataset_version=acme.version, order=order, result=late)
+    Evaluation.objects.filter(pk=made.pk).update(created_at=delivery.created_at - timedelta(seconds=1))
+    Order.objects.filter(pk=order.pk).update(ended_at=delivery.created_at + timedelta(seconds=1))
+    assert "| 1.250 |" in unpacked(Browser().get("/d/secret/file/"))["MODEL_CARD.md"].decode()
+    Order.objects.filter(pk=order.pk).update(ended_at=delivery.created_at - timedelta(seconds=1))
+    Evaluation.objects.filter(pk=made.pk).update(created_at=delivery.created_at)
+    assert "| 2.750 |" in unpacked(Browser().get("/d/secret/file/"))["MODEL_CARD.md"].decode()
 
 
 def test_a_range_with_another_mark_gets_everything_and_is_counted(delivery):
@@ -506,7 +554,7 @@ def test_a_script_hands_a_release_over_looks_who_fetched_it_and_takes_it_back(ac
     path = made["link"].removeprefix("http://testserver")
     assert unpacked(Browser().get(f"{path}file/"))
     told = acme.api.get(f"deliveries/{made['id']}").json()
-    assert (told["downloads"], told["log"][0]["ip"]) == (1, "127.0.0.1") and "link" not in told
+    assert (told["downloads"], told["log"][0]["ip"], told["log"][0]["resumed"]) == (1, "127.0.0.1", False) and "link" not in told
     listed = acme.api.get(f"deliveries?client={acme.client.pk}").json()["items"]
     assert [one["id"] for one in listed] == [made["id"]] and "link" not in listed[0]
     assert acme.api.delete(f"deliveries/{made['id']}").status_code == 204
