@@ -21,12 +21,14 @@ from django.utils import timezone
 from studio.audit.services import record
 from studio.errors import UserError
 from studio.workspaces.models import Invitation, Member, User, hold
-from studio.workspaces.people import Sight, may_give, refuse_more_than_own, seen_by, within
+from studio.workspaces.people import Sight, may_give, people, refuse_more_than_own, seen_by, within
 
 log = logging.getLogger("studio.people")
 DAYS = {1: "a day", 7: "a week", 30: "30 days"}
 """For how long a link may hold."""
 LONGEST_TOKEN = 100
+MAILED_A_DAY = 20
+"""Invitations by e-mail, so that nobody makes the studio write to strangers without end."""
 
 
 class Gone(Exception):
@@ -68,8 +70,10 @@ def invite(member: Member, *, role: str, clients: Sight, email: str, days: int, 
     with transaction.atomic():
         hold(member.workspace)
         refuse_more_than_own(member, role=role, sight=clients)
-        if email and Member.objects.filter(workspace=member.workspace, user__email=email).exists():
+        if email and people(member, "member.view").filter(user__email=email).exists():
             raise UserError("This person is a member already.", fields={"email": "This person is in the workspace already."})
+        if email and sends_mail():
+            refuse_flood(member)
         made = Invitation.objects.create(
             workspace=member.workspace,
             role=role,
@@ -85,6 +89,15 @@ def invite(member: Member, *, role: str, clients: Sight, email: str, days: int, 
         if email and sends_mail():
             transaction.on_commit(lambda: send(answer))
     return answer
+
+
+def refuse_flood(member: Member) -> None:
+    """Counted in the rows, which a restart keeps: for who invites, wherever they do, and for the workspace."""
+    mailed = Invitation.objects.exclude(email="").filter(created_at__gt=timezone.now() - timedelta(days=1))
+    for rows in (mailed.filter(created_by=member.user), mailed.filter(workspace=member.workspace)):
+        if rows.count() >= MAILED_A_DAY:
+            text = f"{MAILED_A_DAY} invitations went out by e-mail within a day. Leave the address empty, and hand the link over yourself."
+            raise UserError("No more invitations are sent by e-mail today.", fields={"email": text})
 
 
 def typed_email(typed: str) -> str:

@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from studio.errors import UserError
 from studio.workspaces import inviting, people, services, throttle
 from studio.workspaces.choosing import go_to
-from studio.workspaces.models import Invitation, Member, User
+from studio.workspaces.models import Invitation, Member
 from studio.workspaces.requests import address_of, caller
 from studio.workspaces.signing_in import sign_in
 
@@ -63,7 +63,7 @@ def offer(request: HttpRequest, found: Invitation, *, error: UserError | None = 
         "clients": people.clients_of(found),
         "words": people.ROLE_WORDS[found.role],
         "email": found.email or email,
-        "has_account": (error and error.code == "has_account") or User.objects.filter(email=found.email or None).exists(),
+        "has_account": error is not None and error.code == "has_account",
         "sign_in_url": f"{reverse('login')}?{urlencode({'next': request.path})}",
         "error": error,
     }

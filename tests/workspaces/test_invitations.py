@@ -238,11 +238,22 @@ def test_a_link_for_one_address_is_for_nobody_else(acme, ana):
     assert Member.objects.filter(user__email="bo@example.com").exists()
 
 
-def test_a_link_for_an_address_with_an_account_asks_to_sign_in(acme, ana):
+def test_a_link_tells_nobody_who_only_opens_it_whether_its_address_has_an_account(acme, ana):
     person()
-    shown = Browser().get(invited(ana, email="eve@example.com")).content.decode()
-    assert "This address has an account." in shown
-    assert 'name="password"' not in shown
+    texts = []
+    for email in ("eve@example.com", "bob@example.com"):
+        link = invited(ana, email=email)
+        texts.append(Browser().get(link).content.decode().replace(email, "").replace(link, ""))
+    with_account, without = (re.sub(r'content="\w{64}"|value="\w{64}"|next=%2Finvite\S+', "", text) for text in texts)
+    assert with_account == without
+    assert 'name="password"' in with_account and "You have an account?" in with_account
+
+
+def test_who_makes_an_account_that_they_have_is_led_to_signing_in(acme, ana):
+    person()
+    answer = Browser().post(invited(ana, email="eve@example.com"), ACCOUNT | {"email": "eve@example.com"}).content.decode()
+    assert "This address has an account." in answer
+    assert 'name="password"' not in answer
 
 
 def test_no_address_is_known_to_be_theirs_by_a_link_that_its_maker_saw_too(acme, ana):
@@ -313,6 +324,16 @@ def test_admins_invite_no_owner_and_show_no_client_that_they_do_not_see(acme):
     assert Invitation.objects.get().narrowed
 
 
+def test_who_sees_one_client_is_not_told_who_else_is_a_member(acme):
+    globex = create_client(acme.owner, name="Globex")
+    make_member(acme.workspace, role="member", email="max@example.com", clients=[globex])
+    make_member(acme.workspace, role="member", email="bob@example.com", clients=[acme.client])
+    admin = browser_of(make_member(acme.workspace, role="admin", email="zoe@example.com", clients=[acme.client]))
+    form = FORM | {"sees": "some", "clients": [acme.client.pk]}
+    assert admin.post(INVITE, form | {"email": "bob@example.com"}).status_code == 422
+    assert admin.post(INVITE, form | {"email": "max@example.com"}).status_code == 200
+
+
 def test_who_sees_one_client_finds_only_invitations_to_it(acme, ana):
     globex = create_client(acme.owner, name="Globex")
     hidden = [
@@ -360,6 +381,21 @@ def test_an_invitation_is_sent_where_mail_is_set_up(queue, acme, ana, smtp, mail
     assert link in answer
     assert Invitation.objects.get().sent_at
     assert Browser().post(link, ACCOUNT).status_code == 302
+
+
+def test_so_many_invitations_are_sent_a_day_and_more_are_handed_over(acme, ana, smtp, rival):
+    for number in range(inviting.MAILED_A_DAY):
+        invited(ana, email=f"bo{number}@example.com")
+    refused = ana.post(INVITE, FORM | {"email": "bo@example.com"})
+    assert (refused.status_code, "went out by e-mail within a day" in refused.content.decode()) == (422, True)
+    elsewhere = Member.objects.create(user=acme.owner.user, workspace=rival.workspace, role="owner")
+    for who in (elsewhere, make_member(acme.workspace, role="admin", email="max@example.com")):
+        with pytest.raises(UserError, match="No more invitations"):
+            inviting.invite(who, role="viewer", clients=EVERYTHING, email="bo@example.com", days=7, link_to=lambda token: token)
+    assert inviting.invite(rival.owner, role="viewer", clients=EVERYTHING, email="bo@example.com", days=7, link_to=lambda token: token)
+    invited(ana)
+    Invitation.objects.update(created_at=timezone.now() - timedelta(days=1, minutes=1))
+    invited(ana, email="bo@example.com")
 
 
 @pytest.mark.django_db(transaction=True)
