@@ -121,7 +121,13 @@ def visible_delivery(request: HttpRequest, pk: UUID, action: str) -> Delivery:
 def get_delivery(request: HttpRequest, pk: UUID) -> dict[str, Any]:
     delivery = visible_delivery(request, pk, "delivery.view")
     log = [
-        {"at": one.at, "ip": one.ip, "user": one.user.email if one.user else None, "agent": one.agent, "resumed": one.goes_on_id is not None}
+        {
+            "at": one.at,
+            "ip": one.ip,
+            "user": one.user.email if one.user else None,
+            "agent": one.agent,
+            "resumed": one.goes_on_id is not None,
+        }
         for one in delivery.log.select_related("user")[:LOGGED]
     ]
     return delivery_out(delivery) | {"log": log}
