@@ -6,10 +6,11 @@ every step may be done twice.
 """
 
 import hashlib
-import re
+import logging
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,33 @@ from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from studio.audit.services import record
-from studio.clients.holdings import FORGET, HOLDINGS, KEPT, SERVED, Holding
+from studio.clients.disk import SERVED, Disk
+from studio.clients.holdings import FORGET, HOLDINGS, KEPT, Holding
 from studio.clients.life import live_orders, stop_all
 from studio.errors import UserError
 from studio.orders import storedays
-from studio.orders.models import Usage
+from studio.orders.models import Order, Usage
 from studio.serving.forgetting import forget
 from studio.storage import remove_folder
 from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Member, hold
 from studio.workspaces.services import refuse_last_client
 
+log = logging.getLogger(__name__)
 AT_ONCE = 500
 """Orders whose events are deleted in one transaction: others write meanwhile."""
+TRACKERS = {"mlflow", "tensorboard"}
+"""Those that keep a folder for each run in one for each project."""
+EXPERIMENT = {"meta.yaml", "tags"}
+"""What MLflow has in the folder of an experiment without a run."""
 PATIENCE = 5.0
 """Seconds that are waited for readers of SQLite's log to end."""
-UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
-SHARED_FOLDERS = {"base_models", "downloads"}
-"""Below DATA_DIR: what belongs to the workspace, however it is named."""
 ELSEWHERE = (
     "Copies outside the studio are not reached from here: backups, what was downloaded or delivered, and what trackers on other servers "
     "were told."
+)
+TRACKED = (
+    "Trackers on this machine are reached where a folder or a file bears the id of a run or of its project, and in MLflow's folders. "
+    "Trackio's file of a project is not reached where it is older than these ids in its name."
 )
 DATABASES = {
     "sqlite": "The database file was rewritten without what had been deleted, and its log was emptied.",
@@ -53,6 +61,10 @@ DATABASES = {
 def erase(member: Member, client: Client, *, typed: str, reason: str = "") -> Erasure:
     """Begins to erase a client, or goes on where it was cut short. The work is done once the transaction around it has ended."""
     erasure: Erasure | None
+    measured = []
+    if not Erasure.objects.filter(client=client.pk, finished_at=None).exists():
+        refuse(client, typed=typed)
+        measured = everything_measured(client)  # takes minutes of a large client, in which others write
     with transaction.atomic():
         hold(client.workspace)
         erasure = Erasure.objects.filter(client=client.pk, finished_at=None).first()
@@ -64,18 +76,20 @@ def erase(member: Member, client: Client, *, typed: str, reason: str = "") -> Er
                 client_name=client.name,
                 reason=reason.strip()[:2000],
                 erased_by=member.user,
-                certificate={"by": member.user.email, "erased": everything_measured(client)},
+                certificate={"by": member.user.email, "erased": measured},
             )
             narrow(client)
             Client.objects.filter(pk=client.pk, archived_at=None).update(archived_at=timezone.now())
             record(member, "client.erase", client, change={"certificate": [None, str(erasure.pk)]})
         begun = erasure
-        transaction.on_commit(lambda: finish(begun))
+        transaction.on_commit(lambda: finish_or_leave(begun))
     begun.refresh_from_db()
     return begun
 
 
 def refuse(client: Client, *, typed: str) -> None:
+    if not Client.objects.filter(pk=client.pk).exists():
+        raise UserError("This client has just been erased.")
     if typed != client.name:
         raise UserError("The name does not match, so nothing was erased.", fields={"name": f"Type {client.name} as it stands here."})
     if (live := live_orders(client).count()) > 0:
@@ -101,21 +115,21 @@ def narrow(client: Client) -> None:
 
 def everything_measured(client: Client) -> list[dict[str, Any]]:
     """A line for each kind. A file is counted once: versions share those of rows that did not change, orders what became artifacts."""
-    seen: set[tuple[int, int]] = set()
-    return [measured(holding, client, seen) for holding in HOLDINGS if not holding.stays]
+    disk, seen = Disk(), set[tuple[int, int]]()
+    return [measured_of(holding, client, disk, seen) for holding in HOLDINGS if not holding.stays]
 
 
-def measured(holding: Holding, client: Client, seen: set[tuple[int, int]]) -> dict[str, Any]:
+def measured_of(holding: Holding, client: Client, disk: Disk, seen: set[tuple[int, int]]) -> dict[str, Any]:
     """One line of the certificate: how many rows there are, how many files of how many bytes, and what they hash to."""
     rows, files, size, hashes = 0, 0, 0, []
     if holding.bulky:
         rows = holding.rows(client).count()
     else:
-        for row in holding.rows(client).select_related(*holding.related).iterator():
+        for row in holding.rows(client).iterator():
             rows += 1
             if holding.hashed and (digest := getattr(row, holding.hashed)):
                 hashes.append(digest)
-            for path in files_at(holding.files(row)):
+            for path in files_at(holding.files(row, disk)):
                 facts = path.lstat()
                 if (facts.st_dev, facts.st_ino) not in seen:
                     seen.add((facts.st_dev, facts.st_ino))
@@ -125,11 +139,20 @@ def measured(holding: Holding, client: Client, seen: set[tuple[int, int]]) -> di
 
 
 def files_at(paths: Iterable[Path]) -> Iterable[Path]:
+    """Below these, without what is removed at this moment."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             yield from (each for each in path.rglob("*") if each.is_file() or each.is_symlink())
         elif path.exists() or path.is_symlink():
             yield path
+
+
+def finish_or_leave(erasure: Erasure) -> None:
+    """What the disk or the database refuses now, the sweep tries again: the erasure has begun all the same."""
+    try:
+        finish(erasure)
+    except (OSError, OperationalError):
+        log.exception("Erasing %s was cut short; the hourly sweep goes on with it.", erasure.client)
 
 
 def finish(erasure: Erasure) -> None:
@@ -139,6 +162,30 @@ def finish(erasure: Erasure) -> None:
     remove_files(erasure)
     if forget_models(erasure) and scrub():
         seal(erasure)
+
+
+@dataclass
+class Gathered:
+    """The ids of a client's rows, and where their files are."""
+
+    ids: set[str] = field(default_factory=set)
+    paths: set[Path] = field(default_factory=set)
+
+    def add(self, client: Client) -> None:
+        """Every row that is not known yet, and what it names."""
+        disk, new = Disk(), {str(client.pk)} - self.ids
+        for holding in HOLDINGS:
+            if holding.bulky or holding.stays:
+                continue
+            rows = holding.rows(client)
+            late = [pk for pk in rows.values_list("pk", flat=True) if str(pk) not in self.ids]
+            for begin in range(0, len(late), AT_ONCE):
+                for row in rows.filter(pk__in=late[begin : begin + AT_ONCE]):
+                    new.add(str(row.pk))
+                    self.paths.update(path for path in holding.files(row, disk) if path.exists() or path.is_symlink())
+        if new:
+            self.paths.update(disk.naming(new))
+        self.ids |= new
 
 
 def drop_rows(erasure: Erasure) -> None:
@@ -153,24 +200,24 @@ def drop_rows(erasure: Erasure) -> None:
     for holding in HOLDINGS:
         if holding.bulky:
             drop_in_pieces(holding, client)
+    gathered = Gathered()
+    gathered.add(client)  # before the transaction: others write while the disk is looked through
     with transaction.atomic():
-        hold(client)
-        ids = {str(client.pk)}
-        paths: set[Path] = set()
-        for holding in HOLDINGS:
-            for row in holding.rows(client).select_related(*holding.related).iterator() if not holding.bulky else ():
-                ids.add(str(row.pk))
-                paths.update(path for path in holding.files(row) if path.exists() or path.is_symlink())
-        paths.update(named_by(ids))
+        hold(erasure)
+        erasure.refresh_from_db()
+        if erasure.paths is not None:  # another has done it meanwhile
+            return
+        hold(client, to_delete=True)
+        gathered.add(client)  # what came since
         Usage.objects.filter(client=client).update(client=None, project=None, order=None, title="")
         storedays.let_go(client)
         for also in FORGET:
-            also(client, ids)
+            also(client, gathered.ids)
         for holding in HOLDINGS:
             if not holding.stays:
                 holding.rows(client).delete()
         Client.objects.filter(pk=client.pk).delete()
-        erasure.paths = sorted(str(path.relative_to(settings.DATA_DIR)) for path in paths)
+        erasure.paths = sorted(str(path.relative_to(settings.DATA_DIR)) for path in gathered.paths)
         erasure.save(update_fields=["paths"])
 
 
@@ -183,23 +230,22 @@ def drop_in_pieces(holding: Holding, client: Client) -> None:
         rows.delete()
 
 
-def named_by(ids: set[str]) -> Iterable[Path]:
-    """What no row names and yet is of the client: whatever below DATA_DIR has the id of something erased in its name."""
-    bare = {pk.replace("-", "") for pk in ids}
-    for top in Path(settings.DATA_DIR).iterdir():
-        if top.name in SHARED_FOLDERS or not top.is_dir() or top.is_symlink():
-            continue
-        for path in (*top.glob("*"), *top.glob("*/*")):
-            if any(found.replace("-", "") in bare for found in UUID.findall(path.name)):
-                yield path
-
-
 def remove_files(erasure: Erasure) -> None:
     for name in erasure.paths or []:
         path = Path(settings.DATA_DIR, name)
         while path.exists() or path.is_symlink():
             with suppress(FileNotFoundError):  # a sweep does the same at this moment
                 remove_folder(path)
+        remove_empty(path.parent)
+
+
+def remove_empty(folder: Path) -> None:
+    """The folder in which a tracker keeps the runs of a project, or of projects of the same name, once none is left."""
+    top, tracker = folder.parent.parent, folder.parent.name
+    if top == Path(settings.DATA_DIR, "trackers") and tracker in TRACKERS and folder.is_dir():
+        with suppress(FileNotFoundError):
+            if all(path.name in EXPERIMENT for path in folder.iterdir()):
+                remove_folder(folder)
 
 
 def forget_models(erasure: Erasure) -> bool:
@@ -221,6 +267,8 @@ def scrub() -> bool:
             quote = connection.ops.quote_name
             cursor.execute(f"VACUUM {', '.join(quote(model._meta.db_table) for model in tables())}")
             return True
+        if Order.objects.filter(status__in=Order.ACTIVE).exists():  # workers must be able to write while the file is rewritten
+            return False
         try:
             cursor.execute("VACUUM")  # also what was deleted at other times
         except OperationalError:  # somebody writes
@@ -255,7 +303,7 @@ def seal(erasure: Erasure) -> None:
             "asked_at": erasure.erased_at.isoformat(),
             "finished_at": now.isoformat(),
             "erased": [line for line in erasure.certificate["erased"] if line["rows"] or line["files"]],
-            "kept": [*KEPT.values(), ELSEWHERE],
+            "kept": [*KEPT.values(), TRACKED, ELSEWHERE],
             "database": DATABASES[connection.vendor],
         }
         erasure.certificate, erasure.sha256 = certificate, sha256_of(certificate)
@@ -280,6 +328,9 @@ def finish_all() -> list[str]:
             finish(erasure)
         except UserError as error:
             did.append(f"Erasing {erasure.client}: {error.message}")
+        except Exception:
+            log.exception("Erasing %s was cut short; the next sweep goes on with it.", erasure.client)
+            did.append(f"Erasing {erasure.client}: cut short by an error")
         else:
             did.append(f"Erasing {erasure.client}: {'finished' if erasure.finished_at else 'not finished yet'}")
     return did

@@ -139,12 +139,13 @@ class Member(models.Model):
         return narrow if bound is None else [pk for pk in narrow if pk in bound]
 
 
-def hold(row: models.Model) -> None:
+def hold(row: models.Model, *, to_delete: bool = False) -> None:
     """Locks a row until the transaction ends: of two requests that look whether something is there and then make it, one waits.
 
-    SQLite has one writer at a time anyway.
+    Rows that point at it can be made meanwhile, or two that each hold one and make a row that points at the other's would wait for each
+    other for ever; not so where it is held `to_delete`. SQLite has one writer at a time anyway.
     """
-    type(row)._base_manager.select_for_update().get(pk=row.pk)
+    type(row)._base_manager.select_for_update(no_key=not to_delete).get(pk=row.pk)
 
 
 class ScopedQuerySet(models.QuerySet[Any]):
