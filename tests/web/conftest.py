@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from django.conf import settings
 from django.test import Client as Browser
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 from websockets.sync.client import ClientConnection, connect
 
 from studio.asgi import application
@@ -26,6 +26,7 @@ from tests.fixtures import World, make_slot, make_world
 Do = Callable[[Page], None]
 SLOW = 90_000
 """Milliseconds that a machine may take which does much else."""
+expect.set_options(timeout=SLOW)
 
 
 @dataclass(frozen=True)
