@@ -17,7 +17,6 @@ from studio.api.fields import Input, Line, json_body, named, validated
 from studio.artifacts import taking_in
 from studio.artifacts.models import AdapterUpload
 from studio.basemodels.models import BaseModel
-from studio.datasets import uploading
 from studio.datasets.models import Upload
 from studio.errors import UserError
 from studio.workspaces.models import Project
@@ -87,20 +86,14 @@ def upload_adapter(
     base = named(BaseModel.objects.for_action(request, "base_model.view"), told.base_model, field="base_model")
     if (file is None) == (told.upload is None):
         raise UserError("Some values cannot be used.", fields={"file": "Send a file or name an upload: one of the two."})
+    config = told.config.encode()
     if file is not None:
-        upload = uploading.whole(
-            member,
-            project=project,
-            filename=file.name or "adapter",
-            pieces=file.chunks(),
-            length=file.size or 0,
-            purpose=Upload.Purpose.ADAPTER,
-        )
-    else:
-        assert told.upload is not None  # one of the two is there
-        uploads = Upload.objects.for_action(request, "artifact.upload").filter(project=project).select_related("project__client", "order")
-        upload = named(uploads, told.upload, field="upload")
-    return adapter_out(taking_in.take_in(member, upload, base=base, name=told.name, config=told.config.encode()))
+        sent: dict[str, Any] = {"filename": file.name or "adapter", "pieces": file.chunks(), "length": file.size or 0}
+        return adapter_out(taking_in.take_in_whole(member, project=project, base=base, name=told.name, config=config, **sent))
+    assert told.upload is not None  # one of the two is there
+    uploads = Upload.objects.for_action(request, "artifact.upload").filter(project=project).select_related("project__client", "order")
+    upload = named(uploads, told.upload, field="upload")
+    return adapter_out(taking_in.take_in(member, upload, base=base, name=told.name, config=config))
 
 
 @router.get("/adapter-uploads/{uuid:pk}", response=AdapterUploadOut, url_name="adapter_upload")

@@ -13,6 +13,7 @@ from studio.datasets import uploading
 from studio.errors import UserError
 from studio.orders.kinds import OrderKind, register
 from studio.orders.models import Order
+from studio.orders.quotas import room_left
 from studio.training.orders import AdapterPayload
 
 
@@ -27,7 +28,11 @@ class AdapterKind(OrderKind):
             raise UserError(uploading.GONE)
         base = asked.base_model
         return AdapterPayload(
-            upload=str(asked.upload.path), config=asked.config, base=str(base.folder), model=base.model_facts
+            upload=str(asked.upload.path),
+            config=asked.config,
+            base=str(base.folder),
+            model=base.model_facts,
+            room=room_left(asked.project.client, freed=asked.upload.length),  # the adapter takes the place of the file that came
         ).model_dump()
 
     def target(self, order: Order) -> Path:

@@ -1,5 +1,6 @@
 """Takes in adapters that were trained elsewhere: asks for an upload to be looked through, and records what was kept of it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import transaction
@@ -11,8 +12,9 @@ from studio.datasets import uploading
 from studio.datasets.models import Upload
 from studio.errors import UserError
 from studio.orders.models import Order
+from studio.orders.quotas import refuse_storage
 from studio.orders.services import place, request_stop
-from studio.workspaces.models import Member, hold
+from studio.workspaces.models import Member, Project, hold
 
 LARGEST_CONFIG = 1 << 20
 """Bytes of adapter_config.json."""
@@ -33,6 +35,7 @@ def take_in(member: Member, upload: Upload, *, base: BaseModel, name: str = "", 
     text = config_text(config)
     name = " ".join(name.split())[:160] or uploading.stem(upload)
     with transaction.atomic():
+        refuse_storage(upload.project.client)
         hold(upload.project)
         if AdapterUpload.objects.filter(upload=upload, order__status__in=Order.LIVE).exists():
             raise UserError("This file is being looked through already. Wait until that has ended.")
@@ -49,6 +52,27 @@ def take_in(member: Member, upload: Upload, *, base: BaseModel, name: str = "", 
         )
         record(member, "artifact.upload", made, change={"base_model": [None, base.name], "sha256": [None, upload.sha256]})
     return made
+
+
+def take_in_whole(
+    member: Member,
+    *,
+    project: Project,
+    filename: str,
+    pieces: Iterable[bytes],
+    length: int,
+    base: BaseModel,
+    name: str = "",
+    config: bytes = b"",
+) -> AdapterUpload:
+    """A file that came in one request, as an adapter that is being looked through. Where it is refused, nothing of it stays."""
+    upload = uploading.whole(member, project=project, filename=filename, pieces=pieces, length=length, purpose=Upload.Purpose.ADAPTER)
+    try:
+        return take_in(member, upload, base=base, name=name, config=config)
+    except UserError:
+        uploading.remove_files(upload)
+        upload.delete()
+        raise
 
 
 def config_text(content: bytes) -> str:

@@ -164,6 +164,13 @@ def refuse_storage(client: Client, *, more: int = 0) -> None:
         raise refusal(f"{quota.sentence} This needs {filesize(more)}. Delete what is not needed, or {whom}.")
 
 
+def room_left(client: Client, *, freed: int = 0) -> int | None:
+    """Bytes that a client may store once `freed` of what it stores are gone; None where nothing limits it."""
+    if client.storage_limit is None:
+        return None
+    return max(0, client.storage_limit - stored_in_all([client.pk])[client.pk] + freed)
+
+
 def refuse_gpu_hours(client: Client) -> None:
     """Raises UserError where a client has used its GPU hours of this month. What is running goes on."""
     limited = held(client)

@@ -243,6 +243,8 @@ class AdapterPayload(Wire):
     """The text of adapter_config.json, where it came apart from the weights."""
     base: str
     model: ModelFacts
+    room: int | None = None
+    """Bytes that its files may have; None where the client has no limit."""
 
 
 class EvaluatedModel(Wire):

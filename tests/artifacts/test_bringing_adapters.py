@@ -14,8 +14,11 @@ from django.test import Client as Browser
 
 from studio.artifacts.models import AdapterUpload, Artifact
 from studio.audit.models import AuditRecord
+from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion, Upload
 from studio.orders.models import Order
+from studio.orders.quotas import stored_in_all
+from studio.workspaces.models import Client
 from tests.fixtures import World, make_member, make_upload, work_off
 
 HIDDEN, RANK = 64, 4
@@ -190,6 +193,57 @@ def test_the_api_takes_a_file_that_came_in_pieces(acme, base):
     assert acme.api.post("artifacts", body).status_code == 202
     neither = acme.api.post("artifacts", {"project": str(acme.project.pk), "base_model": str(base.pk)})
     assert neither.status_code == 422 and "one of the two" in neither.json()["error"]["fields"]["file"]
+
+
+def limited(acme: World, *, left: int) -> None:
+    """The client may store so many bytes more than it does."""
+    used = stored_in_all([acme.client.pk])[acme.client.pk]
+    Client.objects.filter(pk=acme.client.pk).update(storage_limit=max(1, used + left))
+
+
+def test_what_is_refused_in_one_call_leaves_no_file(acme, base, data_folder: Path):
+    before = set(data_folder.glob("uploads/*"))
+    fields = {"project": acme.project.pk, "base_model": base.pk}
+    odd = acme.api.upload("artifacts", adapter(), name="adapter_model.safetensors", config="\x00{}", **fields)
+    assert (odd.status_code, set(odd.json()["error"]["fields"])) == (422, {"config"})
+    content = packed()
+    limited(acme, left=len(content))
+    full = acme.api.upload("artifacts", content, name="full.zip", **fields)
+    assert (full.status_code, full.json()["error"]["code"]) == (409, "quota")
+    BaseModel.objects.filter(pk=base.pk).update(facts=None)
+    assert acme.api.upload("artifacts", content, name="not-ready.zip", **fields).status_code in (409, 422)
+    assert set(data_folder.glob("uploads/*")) == before and not Upload.objects.exists()
+    assert not AdapterUpload.objects.exists()
+
+
+def test_a_client_that_is_full_brings_no_adapter_and_keeps_the_file_that_came(acme, ana, base):
+    upload = arrived(acme, packed())
+    limited(acme, left=0)
+    answer = ana.post(f"/adapters/files/{upload.pk}/", {"base_model": base.pk, "name": "Helpful"})
+    assert "Delete what is not needed, or ask an owner or admin of Acme to raise the limit." in answer.content.decode()
+    assert upload.path.is_file() and not AdapterUpload.objects.exists()
+
+
+@pytest.mark.parametrize(("left", "status"), [(20_000, Order.Status.FAILED), (200_000, Order.Status.SUCCEEDED)])
+def test_what_a_zip_unpacks_to_has_to_fit_beside_what_the_client_stores(acme, ana, base, left, status):
+    a, b = np.ones((RANK, HIDDEN)), np.full((HIDDEN, RANK), 0.5)
+    names = [f"base_model.model.{LAYER}.lora_{part}.weight" for part in "AB"]
+    padded = safetensors({names[0]: a, names[1]: b, "base_model.model.model.embed_tokens.weight": np.zeros((500, HIDDEN))})
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("adapter_model.safetensors", padded)
+        archive.writestr("adapter_config.json", json.dumps(CONFIG))
+    upload = arrived(acme, out.getvalue())
+    limited(acme, left=left)
+    ana.post(f"/adapters/files/{upload.pk}/", {"base_model": base.pk, "name": "Packed"})
+    asked = AdapterUpload.objects.get()
+    assert work_off(asked.order).status == status, asked.order.error
+    if status == Order.Status.FAILED:
+        room = (left + upload.length) / 1e6
+        assert (
+            f"and its client may store {room:,.1f} MB more. Delete what is not needed" in ana.get(f"/adapters/{asked.pk}/").content.decode()
+        )
+        assert upload.path.is_file()
 
 
 def test_a_viewer_brings_nothing(acme, base):

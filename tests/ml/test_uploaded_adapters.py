@@ -21,6 +21,7 @@ from studio.ml.gguf.peft_settings import Settings
 from studio.ml.modelfacts import read_model_facts
 from studio.ml.uploaded import tensors
 from studio.ml.uploaded.config import of_layers
+from studio.ml.uploaded.containers import Room, unpack
 from studio.ml.uploaded.taking import run
 from studio.training.job import Stopped
 from tests.jobs import ListeningJob
@@ -340,6 +341,15 @@ def test_bytes_turned_at_random_are_read_or_refused_and_nothing_else(adapter, tm
         except UserError:
             refused += 1
     assert refused > 200
+
+
+@pytest.mark.parametrize("room", [Room(store=20_000, disk=1 << 30), Room(store=None, disk=20_000)])
+def test_more_than_there_is_room_for_is_not_unpacked(adapter, tmp_path, room):
+    (tmp_path / "raw").mkdir()
+    for upload in (packed(adapter, tmp_path / "a.zip"), adapter / WEIGHTS):
+        with pytest.raises(UserError, match=r"has room for 0\.0 MB|may store 0\.0 MB more"):
+            unpack(upload, tmp_path / "raw", room)
+    assert not any((tmp_path / "raw").iterdir())
 
 
 def test_a_stop_is_heeded(tiny_model, adapter, tmp_path):

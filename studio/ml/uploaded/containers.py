@@ -30,6 +30,24 @@ FOREIGN = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Room:
+    """Bytes that an adapter's files may have."""
+
+    store: int | None
+    """None where its client has no limit."""
+    disk: int
+
+    def refuse_beyond(self, size: int) -> None:
+        """Raises UserError where files of `size` bytes have no room."""
+        has = f"The adapter's files have {size / 1e6:,.1f} MB"
+        if self.store is not None and size > self.store:
+            more = "Delete what is not needed, or ask an owner or admin to raise the limit."
+            raise UserError(f"{has}, and its client may store {self.store / 1e6:,.1f} MB more. {more}")
+        if size > self.disk:
+            raise UserError(f"{has}, and this machine has room for {self.disk / 1e6:,.1f} MB. Make room on its disk, then start again.")
+
+
 @dataclass
 class Unpacked:
     """What was taken out of an upload, and what was left in it."""
@@ -38,7 +56,7 @@ class Unpacked:
     left: list[str] = field(default_factory=list)
 
 
-def unpack(upload: Path, folder: Path) -> Unpacked:
+def unpack(upload: Path, folder: Path, room: Room) -> Unpacked:
     """Writes the adapter's own files to `folder`, under their usual names. Raises UserError for everything that is no adapter."""
     with upload.open("rb") as file:
         start = file.read(16)
@@ -46,21 +64,23 @@ def unpack(upload: Path, folder: Path) -> Unpacked:
         if start.startswith(magic):
             raise UserError(f"This is {words}, then upload it again.")
     if start.startswith(b"PK"):
-        return _unzip(upload, folder)
+        return _unzip(upload, folder, room)
     if len(start) < 10 or start[8:9] != b"{":
         raise UserError("This is neither a safetensors file nor a .zip of an adapter's folder. Upload one of the two.")
+    room.refuse_beyond(upload.stat().st_size)
     with upload.open("rb") as file, (folder / WEIGHTS).open("wb") as out:
         _copy(file, out, most=upload.stat().st_size, name=WEIGHTS)
     return Unpacked([WEIGHTS])
 
 
-def _unzip(upload: Path, folder: Path) -> Unpacked:
+def _unzip(upload: Path, folder: Path, room: Room) -> Unpacked:
     try:
         with ZipFile(upload) as archive:
             entries = archive.infolist()
             if len(entries) > MOST_ENTRIES:
                 raise UserError(f"The archive holds {len(entries):,} files; an adapter's folder has a few. Pack only that folder.")
             chosen = _chosen([entry for entry in entries if not entry.is_dir()])
+            room.refuse_beyond(sum(entry.file_size for entry in chosen.values()))  # no entry is read beyond what it says
             for name, entry in chosen.items():
                 _take(archive, entry, folder / name, name)
     except (BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:

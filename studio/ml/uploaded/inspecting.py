@@ -15,7 +15,7 @@ from studio.ml.gguf.lora import NAME, PARTS, PREFIX, read_adapter
 from studio.ml.gguf.peft_settings import read_settings
 from studio.ml.gguf.weights import Weights
 from studio.ml.uploaded.config import of_layers, parse, rebuild
-from studio.ml.uploaded.containers import CONFIG, TOKENIZER, WEIGHTS, unpack
+from studio.ml.uploaded.containers import CONFIG, TOKENIZER, WEIGHTS, Room, unpack
 from studio.ml.uploaded.tensors import header, sizes, write_anew
 
 REPORT = "report.json"
@@ -28,12 +28,13 @@ FORGOTTEN = ("auto_map", "chat_template", "tokenizer_file", "name_or_path")
 def inspect(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What was found, and in `folder`/KEPT the adapter as it is kept. Raises UserError for what is not taken.
 
-    Keys of `request`: upload (the file), config (the text of adapter_config.json where it came apart, or empty), base (its folder), tied.
+    Keys of `request`: upload (the file), config (the text of adapter_config.json where it came apart, or empty), base (its folder), tied,
+    room (a Room).
     """
     raw, kept = folder / "raw", folder / KEPT
     raw.mkdir()
     kept.mkdir()
-    unpacked = unpack(Path(request["upload"]), raw)
+    unpacked = unpack(Path(request["upload"]), raw, Room(**request["room"]))
     if request["config"]:
         (raw / CONFIG).write_text(request["config"], encoding="utf-8")
     if not (raw / CONFIG).is_file():

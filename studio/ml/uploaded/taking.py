@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from studio.errors import UserError
 from studio.ml import lockedin
 from studio.ml.sandbox import Bounds
-from studio.ml.uploaded.containers import CONFIG, TOKENIZER, WEIGHTS
+from studio.ml.uploaded.containers import CONFIG, TOKENIZER, WEIGHTS, Room
 from studio.ml.uploaded.inspecting import KEPT, REPORT
 from studio.ml.uploaded.tensors import header
 from studio.training.job import Job
@@ -20,6 +20,8 @@ from studio.training.orders import AdapterPayload
 LONGEST = 1800.0
 MEMORY, LIBRARIES = 1 << 30, 4 << 30
 LARGEST_REPORT = 1 << 20
+SPARE, COPIES = 1 << 30, 3
+"""Bytes of disk that are left free; and how often its files lie there while it is looked through: unpacked, written anew, and kept."""
 Word = Annotated[str, Field(max_length=120)]
 
 
@@ -60,6 +62,7 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
         "config": asked.config,
         "base": str(Path(asked.base).resolve()),
         "tied": asked.model.tied,
+        "room": asdict(Room(store=asked.room, disk=max(0, shutil.disk_usage(job.work).free - SPARE) // COPIES)),
         "bounds": asdict(Bounds(memory=MEMORY, mapped=LIBRARIES, seconds=int(LONGEST), file=size + (64 << 20) + 200 * min(size, 1 << 24))),
     }
     folder = job.work / "looked-through"
