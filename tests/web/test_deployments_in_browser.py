@@ -39,7 +39,11 @@ def deployment(world: World, releases: list[Release]) -> Deployment:
 def test_a_rollback_takes_less_than_a_second_from_the_click_to_the_page_that_shows_it(
     browse: Callable[[str, Do], None], deployment: Deployment, releases: list[Release], capsys: Any
 ) -> None:
-    seconds, served = [], []
+    """The whole way is bound by its fastest time: how long the browser draws is its machine's matter, which does much else beside a test.
+
+    What is ours is bound by the median: the server's part, and how long after the click the change was on record.
+    """
+    seconds, served, clicked = [], [], []
 
     def go_back(page: Page) -> None:
         for release in reversed(releases[1:-1]):
@@ -49,6 +53,7 @@ def test_a_rollback_takes_less_than_a_second_from_the_click_to_the_page_that_sho
             button.click()
             expect(page.locator(".answer-name")).to_have_text(release.name)
             # Both ends are told by the browser's clock; the page is there once its document has been read.
+            clicked.append(page.evaluate("Number(sessionStorage.getItem('clicked')) / 1000"))
             seconds.append(
                 page.evaluate(
                     "(performance.timeOrigin + performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
@@ -68,9 +73,11 @@ def test_a_rollback_takes_less_than_a_second_from_the_click_to_the_page_that_sho
     records = AuditRecord.objects.filter(verb="deployment.rollback", object_id=str(deployment.pk)).order_by("pk")
     names = [release.name for release in reversed(releases[1:])]
     assert [record.change["release"] for record in records] == [list(pair) for pair in pairwise(names)]
+    recorded = [record.at.timestamp() - at for record, at in zip(records, clicked, strict=True)]
     with capsys.disabled():
         print(f"\nrollback: median {statistics.median(seconds):.3f} s from the click, {statistics.median(served):.3f} s of it the server")
     assert statistics.median(served) < BOUND
+    assert statistics.median(recorded) < BOUND
     assert min(seconds) < BOUND
 
 
