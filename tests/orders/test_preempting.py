@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from studio.artifacts.models import Artifact
 from studio.errors import UserError
-from studio.orders import preempting
+from studio.orders import preempting, storedays
 from studio.orders.models import Order, Slot
 from studio.orders.preempting import make_room, rest_by_day
 from studio.orders.services import claim_next, finish, reconcile, request_pause, request_stop
@@ -210,6 +210,7 @@ def test_states_are_discarded_before_and_results_never(wait, acme):
 def test_the_rounds_do_all_of_it(runs, wait, capsys):
     old = with_state(wait("old"), status="failed", days=settings.STATES_KEPT_DAYS + 1)
     running, waiting = runs(LOW, HIGH)
+    storedays.write_down()  # as an earlier round of the day did
     call_command("reconcile")
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{waiting}: queued again", f"{running}: paused for {waiting}", f"{old}: its state has expired"]
