@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse, QueryDict
 from django.http.multipartparser import MultiPartParserError
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -19,6 +19,7 @@ from studio.workspaces.choosing import go_to, is_elsewhere, member_by_session
 from studio.workspaces.models import ApiKey, Member
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN
 from studio.workspaces.requests import address_of
+from studio.workspaces.sessions import is_session_key
 from studio.workspaces.signing_in import must_add_factor
 
 Get = Callable[[HttpRequest], HttpResponse]
@@ -79,6 +80,8 @@ def member_by_key(request: HttpRequest) -> Member | None:
 
 def member_by_cookie(session_key: str | None) -> Member | None:
     """As `member_by_session`, for those who stand outside Django's middleware: sockets, and the door for uploads."""
+    if not is_session_key(session_key or ""):
+        return None
     session = SessionStore(session_key)
     member = member_by_session(get_user(SimpleNamespace(session=session)), session)  # type: ignore[arg-type]
     return None if member is None or must_add_factor(member) or is_elsewhere(member, session) else member
@@ -164,6 +167,19 @@ class PolicyMiddleware:
         raise Http404
 
 
+def holds_nul(typed: QueryDict) -> bool:
+    """PostgreSQL can neither store nor look for it, in a text or in JSON."""
+    return any("\x00" in text for _, texts in typed.lists() for text in texts)
+
+
+def without_nul(query: QueryDict) -> QueryDict:
+    """Nothing that can be looked for has one, and an address that has one is answered as the same without."""
+    cleaned = query.copy()
+    for name, texts in query.lists():
+        cleaned.setlist(name, [text.replace("\x00", "") for text in texts])
+    return cleaned
+
+
 class UserErrorMiddleware:
     """What the reader can mend becomes a sentence, in the API as JSON; all else stays a bug."""
 
@@ -174,9 +190,12 @@ class UserErrorMiddleware:
         return self.get_response(request)
 
     def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponse | None:
-        if wants_json(request) or not any("\x00" in text for _, texts in request.POST.lists() for text in texts):
+        if wants_json(request):
             return None
-        # PostgreSQL cannot store it, in a text or in JSON.
+        if holds_nul(request.GET):
+            request.GET = without_nul(request.GET)  # type: ignore[assignment]
+        if not holds_nul(request.POST):
+            return None
         return self.process_exception(request, UserError("The form holds a NUL character. Remove it, then send the form again."))
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:

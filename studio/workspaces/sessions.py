@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from allauth.usersessions.models import UserSession
+from django.conf import settings
 from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse
 
@@ -84,6 +85,23 @@ def or_logged(work: Callable[[], None]) -> Callable[[], None]:
             raise
 
     return run
+
+
+def is_session_key(text: str) -> bool:
+    """Whether Django may have made it; no database is asked for what cannot be one."""
+    return re.fullmatch("[a-z0-9]{32}", text) is not None
+
+
+class CookieMiddleware:
+    """Drops a session's cookie that holds no key of a session, before anything looks for it."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if not is_session_key(request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")):
+            request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
+        return self.get_response(request)
 
 
 class SessionsMiddleware:

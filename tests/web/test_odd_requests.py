@@ -4,9 +4,11 @@ import json
 
 import pytest
 from django.db import connection
+from django.http import parse_cookie
 from django.test import Client as Browser
 from django.urls import reverse
 
+from studio.workspaces.middleware import member_by_cookie
 from studio.workspaces.policy import ROUTES
 from tests.workspaces.test_policy import OTHER_PARTS, PAGE_OBJECTS
 
@@ -77,6 +79,15 @@ def test_an_odd_body_is_answered(acme, visitor, kind, body):
         more = f"?project={acme.project.pk}&client={acme.client.pk}"
         status = visitor.generic("POST", path + more, body, content_type=kind).status_code
         assert status < 500, f"{path}: {status}"
+
+
+@pytest.mark.parametrize("key", ['"\\000\\000"', '"' + "\\000" * 32 + '"', "A" * 32, "x" * 33, "x" * 5000, "x" * 31 + "é", '"a; b=c"'])
+def test_a_cookie_that_holds_no_session_is_nobodys(acme, key):
+    stranger = Browser(raise_request_exception=False)
+    with connection.execute_wrapper(without_zeros):
+        for path in ("/", "/login/", f"/runs/{acme.run.pk}/"):
+            assert stranger.get(path, headers={"Cookie": f"session={key}"}).status_code in (200, 302)
+        assert member_by_cookie(parse_cookie(f"session={key}")["session"]) is None  # for sockets and uploads
 
 
 def test_a_form_that_is_too_large_is_refused(acme, visitor):
