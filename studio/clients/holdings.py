@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.db.models import Model, QuerySet
 
 from studio.artifacts.models import AdapterUpload, Artifact, Build
 from studio.audit.models import AuditRecord
 from studio.basemodels.models import BaseModel
+from studio.clients.disk import SERVED, Disk, below
 from studio.datasets.deleting import files_of_version
 from studio.datasets.models import (
     Dataset,
@@ -32,50 +32,42 @@ from studio.orders.models import Event, Order, StoredDay, Usage
 from studio.releases.models import Approval, Delivery, Download, Evaluation, Gate, Release
 from studio.runs.models import Run
 from studio.serving.models import Deployment, DeploymentState
-from studio.worker.tracking import file_name
 from studio.workspaces.models import ApiKey, Client, Invitation, Member, Project
 
-SERVED = 16
-"""Hex digits of a folder's hash by which the files are named that llama.cpp serves it from (`studio.ml.gguf.serving`)."""
 
-
-def below(*parts: str) -> Path:
-    return Path(settings.DATA_DIR, *parts)
-
-
-def no_files(row: Any) -> Iterable[Path]:
+def no_files(row: Any, disk: Disk) -> Iterable[Path]:
     return ()
 
 
-def files_of_upload(upload: Upload) -> Iterator[Path]:
+def files_of_upload(upload: Upload, disk: Disk) -> Iterator[Path]:
     yield upload.path
     yield parts_folder(upload)
 
 
-def files_of_order(order: Order) -> Iterator[Path]:
-    """Its own folder with logs, events and states, and what its attempts sealed, also where one was lost before it could say so."""
+def files_of_dataset_version(version: DatasetVersion, disk: Disk) -> Iterator[Path]:
+    return files_of_version(version)
+
+
+def files_of_order(order: Order, disk: Disk) -> Iterator[Path]:
+    """Its own folder with logs, events and states, and what its attempts sealed."""
     yield below("orders", str(order.pk))
-    yield from below("artifacts").glob(f"{order.pk}-*")
+    yield from disk.artifacts.get(str(order.pk), ())
 
 
-def files_of_artifact(artifact: Artifact) -> Iterator[Path]:
+def files_of_artifact(artifact: Artifact, disk: Disk) -> Iterator[Path]:
     yield below("artifacts", artifact.folder_name.partition("/")[0])
-    yield from below("cache", "serving").glob(f"*{artifact.sha256[:SERVED]}*")
+    yield from disk.served.get(artifact.sha256[:SERVED], ())
 
 
-def files_of_project(project: Project) -> Iterator[Path]:
-    """What TensorBoard reads of its runs."""
-    yield from below("trackers").glob(f"*/{escaped(file_name(f'{project.client.name} / {project.name}'))}*")
+def files_of_project(project: Project, disk: Disk) -> Iterator[Path]:
+    """What trackers on this machine keep of its runs together."""
+    yield from disk.tracked.get(project.pk.hex[:8], ())
 
 
-def files_of_run(run: Run) -> Iterator[Path]:
-    """What trackers on this machine keep, where they name it by the run."""
-    yield from below("trackers").glob(f"**/*{run.pk.hex}*")
-    yield from below("trackers").glob(f"*/*/*{run.pk.hex[:8]}")
-
-
-def escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+def files_of_run(run: Run, disk: Disk) -> Iterator[Path]:
+    """What trackers on this machine keep of it alone; projects of the same name share a folder where that is older than their ids in it."""
+    yield from disk.tracked.get(run.pk.hex, ())
+    yield from disk.tracked.get(run.pk.hex[:8], ())
 
 
 @dataclass(frozen=True)
@@ -88,9 +80,7 @@ class Holding:
     model: type[Model]
     client: str
     """The path from a row to its client."""
-    files: Callable[[Any], Iterable[Path]] = no_files
-    related: tuple[str, ...] = ()
-    """What `files` reads beside the row."""
+    files: Callable[[Any, Disk], Iterable[Path]] = no_files
     hashed: str = ""
     """The column with the SHA-256 of what a row stands for, which a certificate names."""
     without: tuple[str, ...] = ()
@@ -126,12 +116,12 @@ HOLDINGS = (
     Holding("token_views", "Views of tokens", TokenView, f"version__{DATASET}"),
     Holding("measurements", "Measurements of tokens", Measurement, f"version__{DATASET}"),
     Holding("uploads", "Uploads under way", Upload, PROJECT, files=files_of_upload, hashed="sha256"),
-    Holding("dataset_versions", "Dataset versions", DatasetVersion, DATASET, files=files_of_version, hashed="sha256"),
+    Holding("dataset_versions", "Dataset versions", DatasetVersion, DATASET, files=files_of_dataset_version, hashed="sha256"),
     Holding("datasets", "Datasets", Dataset, PROJECT),
     Holding("events", "Events of orders", Event, "order__client", bulky=True),
     Holding("orders", "Orders with their logs and states", Order, "client", files=files_of_order),
     Holding("stored_days", "Sizes by day", StoredDay, "client", stays=True),
-    Holding("projects", "Projects", Project, "client", files=files_of_project, related=("client",)),
+    Holding("projects", "Projects", Project, "client", files=files_of_project),
 )
 """In the order in which they are erased: what names another row goes before it."""
 

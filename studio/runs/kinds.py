@@ -18,6 +18,7 @@ from studio.runs.services import host_of, plugin_of
 from studio.training.orders import TrainPayload
 from studio.training.registry import load_plugins, missing_packages
 from studio.worker.tracking import TrackedRun
+from studio.workspaces.models import Project
 
 MAX_LINEAGE = 1 << 20
 KIND_OF_METHOD = {"lora": Artifact.Kind.ADAPTER, "full": Artifact.Kind.MODEL, "none": Artifact.Kind.REHEARSAL}
@@ -34,6 +35,13 @@ def lineage(run: Run) -> dict[str, Any]:
         "client": run.project.client.name,
         "project": run.project.name,
     }
+
+
+def tracked_name(project: Project) -> str:
+    """What trackers call a project, within the length of a folder's name: with the beginning of its id, for other workspaces may have a
+    client and a project of the same names.
+    """
+    return f"{f'{project.client.name} / {project.name}'[:88].strip()} {project.pk.hex[:8]}"
 
 
 class TrainKind(OrderKind):
@@ -95,7 +103,7 @@ class TrainKind(OrderKind):
         run: Run = order.run
         return TrackedRun(
             id=run.pk.hex,
-            project=f"{run.project.client.name} / {run.project.name}",
+            project=tracked_name(run.project),
             name=run.name,
             config={"plugin": run.plugin, "base_model": run.base_model.name, "dataset": str(run.dataset_version)} | run.config,
             folder=str(Path(settings.DATA_DIR, "trackers")),

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import sqlite3
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from django.utils import timezone
 
 from studio.audit.models import AuditRecord
 from studio.clients import erasing
+from studio.clients.disk import Disk
 from studio.clients.holdings import HOLDINGS, KEPT
 from studio.datasets import rows
 from studio.datasets.models import DatasetVersion, Draft, RowMark
@@ -23,7 +26,7 @@ from studio.orders import storedays
 from studio.orders.models import Event, Order, StoredDay, Usage
 from studio.workspaces.models import ApiKey, Client, Erasure, Tenant
 from tests.clients.test_exporting import fill
-from tests.fixtures import Api, make_deployment, make_invitation, make_key, make_member, make_order
+from tests.fixtures import Api, make_deployment, make_invitation, make_key, make_member, make_order, make_upload
 from tests.workspaces.conftest import name_everything, world_of_another_client
 
 WORD = "Sentinelword"
@@ -49,7 +52,7 @@ def doomed(acme, slot):
     tokens = Path(settings.DATA_DIR, "cache", "tokens", str(world.version.pk))
     tokens.mkdir()
     (tokens / "x.safetensors").write_text(ROW)
-    tracked = Path(settings.DATA_DIR, "trackers", "tensorboard", f"{WORD} - {WORD} project", "run")
+    tracked = Path(settings.DATA_DIR, "trackers", "tensorboard", f"{WORD} - {WORD} project", f"run {world.run.pk.hex[:8]}")
     tracked.mkdir(parents=True)
     (tracked / "events").write_text(ROW)
     world.run.order.checkpoints.mkdir(parents=True)
@@ -207,7 +210,7 @@ def test_nobody_sees_more_once_the_client_is_gone(acme, doomed):
     assert ApiKey.objects.filter(narrowed=True).count() == 2
 
 
-@pytest.mark.parametrize("step", ["drop_in_pieces", "named_by", "remove_files", "scrub", "seal"])
+@pytest.mark.parametrize("step", ["drop_in_pieces", "Gathered", "remove_files", "scrub", "seal"])
 def test_what_was_killed_in_the_middle_is_finished_by_the_sweep(acme, doomed, monkeypatch, step):
     class Killed(BaseException):
         pass
@@ -222,7 +225,7 @@ def test_what_was_killed_in_the_middle_is_finished_by_the_sweep(acme, doomed, mo
     erasure = Erasure.objects.get()
     assert erasure.finished_at is None
     gone = doomed.api.get(f"runs/{doomed.run.pk}").status_code
-    assert gone == (200 if step in ("drop_in_pieces", "named_by") else 404)
+    assert gone == (200 if step in ("drop_in_pieces", "Gathered") else 404)
     assert erasing.finish_all() == [f"Erasing {doomed.client.pk}: finished"]
     assert (files_with(ROW), tables_with(ROW)) == ([], set())
     erasure.refresh_from_db()
@@ -230,6 +233,142 @@ def test_what_was_killed_in_the_middle_is_finished_by_the_sweep(acme, doomed, mo
     assert erasing.sha256_of(erasure.certificate) == erasure.sha256
     assert AuditRecord.objects.filter(verb="client.erase").count() == 1
     assert erasing.finish_all() == []
+
+
+def test_the_disk_is_looked_through_while_others_may_write(acme, doomed, monkeypatch):
+    inside = []
+
+    def watched(name):
+        def look(self):
+            inside.append(connection.in_atomic_block)
+            return vars(Disk)[name].func(self)
+
+        return cached_property(look)
+
+    class Watched(Disk):
+        artifacts, tracked, named = watched("artifacts"), watched("tracked"), watched("named")
+
+    monkeypatch.setattr(erasing, "Disk", Watched)
+    assert erasing.erase(acme.owner, doomed.client, typed=WORD).finished_at
+    assert len(inside) == 5
+    assert not any(inside)
+
+
+def test_the_database_is_rewritten_once_no_worker_is_at_it(acme, doomed):
+    Order.objects.filter(pk=acme.run.order_id).update(status=Order.Status.RUNNING)
+    erasure = erasing.erase(acme.owner, doomed.client, typed=WORD)
+    assert (files_with(ROW), tables_with(ROW)) == ([], set())
+    if connection.vendor == "sqlite":
+        assert erasure.finished_at is None
+        assert erasing.finish_all() == [f"Erasing {doomed.client.pk}: not finished yet"]
+        Order.objects.filter(pk=acme.run.order_id).update(status=Order.Status.SUCCEEDED)
+        assert erasing.finish_all() == [f"Erasing {doomed.client.pk}: finished"]
+        assert ROW.encode() not in database_bytes()
+
+
+def test_of_two_who_finish_at_once_one_takes_the_rows_and_none_fails(acme, doomed, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(erasing, "finish", lambda erasure: None)
+        erasing.erase(acme.owner, doomed.client, typed=WORD)
+    faster = [Erasure.objects.get()]
+
+    class Overtaken(erasing.Gathered):
+        def add(self, client):
+            super().add(client)
+            if faster:
+                erasing.finish(faster.pop())
+
+    monkeypatch.setattr(erasing, "Gathered", Overtaken)
+    slower = Erasure.objects.get()
+    erasing.finish(slower)
+    assert faster == []
+    assert slower.finished_at
+    assert files_with(ROW) == []
+
+
+def test_a_row_that_comes_while_the_disk_is_looked_through_goes_with_its_files(acme, doomed, monkeypatch):
+    late = []
+
+    class Slow(erasing.Gathered):
+        def add(self, client):
+            super().add(client)
+            if not late:
+                late.append(make_upload(acme.owner, doomed.project, content=ROW.encode()))
+
+    monkeypatch.setattr(erasing, "Gathered", Slow)
+    assert erasing.erase(acme.owner, doomed.client, typed=WORD).finished_at
+    assert not late[0].path.exists()
+    assert tables_with(ROW) == set()
+
+
+def test_an_error_of_the_disk_ends_neither_the_sweep_nor_the_page(acme, doomed, monkeypatch, caplog):
+    def broken(path):
+        raise OSError("The disk is read-only")
+
+    other = Erasure.objects.create(
+        workspace=acme.workspace, client=acme.client.pk, client_name="x", paths=[], certificate={"by": "ana@example.com", "erased": []}
+    )
+    Erasure.objects.filter(pk=other.pk).update(erased_at=timezone.now() - timedelta(days=1))  # its turn comes last
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    with monkeypatch.context() as patch:
+        patch.setattr(erasing, "remove_folder", broken)
+        assert browser.post(f"/clients/{doomed.client.pk}/erase/", {"name": WORD}).status_code == 302
+        said = [f"Erasing {doomed.client.pk}: cut short by an error", f"Erasing {acme.client.pk}: finished"]
+        assert erasing.finish_all() == said
+    assert "The disk is read-only" in caplog.text
+    assert erasing.finish_all() == [f"Erasing {doomed.client.pk}: finished"]
+    assert files_with(ROW) == []
+
+
+def written(*parts):
+    path = Path(settings.DATA_DIR, "trackers", *parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("numbers")
+    return path
+
+
+def tracked(world):
+    """What trackers keep of a run: `(what bears an id, what lies in the folder of all projects of the same names)`."""
+    run, project = world.run.pk.hex, world.project.pk.hex[:8]
+    own = [
+        written("tensorboard", f"Client - Project {project}", f"Try {run[:8]}", "events"),
+        written("wandb", "wandb", f"offline-run-20261126_180000-{run}", f"run-{run}.wandb"),
+        written("trackio", f"Client-Project{project}.db"),
+        written("trackio", f"Client-Project{project}.db-wal"),
+        written("trackio", "media", f"Client-Project{project}", "x.png"),
+        written("mlflow", project, "meta.yaml"),
+        written("mlflow", project, run, "metrics", "loss"),
+    ]
+    shared = [
+        written("tensorboard", "Client - Project", f"Try {run[:8]}", "events"),
+        written("mlflow", "77", run[:12], "metrics", "loss"),
+    ]
+    for folder in (own[-1].parent.parent, shared[-1].parent.parent):
+        (folder / "tags").mkdir()
+        (folder / "tags" / "adapter_studio_run").write_text(run)
+    return own, shared
+
+
+def test_what_trackers_keep_of_it_goes_and_what_they_keep_of_projects_of_the_same_name_stays(acme, rival, doomed):
+    name = written("mlflow", "77", "meta.yaml")
+    more = [written("tensorboard", f"{WORD} - {WORD} project 2", "Try", "events"), written("trackio", "Client-Project.db")]
+    of_it, of_others = tracked(doomed), [*tracked(acme), *tracked(rival)]
+    erasure = erasing.erase(acme.owner, doomed.client, typed=WORD)
+    assert erasing.TRACKED in erasure.certificate["kept"]
+    assert [path for paths in of_it for path in paths if path.exists()] == []
+    assert not Path(settings.DATA_DIR, "trackers", "mlflow", doomed.project.pk.hex[:8]).exists()
+    assert not Path(settings.DATA_DIR, "trackers", "tensorboard", f"{WORD} - {WORD} project").exists()
+    assert [path for paths in of_others for path in paths if not path.exists()] == []
+    assert all(path.exists() for path in (name, *more))
+
+
+def test_a_folder_that_projects_of_one_name_share_goes_with_the_last_of_them(acme, doomed):
+    written("mlflow", "77", "meta.yaml")
+    tracked(doomed)
+    erasing.erase(acme.owner, doomed.client, typed=WORD)
+    assert not Path(settings.DATA_DIR, "trackers", "mlflow", "77").exists()
+    assert not Path(settings.DATA_DIR, "trackers", "tensorboard", "Client - Project").exists()
 
 
 def test_asking_again_finishes_what_was_cut_short_and_it_cannot_be_restored_meanwhile(acme, doomed, monkeypatch):

@@ -30,7 +30,7 @@ def erase(request: HttpRequest, pk: str) -> HttpResponse:
         "error": error,
         "typed": typed,
         "reason": reason,
-        "kept": [*erasing.KEPT.values(), erasing.ELSEWHERE],
+        "kept": [*erasing.KEPT.values(), erasing.TRACKED, erasing.ELSEWHERE],
     }
     return render(request, "clients/erase.html", context, status=422 if error else 200)
 
