@@ -1,6 +1,7 @@
 """The rounds: takes up what a dead worker left, rings for what may start now, pauses what gives way, seals audit records, deletes what has
 expired."""
 
+import logging
 import time
 from argparse import ArgumentParser
 from typing import Any
@@ -15,8 +16,20 @@ from studio.orders.preempting import make_room, rest_by_day
 from studio.orders.services import reconcile, worker_lost
 from studio.orders.states import sweep
 
+log = logging.getLogger(__name__)
 SWEEP = 3600.0
 """Seconds between two looks for expired states."""
+
+
+def swept() -> list[str]:
+    """What each sweep did, in words. An error of one is logged, and neither the others nor the rounds end with it."""
+    did = []
+    for each in (sweep, *SWEEPS):
+        try:
+            did += each()
+        except Exception:
+            log.exception("A sweep failed, and is tried again within the hour.")
+    return did
 
 
 class Command(BaseCommand):
@@ -36,7 +49,7 @@ class Command(BaseCommand):
             seal()
             if time.monotonic() - swept_at > SWEEP:
                 swept_at = time.monotonic()
-                did += sweep() + [line for each in SWEEPS for line in each()]
+                did += swept()
             for line in did:
                 self.stdout.write(line)
             if not options["every"]:
