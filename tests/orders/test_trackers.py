@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from studio.clients.disk import Disk
+from studio.clients.holdings import files_of_project, files_of_run
 from studio.orders import trackers
 from studio.orders.models import Order
 from studio.settings import trackers as names_of
@@ -56,6 +58,11 @@ def test_every_tracker_is_told_each_loss_and_the_settings(told, tmp_path):
     assert mlflow_losses(kept / "mlflow") == expected
     assert wandb_losses(kept / "wandb") == expected
     assert trackio_losses(kept / "trackio") == expected
+    disk = Disk()
+    found = {*files_of_run(order.run, disk), *files_of_project(order.run.project, disk)}
+    left = [path for path in kept.rglob("*") if not path.is_dir() and not any(path.is_relative_to(each) for each in found)]
+    (experiment,) = (path for path in left if not path.is_symlink())  # others point into the folder of the run
+    assert experiment.match("mlflow/*/meta.yaml")  # which goes with its last run
     assert not list(order.folder.parent.glob("*-told"))
 
 
