@@ -292,6 +292,12 @@ ACCOUNT_REAUTHENTICATION_TIMEOUT = 10 * 60
 # "login_failed" counts codes of a second factor, for their account; passwords are counted by `studio.workspaces.throttle`.
 ACCOUNT_RATE_LIMITS = {"login": "60/m/ip", "login_failed": "8/15m/key", "change_password": "8/15m/user"}
 MFA_ADAPTER = "studio.workspaces.signing_in.FactorAdapter"
+MFA_FORMS = {
+    "login_webauthn": "studio.workspaces.passkeys.SignInByPasskey",
+    "reauthenticate_webauthn": "studio.workspaces.passkeys.ConfirmByPasskey",
+    "authenticate_webauthn": "studio.workspaces.passkeys.SecondFactor",
+    "add_webauthn": "studio.workspaces.passkeys.NewPasskey",
+}
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_ALLOW_UNVERIFIED_EMAIL = True  # whoever came by a link that was handed over can add a factor, too
