@@ -356,3 +356,13 @@ def test_a_stop_is_heeded(tiny_model, adapter, tmp_path):
     job = ListeningJob(tmp_path / "stopped", stop_after=0)
     with pytest.raises(Stopped):
         taken(adapter / WEIGHTS, tiny_model, job, config=(adapter / CONFIG).read_text())
+
+
+@pytest.mark.parametrize(
+    "told", [{"modules_to_save": ["model"]}, {"modules_to_save": ["layers"]}, {"trainable_token_indices": {"layers": [1]}}], ids=str
+)
+def test_modules_that_the_file_has_no_weights_of_are_not_copied_for_it(tiny_model, tmp_path, listening_job, told):
+    folder = make_adapter(tiny_model, tmp_path / "whole", modules_to_save=["embed_tokens"])
+    config = json.loads((folder / CONFIG).read_text()) | told
+    with pytest.raises(UserError, match="no weights of a layer of that name"):
+        taken(folder / WEIGHTS, tiny_model, listening_job, config=json.dumps(config))

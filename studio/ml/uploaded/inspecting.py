@@ -6,13 +6,15 @@
 import json
 import os
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from studio.errors import UserError
 from studio.ml import sandbox
 from studio.ml.gguf.lora import NAME, PARTS, PREFIX, read_adapter
-from studio.ml.gguf.peft_settings import read_settings
+from studio.ml.gguf.peft_settings import Settings, read_settings
+from studio.ml.gguf.peft_settings import names as is_named
 from studio.ml.gguf.weights import Weights
 from studio.ml.uploaded.config import of_layers, parse, rebuild
 from studio.ml.uploaded.containers import CONFIG, TOKENIZER, WEIGHTS, Room, unpack
@@ -47,6 +49,7 @@ def inspect(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     names = {name: usual_name(name) for name in tensors}
     if len(set(names.values())) < len(names):
         raise UserError("The adapter holds the same tensor under two names. Save it again.")
+    refuse_what_is_not_there(said, names.values())
     largest = sizes(raw / WEIGHTS, tensors)
     write_anew(raw / WEIGHTS, tensors, names, kept / WEIGHTS)
     ours = of_layers(said, targets(names.values()))
@@ -83,14 +86,25 @@ def usual_name(name: str) -> str:
     return PREFIX + plain
 
 
-def targets(names: Any) -> list[str]:
+def targets(names: Iterable[str]) -> list[str]:
     """The layers that a product is added to, from the weights themselves."""
-    found = set()
-    for name in names:
-        match = NAME.fullmatch(name.removeprefix(PREFIX))
-        if match and PARTS[match["part"]] in ("a", "table_a"):
-            found.add(match["layer"])
-    return sorted(found)
+    return layers_with(names, "a", "table_a")
+
+
+def layers_with(names: Iterable[str], *parts: str) -> list[str]:
+    matches = [NAME.fullmatch(name.removeprefix(PREFIX)) for name in names]
+    return sorted({match["layer"] for match in matches if match and PARTS[match["part"]] in parts})
+
+
+def refuse_what_is_not_there(said: Settings, names: Collection[str]) -> None:
+    """peft copies every module that is named as trained in full, however much is in it; so each must be a layer of the file's own."""
+    whole, tokens = layers_with(names, "weight"), layers_with(names, "tokens")
+    trained = said.trainable_token_indices
+    asked = [(name, whole) for name in said.modules_to_save or []]
+    asked += [(name, tokens) for name in (trained if isinstance(trained, dict) else {})]
+    for name, layers in asked:
+        if not any(is_named(layer, name) for layer in layers):
+            raise UserError(f"adapter_config.json says that {name[:60]} was trained, and the file has no weights of a layer of that name.")
 
 
 def copy_tokenizer(raw: Path, kept: Path) -> bool:
