@@ -32,7 +32,7 @@ from studio.datasets.models import Connection, Dataset, DatasetVersion, Synthesi
 from studio.orders.models import Order, Slot
 from studio.orders.services import claim
 from studio.orders.supervising import Supervisor
-from studio.releases.models import Delivery, Release
+from studio.releases.models import Delivery, Evaluation, Release
 from studio.runs.models import Run
 from studio.serving.models import Deployment
 from studio.storage import commit_folder
@@ -370,6 +370,22 @@ class World:
         """Of its artifact, and shared with its client's guests."""
         found = Release.objects.filter(project=self.project).first()
         return found or make_release(self.owner, self.artifact, shared=True)
+
+    @property
+    def candidate(self) -> Release:
+        """Another release of its artifact, which waits for what people say."""
+        found = Release.objects.filter(project=self.project, stage=Release.Stage.CANDIDATE).first()
+        return found or make_release(self.owner, self.artifact, version=(9, 0, 0), stage=Release.Stage.CANDIDATE)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What the candidate was measured as."""
+        found = Evaluation.objects.filter(release__project=self.project).first()
+        result = {"rows": 8, "tokens": 80, "loss": 1.0, "before": None, "samples": []}
+        columns = {"dataset_version": self.version, "result": result}
+        return found or Evaluation.objects.create(
+            release=self.candidate, order=make_order(self.owner, kind="evaluation", client=self.client), **columns
+        )
 
     @property
     def delivery(self) -> Delivery:

@@ -192,6 +192,7 @@ def prepared(town: Town) -> Things:
             assert getattr(world, name)
         world.client.projects.create(name="Another", slug="another")
         type(world.release).objects.filter(pk=world.release.pk).update(stage="approved")
+        assert world.evaluation and world.candidate
         make_release(world.owner, world.artifact, version=(1, 0, 1), shared=True, stage="approved")
     return Things(town)
 
@@ -322,6 +323,9 @@ def calls(acme: World) -> list[Call]:
         Call("post", "builds", build, {"artifact": "artifact"}, alone=("artifact",)),
         Call("post", "builds", {"base_model": base, "project": project, "quantization": "f16"}, BUILT, alone=("project",)),
         Call("post", "releases", made, {"project": "project", "artifact": "artifact"}),
+        Call(
+            "post", "releases/{candidate}/approve", {"approves": False, "evaluation": str(acme.evaluation.pk)}, {"evaluation": "evaluation"}
+        ),
         Call("patch", "projects/{project}/gate", {"held_out": str(acme.version.dataset_id)}, {"held_out": "dataset"}),
         Call(
             "post", "deliveries", {"release": str(acme.release.pk), "build": str(acme.build.pk)}, {"release": "release", "build": "build"}
