@@ -173,10 +173,10 @@ def holds_nul(typed: QueryDict) -> bool:
 
 
 def without_nul(query: QueryDict) -> QueryDict:
-    """Nothing that can be looked for has one, and an address that has one is answered as the same without."""
+    """With the sign for what cannot be read instead: nothing is found by it, as nothing could have a NUL."""
     cleaned = query.copy()
     for name, texts in query.lists():
-        cleaned.setlist(name, [text.replace("\x00", "") for text in texts])
+        cleaned.setlist(name, [text.replace("\x00", "\ufffd") for text in texts])
     return cleaned
 
 
