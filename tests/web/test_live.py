@@ -122,20 +122,20 @@ def lose_as_others_do(world, member):
 
 
 @pytest.mark.parametrize("loss", ["made a guest", "given other clients", "removed"])
-def test_who_may_no_longer_watch_is_shut_out_within_two_seconds(order, server, world, loss):
+def test_who_may_no_longer_watch_is_shut_out_at_once(order, server, world, loss):
     member = make_member(world.workspace, role="member", email="max@example.com")
     with server.watch(member, order.run) as page, server.watch(world.owner, order.run) as mine:
         began = time.monotonic()
         lose_as_others_do(world, member)[loss]()
         with pytest.raises(ConnectionClosed) as closed:
-            page.recv(timeout=5)
-        assert time.monotonic() - began < 2
+            page.recv(timeout=live.AUTHORITY)
+        assert time.monotonic() - began < live.AUTHORITY / 2  # it was rung for; a quiet machine takes a tenth of a second
         assert closed.value.rcvd.code == 4403
         with pytest.raises(TimeoutError):
             mine.recv(timeout=0.2)  # everybody else goes on
 
 
-def test_who_signs_out_is_shut_out_within_two_seconds(order, server, world):
+def test_who_signs_out_is_shut_out_at_once(order, server, world):
     member = make_member(world.workspace, role="member", email="max@example.com")
     browser = Browser()
     browser.force_login(member.user)
@@ -143,8 +143,8 @@ def test_who_signs_out_is_shut_out_within_two_seconds(order, server, world):
         began = time.monotonic()
         browser.post("/logout/")
         with pytest.raises(ConnectionClosed) as closed:
-            page.recv(timeout=5)
-        assert time.monotonic() - began < 2
+            page.recv(timeout=live.AUTHORITY)
+        assert time.monotonic() - began < live.AUTHORITY / 2  # it was rung for; a quiet machine takes a tenth of a second
         assert closed.value.rcvd.code == 4403
 
 
