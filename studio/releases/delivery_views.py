@@ -22,6 +22,7 @@ from studio.releases.sending import bundle_response
 from studio.workspaces import throttle
 from studio.workspaces.middleware import address_of
 from studio.workspaces.models import Client, Member
+from studio.workspaces.requests import caller
 
 ON_A_PAGE = 50
 TOLD_NOWHERE = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex, nofollow", "Cache-Control": "no-store, private"}
@@ -182,7 +183,7 @@ def gone(request: HttpRequest) -> HttpResponse:
 
     Only these are counted against an address: many people may share one, and what is theirs opens all the same.
     """
-    address = str(request.META.get("REMOTE_ADDR"))
+    address = caller(request)
     status = 429 if throttle.is_blocked("delivery", address) else 404
     throttle.failed("delivery", address)
     return render(request, "deliveries/gone.html", status=status)
