@@ -17,8 +17,7 @@ TORCH_TESTS = Path(__file__).parent / "ml"
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # before torch is there: threads that spin take others' processors
 DATABASE = {"db", "transactional_db"}
 LONGEST = ("main_job/test_main_job_api", "ml/test_unsloth", "ml/test_peft_lora_contract", "ml/test_full", "test_policy", "ml/test_resume")
-"""What takes longest begins first, so that of several processes none is left alone with it in the end. No browser is among it: the loop
-that one keeps running would be in the way of making the database."""
+"""What takes longest begins first, so that of several processes none is left alone with it in the end."""
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

@@ -5,13 +5,16 @@ import re
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from tests.main_job.alpaca import alpaca_rows
+from tests.main_job.conftest import Studio
 from tests.visits import Visit
 
 pytestmark = [pytest.mark.torch, pytest.mark.browser]
@@ -21,13 +24,6 @@ LONGEST_JOB = 240_000
 """Milliseconds, for a busy machine."""
 
 
-@pytest.fixture
-def visit(page: Page) -> Visit:
-    page.set_default_timeout(20_000)
-    expect.set_options(timeout=20_000)
-    return Visit(page, name="main-job")
-
-
 @contextmanager
 def timed(step: str) -> Iterator[None]:
     started = time.monotonic()
@@ -35,14 +31,27 @@ def timed(step: str) -> Iterator[None]:
     print(f"\n{step}: {time.monotonic() - started:.1f} s", end="")
 
 
-def test_a_newcomer_trains_on_their_file_talks_to_the_result_and_takes_it_home(studio, visit, tmp_path):
-    page = visit.page
+def test_a_newcomer_trains_on_their_file_talks_to_the_result_and_takes_it_home(studio, browser_type_launch_args, tmp_path):
+    # In a thread of its own: the event loop of the browser's driver would stay, and no later test here could open the database.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(in_browser, studio, browser_type_launch_args, tmp_path).result()
+
+
+def in_browser(studio: Studio, launch: dict[str, Any], folder: Path) -> None:
+    with sync_playwright() as playwright, playwright.chromium.launch(**launch) as browser:
+        page = browser.new_page()
+        page.set_default_timeout(20_000)
+        expect.set_options(timeout=20_000)
+        do_the_main_job(studio, Visit(page, name="main-job"), folder)
+
+
+def do_the_main_job(studio: Studio, visit: Visit, folder: Path) -> None:
     with timed("set up"):
         set_up(visit, studio.setup_url)
     with timed("base model"):
         add_the_base_model(visit)
     with timed("dataset"):
-        drop_a_file(visit, tmp_path)
+        drop_a_file(visit, folder)
     with timed("form"):
         choose_how(visit)
     with timed("run"):
@@ -52,7 +61,7 @@ def test_a_newcomer_trains_on_their_file_talks_to_the_result_and_takes_it_home(s
     with timed("build"):
         build_a_file(visit)
     with timed("download"):
-        take_it_home(page, tmp_path)
+        take_it_home(visit.page, folder)
     assert not visit.mistakes, "\n".join(dict.fromkeys(visit.mistakes))
 
 

@@ -18,7 +18,7 @@ from rq.worker import SimpleWorker
 from studio.artifacts.models import Artifact
 from studio.datasets.models import DatasetVersion
 from studio.datasets.services import Upload, add_version
-from studio.orders import services
+from studio.orders import services, storedays
 from studio.orders.models import Event, Order
 from studio.orders.services import claim, reconcile, request_stop, worker_lost
 from studio.orders.supervising import Supervisor
@@ -241,6 +241,7 @@ def test_a_stopped_order_whose_job_is_taken_later_does_nothing(start, queue, acm
 
 def test_the_command_says_what_it_did(start, capsys):
     order = start()
+    storedays.write_down()  # as an earlier round of the day did
     claim(str(order.pk), attempt=1, worker="train0-7")
     call_command("reconcile", "--lost", "train0-7")
     assert capsys.readouterr().out.splitlines() == [f"{order}: recovering", f"{order}: queued again"]
