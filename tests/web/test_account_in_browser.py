@@ -85,7 +85,7 @@ def test_a_passkey_is_added_named_and_signs_in(browse: Callable[[str, Do], None]
         page.get_by_role("button", name="Remove").click()
         expect(page.get_by_text("Ana's desk")).to_have_count(0)
 
-    browse("/healthz/", go)
+    browse("/login/", go)
     assert visit[0].mistakes == []
     assert not Authenticator.objects.exists()
     verbs = [*AuditRecord.objects.order_by("pk").values_list("verb", flat=True)]
@@ -112,7 +112,7 @@ def test_a_passkey_is_the_second_factor_of_a_password_too(browse: Callable[[str,
         page.get_by_role("button", name="Use a passkey").click()
         expect(page.get_by_role("link", name="Home").first).to_be_visible()
 
-    browse("/healthz/", go)
+    browse("/login/", go)
     assert visit[0].mistakes == []
 
 
@@ -137,6 +137,6 @@ def test_an_app_is_added_by_its_picture(browse: Callable[[str, Do], None], serve
         page.get_by_role("link", name="Change password").click()
         visit[0].look("password", everywhere=True)
 
-    browse("/healthz/", go)
+    browse("/login/", go)
     assert visit[0].mistakes == []
     assert Authenticator.objects.filter(type="totp").count() == 1

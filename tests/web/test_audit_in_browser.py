@@ -21,7 +21,7 @@ def test_a_key_is_made_and_the_log_tells_of_it(browse: Callable[[str, Do], None]
     other = make_member(world.workspace, role="member", email="max@example.com", clients=[globex])
     make_key(world.owner, name="ends soon", scopes=["read"], expires_at=timezone.now() + timedelta(days=5, hours=1))
     make_key(other, name="their nightly", scopes=["read", "train"], clients=[globex])
-    update_client(other, globex, name="Globex Limited of the Northern Coast", slug="globex-ltd")
+    update_client(other, globex, name="Globex Limited of the Northern Coast")
     gone = create_client(world.owner, name="Erased and gone")
     Client.objects.filter(pk=gone.pk).delete()
 
