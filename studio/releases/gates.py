@@ -9,6 +9,7 @@ from django.db.models import Q
 
 from studio.audit.services import record
 from studio.errors import UserError
+from studio.releases.gating import gate_for
 from studio.releases.held_out import held_out_rows
 from studio.releases.models import Approval, Evaluation, Gate, Release
 from studio.releases.verdict import plain, rows_of, verdict
@@ -29,14 +30,9 @@ class Condition:
     """What is there, or what is missing."""
 
 
-def gate_of(release: Release) -> Gate:
-    """The project's gate; one that asks for nothing where none was set."""
-    return Gate.objects.filter(project=release.project_id).select_related("held_out").first() or Gate(project=release.project)
-
-
 def conditions(release: Release) -> list[Condition]:
     """Everything that must be met before it is approved; empty where the project asks for nothing and nobody refused."""
-    gate, said = gate_of(release), list(release.approvals.all())
+    gate, said = gate_for(release.project), list(release.approvals.all())
     asked = []
     if gate.evaluated:
         asked.append(evaluation_condition(release, gate))

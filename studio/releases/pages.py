@@ -6,6 +6,7 @@ from typing import Any
 from studio.errors import UserError
 from studio.releases import gates, staging
 from studio.releases.changes import changes
+from studio.releases.gating import gate_for
 from studio.releases.held_out import held_out_rows
 from studio.releases.models import Approval, Evaluation, Release
 from studio.releases.verdict import Verdict, signed, verdict
@@ -45,7 +46,7 @@ class Interval:
 
 
 def release_page(release: Release, *, member: Member, error: Any = None, typed: dict[str, str] | None = None) -> dict[str, Any]:
-    found, gate = gates.latest_evaluation(release), gates.gate_of(release)
+    found, gate = gates.latest_evaluation(release), gate_for(release.project)
     told = verdict(found.result, margin=gate.margin) if found and found.result and found.against else None
     newest = release.evaluations.select_related("order").order_by("-created_at").first()
     return {
@@ -76,7 +77,7 @@ def release_page(release: Release, *, member: Member, error: Any = None, typed: 
 def rows_to_evaluate_on(release: Release) -> Any:
     """The version that an evaluation would read, or the UserError that says why there is none."""
     try:
-        return {"version": held_out_rows(release), "own": gates.gate_of(release).held_out is None}
+        return {"version": held_out_rows(release), "own": gate_for(release.project).held_out is None}
     except UserError as problem:
         return {"why_not": problem.message}
 

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
-from django.core.paginator import Paginator
-from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
@@ -16,9 +14,10 @@ from studio.releases import evaluating, gates, gating, releasing, staging
 from studio.releases.forms import GateForm, ReleaseForm, Typed
 from studio.releases.models import Release
 from studio.releases.pages import release_page
+from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client, Project, ScopedQuerySet
+from studio.workspaces.searching import matching, words_of
 
-PAGE = 50
 OFFERED = 200
 """Adapters and models of a project that the form offers, the newest first."""
 
@@ -27,24 +26,22 @@ def releases(request: HttpRequest) -> HttpResponse:
     rows = Release.objects.for_action(request, "release.view").select_related("project__client", "artifact", "base_model")
     clients = Client.objects.for_action(request, "client.view")
     chosen = next((client for client in clients if str(client.pk) == request.GET.get("client")), None)
-    stage, query = request.GET.get("stage", ""), request.GET.get("q", "").strip()[:200].replace("\0", "")
+    stage, typed = request.GET.get("stage", ""), request.GET.get("q", "")
     rows = rows.filter(project__client=chosen) if chosen else rows.current()
     if stage in Release.Stage.values:
         rows = rows.filter(stage=stage)
-    if query:
-        rows = rows.filter(Q(name__icontains=query) | Q(artifact__sha256__startswith=query.lower()))
+    names = ("name", "project__name", "project__client__name", "base_model__name")
+    rows = rows.filter(matching(Release, words_of(typed), names=names, hashes=("artifact__sha256",)))
     rows = rows.order_by("project__client__name", "project__client_id", "task", "-major", "-minor", "-patch", "pk")
-    kept = request.GET.copy()
-    kept.pop("page", None)
     context = {
         "section": "releases",
-        "page": Paginator(rows.prefetch_related("deployments__client"), PAGE).get_page(request.GET.get("page")),
+        "page": page_of(request, rows.prefetch_related("deployments__client")),
         "clients": clients,
         "chosen": chosen,
         "stage": stage,
         "stages": Release.Stage.choices,
-        "q": query,
-        "query": f"{kept.urlencode()}&" if kept else "",
+        "q": typed,
+        "query": query_of(request),
     }
     return render(request, "releases/list.html", context)
 
@@ -54,7 +51,10 @@ def new(request: HttpRequest) -> HttpResponse:
     artifact, project = named_things(request)
     if project is None:
         projects = Project.objects.for_action(request, "release.create").select_related("client").order_by("client__name", "name")
-        return render(request, "releases/choose_project.html", {"section": "releases", "projects": projects})
+        typed = request.GET.get("q", "")
+        page = page_of(request, projects.filter(matching(Project, words_of(typed), names=("name", "client__name"))))
+        choice = {"section": "releases", "page": page, "query": query_of(request), "typed": typed}
+        return render(request, "releases/choose_project.html", choice)
     kinds = (Artifact.Kind.ADAPTER, Artifact.Kind.MODEL)
     offered = artifacts(request).filter(project=project, kind__in=kinds).order_by("-created_at")[:OFFERED]
     answering = [each for each in offered if each.is_chattable]

@@ -11,6 +11,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from studio.clients import overview
 from studio.clients.erasing import certificates
 from studio.errors import UserError
+from studio.workspaces.lists import query_of
 from studio.workspaces.models import Client
 from studio.workspaces.searching import matching, words_of
 from studio.workspaces.services import update_client
@@ -28,8 +29,6 @@ def clients(request: HttpRequest) -> HttpResponse:
     archived, wanted = request.GET.get("archived") == "1", " ".join(request.GET.get("q", "").split())[:80]
     rows = visible.filter(matching(Client, words_of(wanted), names=("name", "slug")), archived_at__isnull=not archived)
     page = Paginator(rows.order_by("name", "pk"), ON_A_PAGE).get_page(request.GET.get("page"))
-    query = request.GET.copy()
-    query.pop("page", None)
     context = {
         "section": "clients",
         "page": page,
@@ -38,7 +37,7 @@ def clients(request: HttpRequest) -> HttpResponse:
         "archived": archived,
         "archived_count": 0 if archived else visible.filter(archived_at__isnull=False).count(),
         "wanted": wanted,
-        "query": f"{query.urlencode()}&" if query else "",
+        "query": query_of(request),
         "erasures": certificates(request)[:20],
     }
     return render(request, "clients/list.html", context)
