@@ -366,3 +366,15 @@ def test_modules_that_the_file_has_no_weights_of_are_not_copied_for_it(tiny_mode
     config = json.loads((folder / CONFIG).read_text()) | told
     with pytest.raises(UserError, match="no weights of a layer of that name"):
         taken(folder / WEIGHTS, tiny_model, listening_job, config=json.dumps(config))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_with_a_broken_stream_is_damaged(tiny_model, adapter, tmp_path, listening_job, method):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.write(adapter / WEIGHTS, WEIGHTS)
+    content = bytearray(path.read_bytes())
+    content[200:260] = b"\xff" * 60
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="The archive is damaged"):
+        taken(path, tiny_model, listening_job)

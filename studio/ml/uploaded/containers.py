@@ -1,7 +1,9 @@
 """What file an upload is, by its first bytes, and which files of a zip are an adapter. Nothing is executed and no path is followed."""
 
+import lzma
 import re
 import stat
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
@@ -16,6 +18,8 @@ LARGEST_TEXT = {CONFIG: 1 << 20, "tokenizer.json": 64 << 20}
 """Bytes of each file that is no weights; 1 MiB where it is not named."""
 MOST_ENTRIES, MOST_RATIO = 1000, 200
 PIECE = 1 << 20
+DAMAGED = (BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError, OSError, ValueError)
+"""What zipfile and the libraries below it raise for an archive that is no good, or that they do not read."""
 PICKLED = re.compile(r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib)$", re.IGNORECASE)
 FOREIGN = (
     (b"\x80\x02", "a pickled file, which can run code when it is opened. Save the adapter as safetensors"),
@@ -83,7 +87,9 @@ def _unzip(upload: Path, folder: Path, room: Room) -> Unpacked:
             room.refuse_beyond(sum(entry.file_size for entry in chosen.values()))  # no entry is read beyond what it says
             for name, entry in chosen.items():
                 _take(archive, entry, folder / name, name)
-    except (BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault; bz2 says the stream's without a number
         raise UserError("The archive is damaged, encrypted or of an unusual kind. Pack the adapter's folder as a plain .zip.") from error
     taken = {entry.filename for entry in chosen.values()}
     left = sorted(PurePosixPath(entry.filename).name for entry in entries if not entry.is_dir() and entry.filename not in taken)
