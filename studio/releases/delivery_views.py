@@ -5,7 +5,6 @@ from functools import wraps
 from typing import Any
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
@@ -20,11 +19,11 @@ from studio.releases.models import Delivery, Release
 from studio.releases.running import ways
 from studio.releases.sending import bundle_response
 from studio.workspaces import throttle
+from studio.workspaces.lists import page_of
 from studio.workspaces.middleware import address_of
 from studio.workspaces.models import Client, Member
 from studio.workspaces.requests import caller
 
-ON_A_PAGE = 50
 TOLD_NOWHERE = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex, nofollow", "Cache-Control": "no-store, private"}
 Opens = Callable[[HttpRequest, str], HttpResponseBase]
 
@@ -43,7 +42,7 @@ def deliveries(request: HttpRequest) -> HttpResponse:
         rows = rows.filter(release=release)
     if chosen is None and release is None:
         rows = rows.current()
-    page = Paginator(rows.defer("build__verification"), ON_A_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, rows.defer("build__verification"))
     query = "".join(f"{name}={thing.pk}&" for name, thing in (("client", chosen), ("release", release)) if thing)
     context = {"section": "releases", "page": page, "clients": clients, "chosen": chosen, "release": release, "query": query}
     return render(request, "deliveries/list.html", context)
@@ -51,7 +50,7 @@ def deliveries(request: HttpRequest) -> HttpResponse:
 
 def delivery(request: HttpRequest, pk: str) -> HttpResponse:
     found = get_object_or_404(delivering.with_all(Delivery.objects.for_action(request, "delivery.view")), pk=pk)
-    log = Paginator(found.log.select_related("user"), ON_A_PAGE).get_page(request.GET.get("page"))
+    log = page_of(request, found.log.select_related("user"))
     return render(request, "deliveries/detail.html", {"section": "releases", "delivery": found, "release": found.release, "page": log})
 
 

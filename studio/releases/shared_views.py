@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -11,6 +10,7 @@ from django.utils import timezone
 from studio.errors import UserError
 from studio.releases import gates
 from studio.releases.models import Approval, Delivery, Release
+from studio.workspaces.lists import page_of
 from studio.workspaces.models import Client, Member, ScopedQuerySet
 
 ON_A_PAGE = 30
@@ -33,7 +33,7 @@ def portal(request: HttpRequest) -> HttpResponse:
         "clients": Client.objects.filter(pk__in=member.client_ids() or []).order_by("name"),
         "waiting": waiting.order_by("-shared_at"),
         "deliveries": open_deliveries(request),
-        "page": Paginator(releases.order_by("-shared_at", "-created_at"), ON_A_PAGE).get_page(request.GET.get("page")),
+        "page": page_of(request, releases.order_by("-shared_at", "-created_at"), per=ON_A_PAGE),
     }
     return render(request, "shared/home.html", context)
 

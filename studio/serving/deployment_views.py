@@ -15,9 +15,9 @@ from studio.errors import UserError
 from studio.releases.models import Release
 from studio.serving import deploying
 from studio.serving.models import Deployment, DeploymentState
+from studio.workspaces.lists import page_of
 from studio.workspaces.models import Project, ScopedQuerySet
 
-PAGE = 50
 HISTORY = 20
 OFFERED = 100
 """Approved releases that a form offers, the newest first."""
@@ -27,7 +27,7 @@ def deployments(request: HttpRequest) -> HttpResponse:
     visible = Deployment.objects.for_action(request, "deployment.view").current()
     away = request.GET.get("archived") == "1"
     rows = visible.filter(archived_at__isnull=not away).order_by("client__name", "client_id", "slug")
-    page = Paginator(rows.select_related("client", "project", "release", "canary"), PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, rows.select_related("client", "project", "release", "canary"))
     put_there = last_put(list(page))
     context = {
         "section": "deployments",

@@ -5,17 +5,15 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from studio.errors import UserError
 from studio.workspaces import keys as services
+from studio.workspaces.lists import page_of
 from studio.workspaces.models import ApiKey, Client, Member
 from studio.workspaces.people import offered_clients
-
-PAGE = 50
 
 
 @dataclass
@@ -90,7 +88,7 @@ def lines(member: Member, rows: Any) -> list[Line]:
 def settings(request: HttpRequest, *, secret: str = "", typed: Typed | None = None, status: int = 200) -> HttpResponse:
     member: Member = request.member  # type: ignore[attr-defined]
     rows = services.keys(request, "key.view").filter(revoked_at=None).prefetch_related("clients").select_related("member__user")
-    others = Paginator(rows.exclude(member=member).order_by("member__user__email", "-created_at"), PAGE).get_page(request.GET.get("page"))
+    others = page_of(request, rows.exclude(member=member).order_by("member__user__email", "-created_at"))
     context = {
         "section": "settings",
         "keys": lines(member, rows.filter(member=member)),

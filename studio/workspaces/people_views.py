@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -14,12 +13,12 @@ from django.urls import reverse
 from studio.errors import UserError
 from studio.workspaces import inviting
 from studio.workspaces import people as services
+from studio.workspaces.lists import page_of
 from studio.workspaces.models import Client, Member
 from studio.workspaces.people import EVERYTHING, Sight
 from studio.workspaces.policy import ROLE_ACTIONS, SCOPE_ACTIONS
 from studio.workspaces.policy_words import policy_lines
 
-PAGE = 50
 MANY = 10
 """People from which on they can be searched."""
 
@@ -92,7 +91,7 @@ def people(
     many, sought = rows.count() > MANY, request.GET.get("q", "").replace("\x00", "").strip()[:100]
     if sought:
         rows = rows.filter(Q(user__email__icontains=sought) | Q(clients__name__icontains=sought)).distinct()
-    page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, rows)
     if changing is None and may_edit and (pk := request.GET.get("change", "")).isdecimal():
         person = services.people(request, "member.edit").filter(pk=pk[:18]).first()
         changing = (person, Typed.of(person)) if person and editable(member, person) else None

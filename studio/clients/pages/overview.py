@@ -4,14 +4,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from studio.clients import overview
 from studio.clients.erasing import certificates
 from studio.errors import UserError
-from studio.workspaces.lists import query_of
+from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client
 from studio.workspaces.searching import matching, words_of
 from studio.workspaces.services import update_client
@@ -28,7 +27,7 @@ def clients(request: HttpRequest) -> HttpResponse:
     visible = Client.objects.for_action(request, "client.view")
     archived, wanted = request.GET.get("archived") == "1", " ".join(request.GET.get("q", "").split())[:80]
     rows = visible.filter(matching(Client, words_of(wanted), names=("name", "slug")), archived_at__isnull=not archived)
-    page = Paginator(rows.order_by("name", "pk"), ON_A_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, rows.order_by("name", "pk"), per=ON_A_PAGE)
     context = {
         "section": "clients",
         "page": page,
