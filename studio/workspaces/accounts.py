@@ -15,6 +15,7 @@ from allauth.socialaccount.models import SocialAccount, SocialLogin
 from allauth.usersessions.internal.flows.sessions import end_other_sessions as end_all_but_current
 from allauth.usersessions.internal.flows.sessions import end_sessions
 from allauth.usersessions.models import UserSession
+from django.contrib import messages
 from django.db import transaction
 from django.http import HttpRequest
 
@@ -159,7 +160,9 @@ def on_password_changed(sender: object, request: HttpRequest, user: User, **kwar
 
 def on_password_reset(sender: object, request: HttpRequest, user: User, **kwargs: Any) -> None:
     tell(user, "password.reset")
-    prove_address(request, user)  # the link came by e-mail
+    had_factor = has_second_factor(user)
+    if prove_address(request, user) and had_factor:  # the link came by e-mail
+        messages.warning(request, "This was the first mail to you, so second factors from before are gone. Add yours under Your account.")
     people_changed(user.pk)
 
 

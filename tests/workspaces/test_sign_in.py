@@ -364,7 +364,8 @@ def test_whoever_gets_the_mail_gets_the_account_and_nothing_of_who_only_typed_it
     Authenticator.objects.create(user=ana.user, type="recovery_codes", data={})
     forget(client)
     new = "another long sentence"
-    client.post(client.get(link_in(mail[0]))["Location"], {"password1": new, "password2": new})
+    done = client.post(client.get(link_in(mail[0]))["Location"], {"password1": new, "password2": new})
+    assert "second factors from before are gone" in client.get(done["Location"]).content.decode()
     assert not Authenticator.objects.exists()
     assert EmailAddress.objects.get().verified
     assert first.get("/").status_code == 302
