@@ -6,6 +6,7 @@ import re
 from hashlib import sha256
 
 import pytest
+from allauth.account.utils import user_pk_to_url_str
 from allauth.mfa.models import Authenticator
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -50,7 +51,7 @@ class Device:
     def used(self, challenge, user, *, page=PAGE):
         said, data = CollectedClientData.create("webauthn.get", challenge, page), self.authenticator_data(new=False)
         signature = self.key.sign(data + said.hash, ec.ECDSA(SHA256()))
-        handle = str(user.pk).encode()
+        handle = user_pk_to_url_str(user).encode()
         return self.answer({"clientDataJSON": said, "authenticatorData": data, "signature": signature, "userHandle": handle})
 
 
