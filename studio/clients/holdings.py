@@ -31,7 +31,7 @@ from studio.datasets.uploading import parts_folder
 from studio.orders.models import Event, Order, StoredDay, Usage
 from studio.releases.models import Approval, Delivery, Download, Evaluation, Gate, Release
 from studio.runs.models import Run
-from studio.serving.models import Deployment, DeploymentState
+from studio.serving.models import Call, CallHour, Deployment, DeploymentState, Keeping, KeptAnswer, PromptSet, Talk, Trial, Vote
 from studio.workspaces.models import ApiKey, Client, Invitation, Member, Project
 
 
@@ -97,6 +97,14 @@ class Holding:
 
 PROJECT, RELEASE, DATASET = "project__client", "release__project__client", "dataset__project__client"
 HOLDINGS = (
+    Holding("votes", "Votes for answers", Vote, "client"),
+    Holding("talks", "Shared conversations", Talk, "client"),
+    Holding("trials", "Prompt sets that were asked", Trial, "client"),
+    Holding("prompt_sets", "Prompt sets", PromptSet, "client"),
+    Holding("kept_answers", "Kept answers of the endpoint", KeptAnswer, PROJECT),
+    Holding("keepings", "How long answers are kept", Keeping, PROJECT),
+    Holding("calls", "Requests to the endpoint", Call, "client"),
+    Holding("call_hours", "Requests to the endpoint, by the hour", CallHour, "client"),
     Holding("deployment_states", "Entries of deployments' histories", DeploymentState, "deployment__client"),
     Holding("deployments", "Deployments", Deployment, "client"),
     Holding("downloads", "Downloads of deliveries", Download, f"delivery__{RELEASE}"),

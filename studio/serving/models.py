@@ -1,10 +1,12 @@
-"""Named places that answer: which release each points at, and everything that it pointed at before."""
+"""Named places that answer, what they were asked and what it took; and what people try in the playground."""
 
 from django.conf import settings
 from django.db import models
 
+from studio.datasets.models import DatasetVersion
+from studio.orders.models import Order
 from studio.releases.models import Release
-from studio.workspaces.models import Client, Project, Tenant
+from studio.workspaces.models import ApiKey, Client, Project, Tenant, Workspace
 
 
 class Deployment(Tenant):
@@ -21,6 +23,8 @@ class Deployment(Tenant):
     canary = models.ForeignKey(Release, models.PROTECT, null=True, related_name="canaries")
     canary_percent = models.PositiveSmallIntegerField(default=0)
     """Share of the requests that the canary answers."""
+    keys = models.ManyToManyField(ApiKey, related_name="deployments", blank=True)
+    """Keys that are narrowed to deployments, and reach this one."""
     changed_at = models.DateTimeField(auto_now=True)
     created_at = models.DateTimeField(auto_now_add=True)
     archived_at = models.DateTimeField(null=True)
@@ -72,3 +76,214 @@ class DeploymentState(Tenant):
 
     def __str__(self) -> str:
         return f"{self.deployment} {self.number}"
+
+
+class Call(Tenant):
+    """One request to the endpoint: what it took, and nothing of what was said."""
+
+    WORKSPACE, CLIENT = "client__workspace", "client"
+
+    class Route(models.TextChoices):
+        CHAT = "chat", "Chat"
+        COMPLETION = "completion", "Completion"
+        EMBEDDING = "embedding", "Embedding"
+
+    client = models.ForeignKey(Client, models.CASCADE, related_name="calls")
+    deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="calls")
+    """None where a release was asked by its own name."""
+    release = models.ForeignKey(Release, models.SET_NULL, null=True, related_name="calls")
+    key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="calls")
+    canary = models.BooleanField(default=False)
+    """Whether the release was the deployment's canary then."""
+    route = models.CharField(max_length=10, choices=Route.choices)
+    streamed = models.BooleanField(default=False)
+    at = models.DateTimeField(db_index=True)
+    status = models.PositiveSmallIntegerField()
+    """As HTTP has it; 499 where the caller left before the end."""
+    error = models.CharField(max_length=40, blank=True)
+    """The error's code in OpenAI's shape."""
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    cached_tokens = models.PositiveIntegerField(default=0)
+    """Of the prompt's tokens, those that were still in memory."""
+    completion_tokens = models.PositiveIntegerField(default=0)
+    seconds = models.FloatField()
+    """From the request to the end of the answer."""
+    first = models.FloatField(null=True)
+    """Seconds to the first token; None where there was none."""
+
+    class Meta:
+        ordering = ["-at"]
+        indexes = [models.Index(fields=["client", "at"]), models.Index(fields=["deployment", "at"])]
+
+    def __str__(self) -> str:
+        return f"Call at {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class CallHour(Tenant):
+    """The calls of one hour to one release, added up once they are no longer kept one by one."""
+
+    WORKSPACE, CLIENT = "client__workspace", "client"
+
+    client = models.ForeignKey(Client, models.CASCADE, related_name="call_hours")
+    deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="call_hours")
+    release = models.ForeignKey(Release, models.SET_NULL, null=True, related_name="call_hours")
+    canary = models.BooleanField(default=False)
+    hour = models.DateTimeField(db_index=True)
+    calls = models.PositiveIntegerField(default=0)
+    errors = models.PositiveIntegerField(default=0)
+    prompt_tokens = models.PositiveBigIntegerField(default=0)
+    completion_tokens = models.PositiveBigIntegerField(default=0)
+    seconds = models.JSONField(default=list)
+    """How many calls lasted as long as each step of `studio.serving.traffic.STEPS`."""
+    first = models.JSONField(default=list)
+    """The same for the time to the first token."""
+
+    class Meta:
+        ordering = ["-hour"]
+        indexes = [models.Index(fields=["client", "hour"]), models.Index(fields=["deployment", "hour"])]
+
+    def __str__(self) -> str:
+        return f"Calls of {self.hour:%Y-%m-%d %H}:00"
+
+
+class Keeping(Tenant):
+    """A project's word that the texts of its endpoint's requests and answers are kept, and for how long. Without one nothing is."""
+
+    WORKSPACE, CLIENT = "project__client__workspace", "project__client"
+
+    project = models.OneToOneField(Project, models.CASCADE, related_name="keeping")
+    days = models.PositiveSmallIntegerField()
+    changed_at = models.DateTimeField(auto_now=True)
+
+    def __str__(self) -> str:
+        return f"{self.days} days"
+
+
+class KeptAnswer(Tenant):
+    """What a deployment was asked and what it answered, with what people think of it, until its time is over."""
+
+    WORKSPACE, CLIENT = "project__client__workspace", "project__client"
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="kept_answers")
+    deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="kept_answers")
+    release = models.ForeignKey(Release, models.SET_NULL, null=True, related_name="kept_answers")
+    key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="+")
+    at = models.DateTimeField(db_index=True)
+    until = models.DateTimeField(db_index=True)
+    """When it is deleted."""
+    messages = models.JSONField()
+    """The conversation as it was sent, in OpenAI's shape, without what the release puts before it."""
+    answer = models.JSONField()
+    """The message that came of it."""
+    thumb = models.SmallIntegerField(default=0)
+    """1 good, -1 bad, 0 nobody has said."""
+    correction = models.TextField(blank=True)
+    """What it should have answered."""
+    judged_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    judged_at = models.DateTimeField(null=True)
+    dataset_version = models.ForeignKey(DatasetVersion, models.SET_NULL, null=True, related_name="+")
+    """To whose rows somebody's draft adds it."""
+
+    class Meta:
+        ordering = ["-at"]
+        indexes = [models.Index(fields=["project", "at"])]
+
+    def __str__(self) -> str:
+        return f"Answer of {self.at:%Y-%m-%d %H:%M}"
+
+
+class PromptSet(Tenant):
+    """Questions that are asked together, again and again."""
+
+    WORKSPACE, CLIENT, SHARED = "workspace", "client", True
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="prompt_sets")
+    client = models.ForeignKey(Client, models.CASCADE, null=True, related_name="prompt_sets")
+    """None where everybody in the workspace may use it for every client."""
+    name = models.CharField(max_length=80)
+    prompts = models.JSONField()
+    """`[{"turns": [text, ...], "category": text}, ...]`: each one conversation, question by question."""
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name", "created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Trial(Tenant):
+    """A whole prompt set asked of several models, and the table of what they answered."""
+
+    WORKSPACE, CLIENT, SHARED = "workspace", "client", True
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="trials")
+    client = models.ForeignKey(Client, models.CASCADE, null=True, related_name="trials")
+    """Whose models are among the columns; None where there are base models alone."""
+    order = models.ForeignKey(Order, models.PROTECT, related_name="trials")
+    name = models.CharField(max_length=80)
+    """The prompt set's, as it was then."""
+    prompts = models.JSONField()
+    """As the prompt set had them."""
+    columns = models.JSONField()
+    """`[{"target": "release:<id>", "title": text, "note": text, "method": "base" | "lora" | "full"}, ...]`"""
+    asked_with = models.JSONField()
+    """`{"system", "temperature", "top_p", "max_tokens", "seed"}`: what each column was asked with."""
+    answers = models.JSONField(null=True)
+    """`[[{"turns": [{"text", "tokens", "seconds", "first", "error"}, ...]} for each column] for each prompt]`; None until it has ended."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Talk(Tenant):
+    """A conversation of the playground that somebody shared: a link within the workspace shows it as it was."""
+
+    WORKSPACE, CLIENT, SHARED = "workspace", "client", True
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="talks")
+    client = models.ForeignKey(Client, models.CASCADE, null=True, related_name="talks")
+    columns = models.JSONField()
+    """As a trial's."""
+    asked_with = models.JSONField()
+    """As a trial's."""
+    turns = models.JSONField()
+    """`[{"prompt": text, "answers": [{"text", "tokens", "seconds", "first"} for each column]}, ...]`"""
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return str(self.turns[0]["prompt"])[:80] if self.turns else "Empty"
+
+
+class Vote(Tenant):
+    """Which of several answers to one question somebody found best, without knowing whose they were where `blind`."""
+
+    WORKSPACE, CLIENT, SHARED = "workspace", "client", True
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="votes")
+    client = models.ForeignKey(Client, models.CASCADE, null=True, related_name="votes")
+    columns = models.JSONField()
+    """As a trial's, in the order in which they were shown."""
+    prompt = models.TextField()
+    answers = models.JSONField()
+    """One text for each column."""
+    best = models.PositiveSmallIntegerField(null=True)
+    """The column; None where they are equally good, or bad."""
+    blind = models.BooleanField()
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"Vote of {self.created_at:%Y-%m-%d %H:%M}"

@@ -273,6 +273,14 @@ class ApiKey(Tenant):
     clients = models.ManyToManyField(Client, blank=True, related_name="+")
     narrowed = models.BooleanField(default=False)
     """Only `clients` are reached, also once none of them is left."""
+    by_deployment = models.BooleanField(default=False)
+    """Only the deployments that name it are reached, also once none of them is left."""
+    requests_per_minute = models.PositiveIntegerField(null=True)
+    """Of the endpoint; None sets no limit."""
+    tokens_per_minute = models.PositiveIntegerField(null=True)
+    """Read and written by the endpoint together; None sets no limit."""
+    at_once = models.PositiveSmallIntegerField(null=True)
+    """Answers of the endpoint that may be under way; None sets no limit."""
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True)
     used_at = models.DateTimeField(null=True)

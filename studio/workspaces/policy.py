@@ -24,6 +24,8 @@ VIEWER = {
     "delivery.view",
     "delivery.download",
     "deployment.view",
+    "traffic.view",
+    "prompts.view",
     "chat.use",
 }
 MEMBER = VIEWER | {
@@ -45,6 +47,9 @@ MEMBER = VIEWER | {
     "delivery.create",
     "deployment.create",
     "deployment.promote",
+    "answer.view",
+    "answer.judge",
+    "prompts.edit",
     "usage.view",
     "member.view",
     "key.view",
@@ -55,6 +60,7 @@ ADMIN = MEMBER | {
     "client.edit",
     "client.export",
     "gate.edit",
+    "answer.keep",
     "usage.edit",
     "member.edit",
     "queue.edit",
@@ -79,8 +85,10 @@ SCOPE_ACTIONS: dict[str, set[str]] = {
         "delivery.create",
         "deployment.create",
         "deployment.promote",
+        "answer.view",
+        "answer.keep",
     },
-    "inference": {"chat.use"},
+    "inference": {"chat.use", "answer.judge"},
     "admin": OWNER,
 }
 
