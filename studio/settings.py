@@ -348,6 +348,8 @@ SECURE_SSL_REDIRECT = HTTPS
 SECURE_HSTS_SECONDS = 3600 if HTTPS else 0
 # Subdomains, and the browsers' own lists, are for whoever owns the domain to decide.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+if not SMTP_URL:  # nothing is mailed then, and every page that would says so
+    SILENCED_SYSTEM_CHECKS.append("mail.E001")
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env_bool("BEHIND_PROXY") else None
 SECURE_REFERRER_POLICY = "same-origin"  # no-referrer would send forms with the origin null
 X_FRAME_OPTIONS = "DENY"

@@ -24,10 +24,8 @@ class Command(BaseCommand):
             triggers.make(connection)
         seal()
         found = [unguarded()] if unguarded() else []
-        workspaces = (
-            AuditRecord.objects.order_by().values_list("workspace", flat=True).union(AuditChain.objects.values_list("pk", flat=True))
-        )
-        for workspace in workspaces:
+        recorded = AuditRecord.objects.order_by().values_list("workspace", flat=True).distinct()
+        for workspace in sorted({*recorded, *AuditChain.objects.values_list("pk", flat=True)}):
             wrong = list(faults(workspace))
             chain = AuditChain.objects.filter(pk=workspace).first()
             if chain is not None:
