@@ -27,6 +27,7 @@ from studio.clients.life import live_orders, stop_all
 from studio.errors import UserError
 from studio.orders import storedays
 from studio.orders.models import Order, Usage
+from studio.serving import rollup
 from studio.serving.forgetting import forget
 from studio.storage import remove_folder
 from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Member, hold
@@ -211,6 +212,7 @@ def drop_rows(erasure: Erasure) -> None:
         gathered.add(client)  # what came since
         Usage.objects.filter(client=client).update(client=None, project=None, order=None, title="")
         storedays.let_go(client)
+        rollup.let_go(client)
         for also in FORGET:
             also(client, gathered.ids)
         for holding in HOLDINGS:

@@ -31,7 +31,7 @@ from studio.datasets.uploading import parts_folder
 from studio.orders.models import Event, Order, StoredDay, Usage
 from studio.releases.models import Approval, Delivery, Download, Evaluation, Gate, Release
 from studio.runs.models import Run
-from studio.serving.models import Call, CallHour, Deployment, DeploymentState, Keeping, KeptAnswer, PromptSet, Talk, Trial, Vote
+from studio.serving.models import Call, CallHour, CallTotal, Deployment, DeploymentState, Keeping, KeptAnswer, PromptSet, Talk, Trial, Vote
 from studio.workspaces.models import ApiKey, Client, Invitation, Member, Project
 
 
@@ -104,7 +104,8 @@ HOLDINGS = (
     Holding("kept_answers", "Kept answers of the endpoint", KeptAnswer, PROJECT),
     Holding("keepings", "How long answers are kept", Keeping, PROJECT),
     Holding("calls", "Requests to the endpoint", Call, "client"),
-    Holding("call_hours", "Requests to the endpoint, by the hour", CallHour, "client"),
+    Holding("call_hours", "Requests to the endpoint, by the hour", CallHour, "client", stays=True),
+    Holding("call_totals", "Requests to the endpoint, in all", CallTotal, "client"),
     Holding("deployment_states", "Entries of deployments' histories", DeploymentState, "deployment__client"),
     Holding("deployments", "Deployments", Deployment, "client"),
     Holding("downloads", "Downloads of deliveries", Download, f"delivery__{RELEASE}"),
@@ -136,6 +137,7 @@ HOLDINGS = (
 KEPT: dict[type[Model], str] = {
     AuditRecord: "Audit records stay. They say who did what and when, by the names that things had; no row's text is in them.",
     Usage: "The hours that its work took stay for the invoices of past months, without its name and without titles.",
+    CallHour: "How many requests and tokens its hours had stays for the invoices of past months, without its name and what answered.",
     StoredDay: "How much it stored on each day stays for the invoices of past months, without its name.",
     BaseModel: "Base models belong to the workspace, and so do the words that were added to one's vocabulary.",
     Member: "Whoever saw only this client sees nothing instead, and stays a member.",

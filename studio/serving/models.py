@@ -6,13 +6,17 @@ from django.db import models
 from studio.datasets.models import DatasetVersion
 from studio.orders.models import Order
 from studio.releases.models import Release
+from studio.serving.steps import step_of
 from studio.workspaces.models import ApiKey, Client, Project, Tenant, Workspace
+
+LEFT = 499
+"""The status of a call whose caller left before the end."""
 
 
 class Deployment(Tenant):
     """A named slot of a client ("acme/support") that points at a release, and may try another on a share of the requests."""
 
-    WORKSPACE, CLIENT = "project__client__workspace", "project__client"
+    WORKSPACE, CLIENT, KEYS = "project__client__workspace", "project__client", "keys"
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="deployments")
     client = models.ForeignKey(Client, models.CASCADE, related_name="deployments")
@@ -110,40 +114,92 @@ class Call(Tenant):
     """From the request to the end of the answer."""
     first = models.FloatField(null=True)
     """Seconds to the first token; None where there was none."""
+    seconds_step = models.PositiveSmallIntegerField(null=True, editable=False)
+    """Of `studio.serving.steps`, so that a database can count them; None where the call failed, for that says nothing of the model."""
+    first_step = models.PositiveSmallIntegerField(null=True, editable=False)
+    counted_at = models.DateTimeField(null=True, editable=False)
+    """When its hour took it. One moment for all that were taken together; reads add what none has taken yet."""
 
     class Meta:
         ordering = ["-at"]
-        indexes = [models.Index(fields=["client", "at"]), models.Index(fields=["deployment", "at"])]
+        indexes = [
+            models.Index(fields=["client", "at"]),
+            models.Index(fields=["deployment", "at"]),
+            models.Index(fields=["at"], condition=models.Q(counted_at=None), name="calls_not_counted"),
+        ]
 
     def __str__(self) -> str:
         return f"Call at {self.at:%Y-%m-%d %H:%M:%S}"
 
+    def find_steps(self) -> None:
+        answered = self.status < 400
+        self.seconds_step = step_of(self.seconds) if answered else None
+        self.first_step = step_of(self.first) if answered and self.first is not None else None
 
-class CallHour(Tenant):
-    """The calls of one hour to one release, added up once they are no longer kept one by one."""
 
-    WORKSPACE, CLIENT = "client__workspace", "client"
+class AddedUp(Tenant):
+    """Calls to one release, added up."""
 
-    client = models.ForeignKey(Client, models.CASCADE, related_name="call_hours")
-    deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="call_hours")
-    release = models.ForeignKey(Release, models.SET_NULL, null=True, related_name="call_hours")
+    WORKSPACE = "workspace"
+
+    deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="%(class)ss")
+    release = models.ForeignKey(Release, models.SET_NULL, null=True, related_name="%(class)ss")
     canary = models.BooleanField(default=False)
-    hour = models.DateTimeField(db_index=True)
-    calls = models.PositiveIntegerField(default=0)
-    errors = models.PositiveIntegerField(default=0)
+    calls = models.PositiveBigIntegerField(default=0)
+    errors = models.PositiveBigIntegerField(default=0)
     prompt_tokens = models.PositiveBigIntegerField(default=0)
+    cached_tokens = models.PositiveBigIntegerField(default=0)
     completion_tokens = models.PositiveBigIntegerField(default=0)
+    outcomes = models.JSONField(default=dict)
+    """`{"200": 40, "429 rate_limit_exceeded": 2}`: how many calls had each outcome."""
     seconds = models.JSONField(default=list)
-    """How many calls lasted as long as each step of `studio.serving.traffic.STEPS`."""
+    """How many answered calls lasted as long as each step of `studio.serving.steps`."""
     first = models.JSONField(default=list)
     """The same for the time to the first token."""
+    seconds_sum = models.FloatField(default=0)
+    """Of the answered calls."""
+    first_sum = models.FloatField(default=0)
+
+    class Meta:
+        abstract = True
+
+
+class CallHour(AddedUp):
+    """The calls of one hour to one release. It outlives them, and its client, for the invoices of past months."""
+
+    WORKSPACE, CLIENT, SHARED = "workspace", "client", True
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="call_hours")
+    client = models.ForeignKey(Client, models.SET_NULL, null=True, related_name="call_hours")
+    """None where it was erased."""
+    hour = models.DateTimeField(db_index=True)
 
     class Meta:
         ordering = ["-hour"]
-        indexes = [models.Index(fields=["client", "hour"]), models.Index(fields=["deployment", "hour"])]
+        constraints = [models.UniqueConstraint(fields=["client", "deployment", "release", "canary", "hour"], name="calls_of_an_hour")]
+        indexes = [
+            models.Index(fields=["workspace", "hour"]),
+            models.Index(fields=["client", "hour"]),
+            models.Index(fields=["deployment", "hour"]),
+        ]
 
     def __str__(self) -> str:
         return f"Calls of {self.hour:%Y-%m-%d %H}:00"
+
+
+class CallTotal(AddedUp):
+    """All hours of one release so far, so that counters which never fall need not add up years."""
+
+    WORKSPACE, CLIENT = "workspace", "client"
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="call_totals")
+    client = models.ForeignKey(Client, models.CASCADE, related_name="call_totals")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["client", "deployment", "release", "canary"], name="calls_in_all")]
+
+    def __str__(self) -> str:
+        return f"{self.calls} calls"
 
 
 class Keeping(Tenant):
@@ -158,11 +214,15 @@ class Keeping(Tenant):
     def __str__(self) -> str:
         return f"{self.days} days"
 
+    @property
+    def audit_client(self) -> Client:
+        return self.project.client
+
 
 class KeptAnswer(Tenant):
     """What a deployment was asked and what it answered, with what people think of it, until its time is over."""
 
-    WORKSPACE, CLIENT = "project__client__workspace", "project__client"
+    WORKSPACE, CLIENT, KEYS = "project__client__workspace", "project__client", "key"
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="kept_answers")
     deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="kept_answers")
@@ -175,6 +235,12 @@ class KeptAnswer(Tenant):
     """The conversation as it was sent, in OpenAI's shape, without what the release puts before it."""
     answer = models.JSONField()
     """The message that came of it."""
+    question = models.CharField(max_length=300, blank=True)
+    """How what was last asked begins, for lists: a conversation may be a megabyte."""
+    beginning = models.CharField(max_length=300, blank=True)
+    """How the answer begins."""
+    said = models.TextField(blank=True)
+    """Every word of both in small letters, for searching: JSON in a database spells letters in its own ways."""
     thumb = models.SmallIntegerField(default=0)
     """1 good, -1 bad, 0 nobody has said."""
     correction = models.TextField(blank=True)
@@ -190,6 +256,10 @@ class KeptAnswer(Tenant):
 
     def __str__(self) -> str:
         return f"Answer of {self.at:%Y-%m-%d %H:%M}"
+
+    @property
+    def audit_client(self) -> Client:
+        return self.project.client
 
 
 class PromptSet(Tenant):
@@ -261,7 +331,16 @@ class Talk(Tenant):
         ordering = ["-created_at"]
 
     def __str__(self) -> str:
-        return str(self.turns[0]["prompt"])[:80] if self.turns else "Empty"
+        return f"Conversation of {self.created_at:%Y-%m-%d %H:%M}"  # what was said stays out of audit records
+
+    @property
+    def title(self) -> str:
+        """Its first question, cut short."""
+        return str(self.turns[0]["prompt"])[:80]
+
+    @property
+    def audit_client(self) -> Client | None:
+        return self.client
 
 
 class Vote(Tenant):
@@ -287,3 +366,7 @@ class Vote(Tenant):
 
     def __str__(self) -> str:
         return f"Vote of {self.created_at:%Y-%m-%d %H:%M}"
+
+    @property
+    def audit_client(self) -> Client | None:
+        return self.client

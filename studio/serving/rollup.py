@@ -1,0 +1,106 @@
+"""Adds calls up by the hour, and deletes those that are old: each hour in one transaction, so that nothing is counted twice or lost."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Count, QuerySet, Sum
+from django.utils import timezone
+
+from studio.serving.models import AddedUp, Call, CallHour, CallTotal
+from studio.serving.traffic import Sums
+from studio.workspaces.models import Client
+
+KEPT = timedelta(days=30)
+"""How long calls stay one by one."""
+HOUR = timedelta(hours=1)
+PIECE = 10_000
+"""Calls that are deleted in one transaction: others write meanwhile."""
+OF = ("client_id", "deployment_id", "release_id", "canary")
+"""What calls are added up by."""
+Key = tuple[Any, ...]
+
+
+def roll_up() -> list[str]:
+    """The sweep: every hour that is over is added up, late calls included, and what is older than KEPT goes. Says what it did."""
+    did, this_hour = [], hour_of(timezone.now())
+    while (oldest := Call.objects.filter(counted_at=None, at__lt=this_hour).order_by("at").first()) is not None:
+        hour = hour_of(oldest.at)
+        did.append(f"{add_up(hour)} calls of {hour:%Y-%m-%d %H}:00 were added up")
+    if gone := delete_old():
+        did.append(f"{gone} calls were deleted; their hours stay")
+    return did
+
+
+def hour_of(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def add_up(hour: datetime, *, client: Client | None = None) -> int:
+    """The calls of an hour that no hour has taken yet; how many there were. Whoever comes second finds none left."""
+    with transaction.atomic():
+        moment = timezone.now()
+        rows = Call.objects.filter(at__gte=hour, at__lt=hour + HOUR)
+        rows = rows if client is None else rows.filter(client=client)
+        # Marked first and added up by the mark: a call that is recorded meanwhile waits for the next time.
+        taken = rows.filter(counted_at=None).update(counted_at=moment)
+        found = sums_by(rows.filter(counted_at=moment), *OF)
+        workspaces = dict(Client.objects.filter(pk__in={key[0] for key in found}).values_list("pk", "workspace_id"))
+        put(CallHour, found, workspaces, hour=hour)
+        put(CallTotal, found, workspaces)
+    return taken
+
+
+def sums_by(calls: "QuerySet[Any]", *columns: str) -> dict[Key, Sums]:
+    """Calls added up by the database, by what these columns hold; two queries."""
+    found: dict[Key, Sums] = defaultdict(Sums)
+    for row in grouped(calls, columns):
+        found[tuple(row[column] for column in columns)].add_calls(row)
+    begun = calls.filter(first_step__isnull=False).order_by().values(*columns, "first_step")
+    for row in begun.annotate(count=Count("pk"), first_sum=Sum("first")):
+        found[tuple(row[column] for column in columns)].add_first(row)
+    return found
+
+
+def grouped(calls: "QuerySet[Any]", columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    alike = calls.order_by().values(*columns, "status", "error", "seconds_step")
+    sums = {f"{name}_in_all": Sum(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")}
+    for row in alike.annotate(count=Count("pk"), seconds_sum=Sum("seconds"), **sums):
+        yield row | {name.removesuffix("_in_all"): row[name] for name in sums}
+
+
+def put(model: type[AddedUp], found: dict[Key, Sums], workspaces: dict[Any, Any], **where: Any) -> None:
+    """Adds to the rows that are there, and makes the others."""
+    held = model._base_manager.select_for_update().filter(client__in={key[0] for key in found}, **where)
+    rows = {tuple(getattr(row, column) for column in OF): row for row in held}
+    new = []
+    for key, sums in found.items():
+        row = rows.get(key)
+        if row is None:
+            columns = dict(zip(OF, key, strict=True)) | {"workspace_id": workspaces[key[0]]} | where
+            new.append(model(**columns, **vars(sums)))
+        else:
+            both = Sums()
+            both.add(sums)
+            both.add_hour(row)
+            for name, value in vars(both).items():
+                setattr(row, name, value)
+            row.save()
+    model._base_manager.bulk_create(new, 500)
+
+
+def delete_old() -> int:
+    gone, before = 0, timezone.now() - KEPT
+    old = Call.objects.filter(counted_at__isnull=False, at__lt=before).order_by("at")
+    while pks := list(old.values_list("pk", flat=True)[:PIECE]):
+        gone += Call.objects.filter(pk__in=pks).delete()[0]
+    return gone
+
+
+def let_go(client: Client) -> None:
+    """The client is erased: its hours stay for the bills of past months, without it and without what answered."""
+    while (waiting := Call.objects.filter(client=client, counted_at=None).order_by("at").first()) is not None:
+        add_up(hour_of(waiting.at), client=client)
+    CallHour.objects.filter(client=client).update(client=None, deployment=None, release=None, canary=False)

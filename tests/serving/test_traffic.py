@@ -1,0 +1,120 @@
+"""The endpoint's traffic: calls are recorded, added up once and no more, and read the same before and after."""
+
+import random
+from datetime import timedelta
+
+import pytest
+from django.db.models import Sum
+from django.utils import timezone
+
+from studio.serving import rollup, traffic
+from studio.serving.models import Call, CallHour, CallTotal
+from studio.serving.steps import STEPS, percentile, step_of
+from tests.fixtures import make_deployment
+
+
+@pytest.fixture
+def deployment(acme):
+    return make_deployment(acme.project, acme.release)
+
+
+def recorded(deployment, *, at=None, canary=False, **columns):
+    """A call to a deployment, now unless `at` says otherwise."""
+    columns = {"status": 200, "prompt_tokens": 10, "completion_tokens": 5, "seconds": 1.0, "first": 0.2} | columns
+    call = Call(
+        client=deployment.client,
+        deployment=deployment,
+        release=columns.pop("release", deployment.release),
+        canary=canary,
+        route=Call.Route.CHAT,
+        at=at or timezone.now(),
+        **columns,
+    )
+    traffic.record_call(call)
+    return call
+
+
+def ago(**delta):
+    return timezone.now() - timedelta(**delta)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_percentile_from_the_steps_is_within_a_tenth(seed):
+    chance = random.Random(seed)
+    seconds = sorted(min(550.0, 0.006 + chance.lognormvariate(0.5, 1.2)) for _ in range(2000))
+    counts = traffic.empty()
+    for each in seconds:
+        counts[step_of(each)] += 1
+    for share in (0.5, 0.95, 0.99):
+        exact = seconds[int(share * len(seconds)) - 1]
+        assert percentile(counts, share) == pytest.approx(exact, rel=0.1)
+
+
+def test_the_steps_reach_from_five_milliseconds_to_ten_minutes():
+    assert STEPS[0] == 0.005 and STEPS[-1] == 600
+    assert percentile(traffic.empty(), 0.95) is None
+    assert step_of(3600) == len(STEPS)
+
+
+def test_an_hour_that_is_over_is_added_up_once(deployment):
+    for seconds in (0.5, 1.0, 4.0):
+        recorded(deployment, at=ago(hours=2), seconds=seconds)
+    recorded(deployment, at=ago(hours=2), status=429, error="rate_limit_exceeded", seconds=0.01, first=None)
+    recorded(deployment)
+    rollup.roll_up()
+    rollup.roll_up()
+    hour = CallHour.objects.get()
+    assert (hour.calls, hour.errors, hour.prompt_tokens, hour.completion_tokens) == (4, 1, 40, 20)
+    assert hour.outcomes == {"200": 3, "429 rate_limit_exceeded": 1}
+    assert sum(hour.seconds) == 3 and hour.seconds_sum == pytest.approx(5.5)
+    assert hour.seconds[step_of(4.0)] == 1 and sum(hour.first) == 3
+    assert CallTotal.objects.get().calls == 4
+    assert Call.objects.filter(counted_at=None).count() == 1
+
+
+def test_a_call_that_comes_late_is_added_to_its_hour(deployment):
+    then = rollup.hour_of(ago(hours=3))
+    recorded(deployment, at=then)
+    rollup.roll_up()
+    recorded(deployment, at=then + timedelta(minutes=1), canary=True)
+    recorded(deployment, at=then + timedelta(minutes=2))
+    rollup.roll_up()
+    assert sorted(CallHour.objects.values_list("canary", "calls")) == [(False, 2), (True, 1)]
+    assert sum(CallHour.objects.get(canary=False).seconds) == 2
+    assert CallTotal.objects.aggregate(Sum("calls"))["calls__sum"] == 3
+
+
+def test_an_hour_that_fails_halfway_is_taken_whole_the_next_time(deployment, monkeypatch):
+    for hours in (5, 4):
+        recorded(deployment, at=ago(hours=hours))
+    put = rollup.put
+
+    def killed(model, found, *rest, **where):
+        put(model, found, *rest, **where)
+        if model is CallTotal and CallHour.objects.count() == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(rollup, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rollup.roll_up()
+    monkeypatch.undo()
+    assert CallHour.objects.count() == 1
+    rollup.roll_up()
+    assert CallHour.objects.aggregate(Sum("calls"))["calls__sum"] == 2
+    assert CallTotal.objects.get().calls == 2
+
+
+def test_old_calls_go_and_their_hours_stay(deployment):
+    recorded(deployment, at=ago(days=31))
+    young = recorded(deployment, at=ago(days=29))
+    rollup.roll_up()
+    assert list(Call.objects.all()) == [young]
+    assert CallHour.objects.count() == 2
+
+
+def test_hours_of_an_erased_client_stay_without_it(deployment):
+    recorded(deployment, at=ago(hours=2))
+    recorded(deployment)
+    rollup.let_go(deployment.client)
+    assert CallHour.objects.aggregate(Sum("calls"))["calls__sum"] == 2
+    assert not CallHour.objects.exclude(client=None, deployment=None, release=None).exists()
