@@ -6,6 +6,7 @@ class ServingConfig(AppConfig):
 
     def ready(self) -> None:
         from studio.orders.kinds import SWEEPS
-        from studio.serving import keeping
+        from studio.serving import keeping, rollup
 
         SWEEPS.append(keeping.expire)
+        SWEEPS.append(rollup.roll_up)

@@ -118,7 +118,11 @@ class Member(models.Model):
         """True where the role allows the action and, for a key, one of its scopes does too."""
         if action not in ROLE_ACTIONS[self.role]:
             return False
-        return self.key is None or any(action in SCOPE_ACTIONS[scope] for scope in self.key.scopes)
+        if self.key is None:
+            return True
+        if self.key.by_deployment and action not in SCOPE_ACTIONS["inference"]:
+            return False
+        return any(action in SCOPE_ACTIONS[scope] for scope in self.key.scopes)
 
     def client_ids(self) -> list[uuid.UUID] | None:
         """The clients that bound this member, or None where nothing does. A request asks once, whatever it then looks for."""
@@ -161,6 +165,10 @@ class ScopedQuerySet(models.QuerySet[Any]):
             if not self.model.GUEST:
                 return self.none()
             rows = rows.filter(**{f"{self.model.GUEST}__isnull": False}).distinct()
+        if member.key is not None and member.key.by_deployment:
+            if not self.model.KEYS:
+                return self.none()
+            rows = rows.filter(**{self.model.KEYS: member.key})
         if self.model.CLIENT and (ids := member.client_ids()) is not None:
             path = self.model.CLIENT
             allowed = Q(**{f"{path}__in": ids})
@@ -194,6 +202,8 @@ class Tenant(models.Model):
     """True where rows without a client exist."""
     GUEST: ClassVar[str] = ""
     """The path that is not null on what a client's own people may see; empty where they see none of it."""
+    KEYS: ClassVar[str] = ""
+    """The path to the keys that reach it though they are narrowed to deployments; empty where such keys see none of it."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     objects = ScopedQuerySet.as_manager()
