@@ -1,0 +1,74 @@
+"""Which engine answers for a model: vLLM where it can, llama.cpp for all else. Behaves as one engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from studio.errors import UserError
+from studio.serving.engines.contract import Engine, Route, State, Subject, Took
+
+
+class Choosing:
+    """Asks `first`, and hands on to `second` what it says that it cannot do ("unsupported"). A lack of memory is told, not handed on:
+    what was made for a GPU would hold up the processors that train, and nobody had been told.
+    """
+
+    def __init__(self, first: Engine, second: Engine):
+        self.first, self.second = first, second
+        self.name = f"{first.name} and {second.name}"
+
+    async def load(self, subject: Subject, state: State) -> None:
+        try:
+            await self.first.load(subject, state)
+        except UserError as error:
+            handed_on(error)
+            await self.second.load(subject, state)
+
+    async def ask(self, subject: Subject, route: Route, body: dict[str, Any], *, state: State, took: Took) -> AsyncIterator[dict[str, Any]]:
+        begun = False
+        try:
+            async with aclosing(self.first.ask(subject, route, body, state=state, took=took)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    begun = True
+                    yield chunk
+            return
+        except UserError as error:
+            if begun:
+                raise
+            handed_on(error)
+        async with aclosing(self.second.ask(subject, route, body, state=state, took=took)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield chunk
+
+    async def tokenize(self, subject: Subject, *, text: str = "", messages: list[dict[str, Any]] | None = None) -> list[int]:
+        try:
+            return await self.first.tokenize(subject, text=text, messages=messages)
+        except UserError as error:
+            handed_on(error)
+        return await self.second.tokenize(subject, text=text, messages=messages)
+
+    async def drop(self, names: list[str]) -> int:
+        return await self.first.drop(names) + await self.second.drop(names)
+
+    async def make_room(self, wanted: int) -> int:
+        """In the machine's own memory, which `first` does not fill: its models are on a GPU, and are asked for by `make_room_on_gpu`."""
+        return await self.second.make_room(wanted)
+
+    async def make_room_on_gpu(self, wanted: int) -> int:
+        return await self.first.make_room(wanted)
+
+    def metrics(self) -> dict[str, Any]:
+        both = [self.first.metrics(), self.second.metrics()]
+        summed = ("answers", "prompt_tokens", "completion_tokens", "budget", "used")
+        return {
+            "engine": self.name,
+            "models": [model for found in both for model in found["models"]],
+            "engines": both,
+            **{name: sum(found[name] for found in both) for name in summed},
+        }
+
+
+def handed_on(error: UserError) -> None:
+    """Raises what another engine would not mend."""
+    if error.code != "unsupported":
+        raise error

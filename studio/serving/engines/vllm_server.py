@@ -1,0 +1,152 @@
+"""One vLLM server with its base, and the adapters that were put on it: under names that no two workspaces share."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from studio.errors import UserError
+from studio.serving.engines.contract import Subject
+from studio.serving.engines.vllm_adapters import obstacle_of_adapter, size_of
+from studio.serving.engines.vllm_process import LARGEST_RANK, Process
+from studio.serving.engines.vllm_wire import Upstream
+
+log = logging.getLogger("studio.engine")
+NAMED = 64
+"""Adapters that one server knows by name; the one unused longest is forgotten, and put on again when it is asked for."""
+ANY_RANK = 512
+"""What a server that was started elsewhere may take; it says itself where that is too much."""
+
+
+def adapter_name(subject: Subject) -> str:
+    """vLLM keys the prefixes that it keeps in memory by this name, so it holds whose it is and exactly which."""
+    return f"adapter.{subject.workspace}.{subject.adapter_sha256}"
+
+
+def salt_of(workspace: str) -> str:
+    """What keeps the prefixes of one workspace apart from all others', also of the base alone. Can be no adapter's name."""
+    return f"workspace:{hashlib.sha256(workspace.encode()).hexdigest()}"
+
+
+@dataclass
+class PutOn:
+    """An adapter that a server knows."""
+
+    workspace: str
+    sha256: str
+    bytes: int
+    running: int = 0
+    used_at: float = field(default_factory=time.monotonic)
+
+
+class Server:
+    """What answers for one base. Started here for one workspace (`process`), or running elsewhere, perhaps for several."""
+
+    def __init__(
+        self, upstream: Upstream, name: str, *, base_sha256: str, workspace: str = "", process: Process | None = None, size: int = 0
+    ):
+        self.upstream, self.name, self.base_sha256, self.workspace = upstream, name, base_sha256, workspace
+        self.process, self.bytes = process, size
+        self.adapters: dict[str, PutOn] = {}
+        self.loading: dict[str, asyncio.Task[None]] = {}
+        self.running, self.used_at, self.cold = 0, time.monotonic(), 0.0
+        self.by_workspace: dict[str, int] = {}
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is None or self.process.runs
+
+    @property
+    def largest_rank(self) -> int:
+        return LARGEST_RANK if self.process else ANY_RANK
+
+    def has(self, subject: Subject) -> bool:
+        return subject.adapter is None or adapter_name(subject) in self.adapters
+
+    async def put_on(self, subject: Subject) -> str:
+        """The name that the adapter is asked by; the base's where there is none. Several may ask at once: it is loaded once."""
+        if subject.adapter is None:
+            return self.name
+        name = adapter_name(subject)
+        if name not in self.adapters:
+            if name not in self.loading:
+                task = self.loading[name] = asyncio.create_task(self._put_on(name, subject, subject.adapter))
+                task.add_done_callback(lambda done: self._loaded(name, done))
+            await asyncio.shield(self.loading[name])
+        self.adapters[name].used_at = time.monotonic()
+        return name
+
+    def _loaded(self, name: str, task: "asyncio.Task[None]") -> None:
+        self.loading.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # whoever asked for it has heard of it, or has left
+
+    async def _put_on(self, name: str, subject: Subject, folder: Path) -> None:
+        if why := await asyncio.to_thread(obstacle_of_adapter, folder, most=self.largest_rank):
+            raise UserError(why, code="unsupported")
+        try:
+            await self.upstream.load_adapter(name, str(folder))
+        except UserError as error:
+            if not await self._knows(name):  # of the same name and so the same bytes, from before this process began
+                raise UserError(*self._why_not(error), code="unsupported" if error.code != "broken" else "broken") from error
+        self.adapters[name] = PutOn(subject.workspace, subject.adapter_sha256, size_of(folder))
+        idle = sorted((found for found in self.adapters if not self.adapters[found].running and found != name), key=self._used_at)
+        for old in idle[: max(0, len(self.adapters) - NAMED)]:
+            await self.take_off(old)
+
+    def _used_at(self, name: str) -> float:
+        return self.adapters[name].used_at
+
+    def _why_not(self, error: UserError) -> tuple[str]:
+        if error.code != "unknown":
+            return (error.message,)
+        log.warning("vLLM at %s cannot load an adapter: %s", self.upstream.url, error.message)
+        return (
+            "The vLLM server cannot load the adapter. It needs --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, and the data folder "
+            "at the same path.",
+        )
+
+    async def _knows(self, name: str) -> bool:
+        return any(model.get("id") == name for model in await self.upstream.models())
+
+    async def take_off(self, name: str) -> None:
+        self.adapters.pop(name, None)
+        try:
+            await self.upstream.unload_adapter(name)
+        except UserError as error:
+            if error.code != "unknown":  # it did not know it any more
+                log.warning("vLLM at %s did not let go of an adapter: %s", self.upstream.url, error.message)
+
+    @asynccontextmanager
+    async def answering(self, subject: Subject, name: str) -> AsyncIterator[None]:
+        """Counts an answer, so that nothing that it needs is let go of."""
+        put_on = self.adapters.get(name)
+        counted: list[Any] = [each for each in (self, put_on) if each is not None]
+        for each in counted:
+            each.running += 1
+        self.by_workspace[subject.workspace] = self.by_workspace.get(subject.workspace, 0) + 1
+        try:
+            yield
+        finally:
+            for each in counted:
+                each.running -= 1
+                each.used_at = time.monotonic()
+            self.by_workspace[subject.workspace] -= 1
+            if not self.by_workspace[subject.workspace]:
+                del self.by_workspace[subject.workspace]
+
+    async def quiet(self, name: str = "") -> None:
+        """Returns once no answer is under way, or none of this adapter."""
+        counted: Any = self.adapters.get(name) if name else self
+        while counted is not None and counted.running:
+            await asyncio.sleep(0.1)
+
+    async def end(self) -> None:
+        if self.process is not None:
+            await self.process.end()
+        await self.upstream.close()
