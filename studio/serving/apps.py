@@ -5,8 +5,11 @@ class ServingConfig(AppConfig):
     name = "studio.serving"
 
     def ready(self) -> None:
-        from studio.orders.kinds import SWEEPS
-        from studio.serving import keeping, rollup
+        from studio.orders.kinds import SWEEPS, register
+        from studio.serving import keeping, reach, rollup, trial_kind
+        from studio.workspaces.keys import DEPLOYMENTS
 
+        register(trial_kind.TrialKind())
+        DEPLOYMENTS.append(reach.deployments_for)
         SWEEPS.append(keeping.expire)
         SWEEPS.append(rollup.roll_up)

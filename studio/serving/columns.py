@@ -51,9 +51,9 @@ def column_of(who: HttpRequest | Member, target: str, *, action: str) -> Column:
     return column
 
 
-def rows_of(who: HttpRequest | Member, model: type[Answering], *, action: str) -> Any:
+def rows_of(who: HttpRequest | Member, model: Any, *, action: str) -> Any:
     """Of one model, those that answer."""
-    rows = model.objects.for_action(who, action)
+    rows: Any = model.objects.for_action(who, action)
     if model is BaseModel:
         return rows.filter(facts__isnull=False)
     if model is Artifact:

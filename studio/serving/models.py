@@ -282,6 +282,15 @@ class PromptSet(Tenant):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def audit_client(self) -> Client | None:
+        return self.client
+
+    @property
+    def questions(self) -> int:
+        """All turns of all prompts."""
+        return sum(len(prompt["turns"]) for prompt in self.prompts)
+
 
 class Trial(Tenant):
     """A whole prompt set asked of several models, and the table of what they answered."""
@@ -309,6 +318,10 @@ class Trial(Tenant):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def audit_client(self) -> Client | None:
+        return self.client
 
 
 class Talk(Tenant):

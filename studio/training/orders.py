@@ -9,7 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from studio.training.facts import DatasetFacts, HostFacts, ModelFacts
 
 Kind = Literal[
-    "train", "base_model", "dataset", "revision", "mix", "tokens", "token_view", "synthesis", "fetch", "build", "adapter", "evaluation"
+    "train",
+    "base_model",
+    "dataset",
+    "revision",
+    "mix",
+    "tokens",
+    "token_view",
+    "synthesis",
+    "fetch",
+    "build",
+    "adapter",
+    "evaluation",
+    "trial",
 ]
 
 
@@ -275,6 +287,32 @@ class EvaluationPayload(Wire):
     release: EvaluatedModel
     before: EvaluatedModel | None = None
     """The release in production."""
+
+
+class AskedModel(Wire):
+    """One column of a trial: what answers, and what it is asked with."""
+
+    name: str
+    base: str = ""
+    """Folder of a whole model, or a GGUF file; empty where it is gone."""
+    adapter: str = ""
+    system: str = ""
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int = Field(256, ge=1, le=4096)
+    """Of each answer."""
+    stop: list[str] = []
+
+
+class TrialPayload(Wire):
+    prompts: list[list[str]] = Field(min_length=1)
+    """Each one conversation, question by question."""
+    columns: list[AskedModel] = Field(min_length=1, max_length=4)
+    seed: int = 0
+    cache: Path
+    """Where files for llama.cpp are kept."""
+    state: Path
+    """A folder that outlives the attempt: what was answered is not asked again."""
 
 
 class Order(Wire):

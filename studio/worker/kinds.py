@@ -23,6 +23,7 @@ KINDS: dict[Kind, str] = {
     "build": "studio.ml.gguf.building:run",
     "adapter": "studio.ml.uploaded.taking:run",
     "evaluation": "studio.ml.evaluating:run",
+    "trial": "studio.ml.trying:run",
 }
 
 WITHOUT_TORCH: frozenset[Kind] = frozenset({"tokens", "token_view"})
@@ -41,6 +42,7 @@ WORDS: dict[Kind, str] = {
     "build": "Building the file",
     "adapter": "Looking through the adapter",
     "evaluation": "Evaluating the release",
+    "trial": "Asking the models",
 }
 """What failed, in a sentence that goes on with "failed: ...\""""
 
