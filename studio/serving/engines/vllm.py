@@ -62,8 +62,10 @@ class VLLM:
         found = gpu() if way.is_installed else None
         self.can_start, self.most = found is not None, int(found.total * MOST) if found else 0
         self.elsewhere = [Upstream(url, key=way.key) for url in way.urls]
-        self.asked_at = 0.0
+        self.asking, self.asked_at = asyncio.Lock(), 0.0
         self.cards: list[tuple[Upstream, dict[str, Any]]] = []
+        self.trouble = ""
+        """Why one of them could not be asked."""
         self.servers: dict[tuple[str, str], Server] = {}
         """Started here by (workspace, base), elsewhere by (address, base)."""
         self.starting: dict[tuple[str, str], asyncio.Task[Server]] = {}
@@ -212,7 +214,7 @@ class VLLM:
             here.used_at = time.monotonic()
             return here
         if not self.can_start:
-            raise UserError("No vLLM server that is set up serves this model.", code="unsupported")
+            raise UserError(f"No vLLM server that is set up serves this model. {self.trouble}".strip(), code="unsupported")
         if subject.base_sha256 in self.unknown:
             raise UserError("vLLM does not know this kind of model.", code="unsupported")
         if subject.home not in self.starting:
@@ -315,10 +317,12 @@ class VLLM:
         for upstream in self.elsewhere:
             if known := self.servers.get((upstream.url, subject.base_sha256)):
                 return known
-        if time.monotonic() - self.asked_at > ASK_EVERY or not self.asked_at:
-            self.asked_at, self.cards = time.monotonic(), []
-            for upstream in self.elsewhere:
-                self.cards += [(upstream, card) for card in await self._cards(upstream)]
+        async with self.asking:  # one asks for all who come at once
+            if not self.asked_at or time.monotonic() - self.asked_at > ASK_EVERY:
+                self.cards, self.trouble = [], ""
+                for upstream in self.elsewhere:
+                    self.cards += [(upstream, card) for card in await self._cards(upstream)]
+                self.asked_at = time.monotonic()
         for upstream, card in self.cards:
             if is_base(card, subject):
                 server = Server(upstream, str(card["id"]), base_sha256=subject.base_sha256)
@@ -337,6 +341,7 @@ class VLLM:
             return [card for card in await upstream.models() if not card.get("parent")]
         except UserError as error:
             log.warning("vLLM at %s: %s", upstream.url, error.message)
+            self.trouble = error.message
             return []
 
     async def _take_off_leftovers(self, upstream: Upstream, meant: Callable[[str], bool]) -> int:
