@@ -25,7 +25,9 @@ urlpatterns = [
     path("", include("studio.releases.urls")),
     path("playground/", include("studio.serving.urls")),
     path("deployments/", include("studio.serving.deployment_urls")),
+    path("traffic/", include("studio.serving.traffic_urls")),
     path("lineage/", include("studio.clients.lineage_urls")),
+    path("", include("studio.serving.openai.urls")),
     path("", include("studio.api.urls")),
 ]
 

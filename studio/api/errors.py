@@ -8,7 +8,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from studio.errors import UserError
-from studio.workspaces.middleware import api_error, wants_json
+from studio.workspaces.middleware import refused_in_json, wants_json
 
 WRAPPERS = ("payload", "details", "filters")
 """Names of the views' own arguments: no part of what the caller wrote."""
@@ -35,7 +35,7 @@ def fly(request: HttpRequest, error: Any) -> NoReturn:
 def bug(request: HttpRequest) -> HttpResponse:
     """The answer to a mistake of the studio, in the form that the caller expects. The log has the mistake itself."""
     if wants_json(request):
-        return api_error(500, "bug", "The studio made a mistake. The server's log has it.")
+        return refused_in_json(request, 500, "bug", "The studio made a mistake. The server's log has it.")
     return server_error(request)
 
 

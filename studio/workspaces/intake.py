@@ -18,7 +18,8 @@ from django.shortcuts import redirect
 from django.urls import Resolver404, resolve
 from django.utils.html import format_html
 
-from studio.workspaces.middleware import api_error, member_by_cookie, member_by_key, wants_json
+from studio.workspaces.middleware import api_error, member_by_cookie, member_by_key, refused_in_json, wants_json
+from studio.workspaces.openai_errors import speaks_openai
 from studio.workspaces.policy import ROUTES
 
 UPLOADS = ("datasets:new", "datasets:version_new", "api:dataset_versions", "api:artifacts")
@@ -133,12 +134,13 @@ def to_sign_in() -> HttpResponse:
 
 def too_large(request: ASGIRequest, limit: int) -> HttpResponse:
     words = f"At most {limit >> 20} MB are received here."
-    return refused(request, 413, "too_large", words if largest_upload(request) else f"{words} Send files as multipart form data.")
+    takes_files = not largest_upload(request) and not speaks_openai(request.path)
+    return refused(request, 413, "too_large", f"{words} Send files as multipart form data." if takes_files else words)
 
 
 def refused(request: ASGIRequest, status: int, code: str, sentence: str) -> HttpResponse:
     if wants_json(request):
-        return api_error(status, code, sentence)
+        return refused_in_json(request, status, code, sentence)
     return HttpResponse(format_html("<!doctype html><title>Refused</title><p data-error-text>{}</p>", sentence), status=status)
 
 

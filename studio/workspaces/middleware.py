@@ -17,6 +17,7 @@ from django.utils.cache import patch_vary_headers
 from studio.errors import UserError
 from studio.workspaces.choosing import go_to, is_elsewhere, member_by_session
 from studio.workspaces.models import ApiKey, Member
+from studio.workspaces.openai_errors import openai_refusal, speaks_openai
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN
 from studio.workspaces.requests import address_of
 from studio.workspaces.sessions import is_session_key
@@ -32,7 +33,7 @@ NOT_THERE_ANY_MORE = "You are not in that workspace any more, so nothing was don
 
 
 def wants_json(request: HttpRequest) -> bool:
-    return request.path.startswith(("/api/", "/v1/"))
+    return request.path.startswith("/api/") or speaks_openai(request.path)
 
 
 def api_error(status: int, code: str, message: str, fields: dict[str, str] | None = None) -> JsonResponse:
@@ -40,19 +41,32 @@ def api_error(status: int, code: str, message: str, fields: dict[str, str] | Non
     return JsonResponse({"error": {"code": code, "message": message, "fields": fields or {}}}, status=status)
 
 
-def api_failure(error: Exception) -> JsonResponse | None:
+def refused_in_json(request: HttpRequest, status: int, code: str, message: str, fields: dict[str, str] | None = None) -> JsonResponse:
+    """In the shape that the caller's library reads: the studio's own below /api/, OpenAI's below /v1/."""
+    if speaks_openai(request.path):
+        return openai_refusal(request, status, code, message)
+    return api_error(status, code, message, fields)
+
+
+def api_failure(request: HttpRequest, error: Exception) -> JsonResponse | None:
     """What the API answers to an error that its caller can mend; None for a bug."""
     match error:
         case UserError():
             status = 409 if error.code in CONFLICTS else 422 if error.fields else 400
-            return api_error(status, error.code, error.message, error.fields)
+            return refused_in_json(request, status, error.code, error.message, error.fields)
         case Http404():
-            return api_error(404, "not_found", "There is no such thing here.")
+            return refused_in_json(request, 404, "not_found", "There is no such thing here.")
         case RequestDataTooBig():
-            return api_error(413, "too_large", "The request is too large. Send files as multipart form data.")
+            return refused_in_json(request, 413, "too_large", too_large_words(request))
         case SuspiciousOperation() | MultiPartParserError():
-            return api_error(400, "bad_request", "The request cannot be read. Send JSON, or multipart form data with one file.")
+            return refused_in_json(
+                request, 400, "bad_request", "The request cannot be read. Send JSON, or multipart form data with one file."
+            )
     return None
+
+
+def too_large_words(request: HttpRequest) -> str:
+    return "The request is too large." if speaks_openai(request.path) else "The request is too large. Send files as multipart form data."
 
 
 def refusal(request: HttpRequest, error: UserError, *, status: int) -> HttpResponse:
@@ -129,7 +143,7 @@ class PolicyMiddleware:
         member: Member | None = request.member  # type: ignore[attr-defined]
         if member is None and not (request.user.is_authenticated and not wants_json(request)):
             if wants_json(request):
-                return api_error(401, "unauthorized", "Send a valid API key as Authorization: Bearer <key>.")
+                return refused_in_json(request, 401, "unauthorized", "Send a valid API key as Authorization: Bearer <key>.")
             return redirect(f"/login/?next={request.path}" if request.method == "GET" else "/login/")
         if action is None:
             return self.refuse_method(request, [*methods])
@@ -143,6 +157,8 @@ class PolicyMiddleware:
             return self.lead_to_account(request)
         if action == SIGNED_IN or (member is not None and member.may(action)):
             return None
+        if speaks_openai(request.path):
+            return refused_in_json(request, 403, "forbidden", "This key may not ask models. Use one with the scope inference.")
         if member is None and name == "home":  # signed in, and of no workspace
             return redirect("workspaces:nowhere")
         return self.refuse(request)
@@ -157,13 +173,13 @@ class PolicyMiddleware:
     def refuse_method(self, request: HttpRequest, allowed: list[str]) -> HttpResponse:
         if not wants_json(request):
             return HttpResponseNotAllowed(allowed)
-        answer = api_error(405, "method_not_allowed", f"{request.method} is not answered here, but {', '.join(allowed)}.")
+        answer = refused_in_json(request, 405, "method_not_allowed", f"{request.method} is not answered here, but {', '.join(allowed)}.")
         answer["Allow"] = ", ".join(allowed)
         return answer
 
     def refuse(self, request: HttpRequest) -> HttpResponse:
         if wants_json(request):
-            return api_error(404, "not_found", "There is no such thing here.")
+            return refused_in_json(request, 404, "not_found", "There is no such thing here.")
         raise Http404
 
 
@@ -200,5 +216,5 @@ class UserErrorMiddleware:
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if wants_json(request):
-            return api_failure(error)
+            return api_failure(request, error)
         return refusal(request, error, status=400) if isinstance(error, UserError) else None
