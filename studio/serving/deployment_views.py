@@ -15,6 +15,7 @@ from studio.errors import UserError
 from studio.releases.models import Release
 from studio.serving import deploying
 from studio.serving.models import Deployment, DeploymentState
+from studio.serving.traffic_views import of_deployment
 from studio.workspaces.lists import page_of
 from studio.workspaces.models import Project, ScopedQuerySet
 
@@ -117,6 +118,7 @@ def draw(request: HttpRequest, found: Deployment, *, error: UserError | None = N
         "error": error,
         "form": form,
         "typed": request.POST,
+        "traffic": of_deployment(request, found),
     }
     return render(request, "deployments/detail.html", context, status=status)
 

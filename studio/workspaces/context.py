@@ -21,6 +21,7 @@ def pages(member: Any) -> list[dict[str, str]]:
         ("Releases", "releases:list", "release.view"),
         ("New release", "releases:new", "release.create"),
         ("Deployments", "deployments:list", "deployment.view"),
+        ("Traffic", "traffic:list", "traffic.view"),
         ("Deliveries", "deliveries:list", "delivery.view"),
         ("Playground", "serving:playground", "artifact.view"),
         ("Base models", "basemodels:list", "base_model.view"),

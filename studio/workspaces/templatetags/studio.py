@@ -49,6 +49,16 @@ def duration(value: Any) -> str:
 
 
 @register.filter
+def seconds(value: Any) -> str:
+    """340 ms, 2.4 s, 75 s: how long an answer took; a dash for none."""
+    if value is None or value == "":
+        return "–"
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+
+
+@register.filter
 def span(value: Any) -> str:
     """A training.Span of seconds: 36 s – 2 min, or about 2 min where both ends read alike."""
     low, high = duration(value.low), duration(value.high)

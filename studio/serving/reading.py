@@ -1,0 +1,148 @@
+"""Reads what the endpoint did in a period: its hours, and the calls that no hour has taken yet."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from django.db.models import Case, IntegerField, QuerySet, Sum, Value, When
+
+from studio.releases.models import Release
+from studio.serving.models import Call, CallHour, CallTotal, Deployment
+from studio.serving.periods import Period
+from studio.serving.rollup import sums_by
+from studio.serving.traffic import COUNTS, Sums
+from studio.workspaces.models import Member
+
+Key = tuple[Any, ...]
+COLUMNS = (*COUNTS, "outcomes", "seconds", "first")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whose traffic is meant: all that a member may see, or a client's or a deployment's of it."""
+
+    member: Member
+    where: dict[str, Any] = field(default_factory=dict)
+    """Conditions on the columns that calls and hours share."""
+
+    def calls(self, begin: datetime, end: datetime) -> "QuerySet[Any]":
+        rows: QuerySet[Any] = Call.objects.for_action(self.member, "traffic.view").filter(**self.where, at__gte=begin, at__lt=end)
+        return rows.order_by()
+
+    def hours(self, begin: datetime, end: datetime) -> "QuerySet[Any]":
+        """Without what is left of clients that were erased: that is the invoices'."""
+        rows: QuerySet[Any] = CallHour.objects.for_action(self.member, "traffic.view").filter(**self.where, client__isnull=False)
+        return rows.filter(hour__gte=begin, hour__lt=end).order_by()
+
+    def ever(self) -> bool:
+        """Whether anything was asked at any time."""
+        counted = CallTotal.objects.for_action(self.member, "traffic.view").filter(**self.where)
+        return counted.exists() or Call.objects.for_action(self.member, "traffic.view").filter(**self.where).exists()
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A period's calls, part by part and group by group."""
+
+    period: Period
+    parts: list[Sums]
+    groups: dict[Key, Sums]
+
+    @cached_property
+    def total(self) -> Sums:
+        total = Sums()
+        for sums in self.groups.values():
+            total.add(sums)
+        return total
+
+
+def traffic_of(asked: Asked, period: Period, *columns: str) -> Traffic:
+    """A few queries, whatever there is. `columns` are what the groups are made by."""
+    parts: list[Sums] = [Sums() for _ in range(period.parts)]
+    groups: dict[Key, Sums] = defaultdict(Sums)
+    calls = asked.calls(period.begin, period.end)
+    if not period.is_fine:
+        calls = calls.filter(counted_at=None)
+        for hour in asked.hours(period.begin, period.end).values("hour", *columns, *COLUMNS):
+            parts[period.part_of(hour["hour"])].add_hour(hour)
+            groups[tuple(hour[column] for column in columns)].add_hour(hour)
+    for (part, *rest), sums in sums_by(calls.annotate(part=in_part(period, calls)), "part", *columns).items():
+        parts[part].add(sums)
+        groups[tuple(rest)].add(sums)
+    return Traffic(period, parts, dict(groups))
+
+
+def in_part(period: Period, calls: "QuerySet[Any]") -> Case:
+    """The number of the part in which a call lies, told by the database: a few comparisons, for most parts have been taken by hours."""
+    oldest = calls.order_by("at").values_list("at", flat=True).first()
+    first = period.part_of(oldest) if oldest else period.parts - 1
+    whens = (When(at__lt=period.edges[part + 1], then=Value(part)) for part in range(first, period.parts - 1))
+    return Case(*whens, default=Value(period.parts - 1), output_field=IntegerField())
+
+
+def over_time(asked: Asked, period: Period) -> Traffic:
+    """Part by part and in all, without percentiles: of thousands of deployments at once."""
+    parts: list[Sums] = [Sums() for _ in range(period.parts)]
+    calls = asked.calls(period.begin, period.end)
+    if not period.is_fine:
+        calls = calls.filter(counted_at=None)
+        for (hour,), sums in added_hours(asked, period, "hour").items():
+            parts[period.part_of(hour)].add(sums)
+    for (part,), sums in sums_by(calls.annotate(part=in_part(period, calls)), "part").items():
+        parts[part].add(sums)
+    total = Sums()
+    for sums in parts:
+        total.add(sums)
+    return Traffic(period, parts, {(): total})
+
+
+def counts_of(asked: Asked, period: Period, *columns: str) -> dict[Key, Sums]:
+    """Only what a database can add up, without percentiles: of thousands of deployments at once."""
+    groups: dict[Key, Sums] = defaultdict(Sums)
+    calls = asked.calls(period.begin, period.end)
+    if not period.is_fine:
+        calls = calls.filter(counted_at=None)
+        groups.update(added_hours(asked, period, *columns))
+    for key, found in sums_by(calls, *columns).items():
+        groups[key].add(found)
+    return dict(groups)
+
+
+def added_hours(asked: Asked, period: Period, *columns: str) -> dict[Key, Sums]:
+    """The plain sums of a period's hours, which a database can add up."""
+    groups: dict[Key, Sums] = {}
+    in_all = {f"{name}_in_all": Sum(name) for name in COUNTS}
+    for row in asked.hours(period.begin, period.end).values(*columns).annotate(**in_all):
+        groups[tuple(row[column] for column in columns)] = Sums(**{name: row[f"{name}_in_all"] for name in COUNTS})
+    return groups
+
+
+def times_of(asked: Asked, period: Period, deployments: list[Any]) -> dict[Any, Sums]:
+    """What `counts_of` leaves out, of those deployments that are shown."""
+    narrow = Asked(asked.member, asked.where | {"deployment__in": deployments})
+    return {deployment: sums for (deployment,), sums in traffic_of(narrow, period, "deployment_id").groups.items()}
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A release's part of a deployment's traffic."""
+
+    release: Release | None
+    canary: bool
+    is_now: bool
+    sums: Sums
+    share: float
+
+
+def by_release(traffic: Traffic, deployment: Deployment) -> Iterator[Answering]:
+    """What answers now first and its canary beside it, asked yet or not, then what answered before. Of groups by release_id and canary."""
+    now = [(release, canary) for release, canary in ((deployment.release_id, False), (deployment.canary_id, True)) if release]
+    before = sorted((key for key in traffic.groups if key not in now), key=lambda key: -traffic.groups[key].calls)
+    releases = Release.objects.in_bulk([release for release, _ in (*now, *before) if release])
+    for release, canary in (*now, *before):
+        sums = traffic.groups.get((release, canary), Sums())
+        share = sums.calls / traffic.total.calls if traffic.total.calls else 0
+        yield Answering(releases.get(release), canary, (release, canary) in now, sums, share)

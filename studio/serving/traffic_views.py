@@ -1,0 +1,183 @@
+"""The pages of traffic: a deployment's, and that of all of them with its CSV. What is read is `reading`'s."""
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.http import content_disposition_header, urlencode
+
+from studio.cells import cell
+from studio.serving import charts
+from studio.serving.canaries import verdict
+from studio.serving.models import Deployment
+from studio.serving.periods import NAMES, Period, period_named
+from studio.serving.reading import Asked, by_release, counts_of, over_time, times_of, traffic_of
+from studio.serving.traffic import LEFT, Sums, is_error
+from studio.workspaces.lists import query_of
+from studio.workspaces.models import Client, Member
+
+ON_A_PAGE = 25
+SORTS = {
+    "name": lambda row: (row.client.name.lower(), row.name),
+    "calls": lambda row: row.sums.calls,
+    "errors": lambda row: row.sums.errors / row.sums.calls,
+    "tokens": lambda row: row.sums.tokens,
+}
+HEAD = ("from", "until", "client", "deployment", "requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens")
+SAID = {
+    400: "could not be used",
+    401: "key refused",
+    403: "not allowed",
+    404: "nothing of that name",
+    409: "nothing answers here",
+    413: "too long",
+    422: "could not be used",
+    429: "over a limit",
+    500: "failed here",
+    502: "the engine failed",
+    503: "no model could answer",
+    504: "took too long",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of some requests, as people read it."""
+
+    status: int
+    code: str
+    count: int
+
+    @property
+    def said(self) -> str:
+        return "the caller left early" if self.status == LEFT else SAID.get(self.status, "failed")
+
+
+def outcomes_of(sums: Sums) -> list[Outcome]:
+    """What went wrong, the most frequent first, and at the end who left."""
+    found = []
+    for outcome, count in sums.outcomes.most_common():
+        status, _, code = outcome.partition(" ")
+        if is_error(outcome) or int(status) == LEFT:
+            found.append(Outcome(int(status), code, count))
+    return sorted(found, key=lambda outcome: outcome.status == LEFT)
+
+
+def period_of(request: HttpRequest) -> Period:
+    return period_named(request.GET.get("period", ""), request.member.workspace.zone)  # type: ignore[attr-defined]
+
+
+def of_deployment(request: HttpRequest, found: Deployment) -> dict[str, Any]:
+    """What the page of a deployment shows; empty for whoever may not see it."""
+    member: Member = request.member  # type: ignore[attr-defined]
+    if not member.may("traffic.view"):
+        return {}
+    asked = Asked(member, {"deployment": found.pk})
+    traffic = traffic_of(asked, period_of(request), "release_id", "canary")
+    answering = list(by_release(traffic, found))
+    now = {answer.canary: answer.sums for answer in answering if answer.is_now}
+    return {
+        "period": traffic.period,
+        "periods": NAMES,
+        "total": traffic.total,
+        "answering": answering,
+        "verdict": verdict(now.get(False, Sums()), now.get(True, Sums())) if found.canary_id else None,
+        "outcomes": outcomes_of(traffic.total),
+        "charts": [
+            charts.requests_chart(traffic),
+            charts.tokens_chart(traffic),
+            charts.times_chart("Time to the end of an answer", traffic, lambda sums: sums.p50, lambda sums: sums.p95),
+            charts.times_chart("Time to the first token", traffic, lambda sums: sums.first_p50, lambda sums: sums.first_p95),
+        ],
+        "any_ever": bool(traffic.total.calls) or asked.ever(),
+    }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A deployment of the list, or what of a client was asked by releases' own names."""
+
+    client: Client
+    deployment: Deployment | None
+    sums: Sums
+
+    @property
+    def name(self) -> str:
+        return str(self.deployment) if self.deployment else "releases by name"
+
+
+def asked_for(request: HttpRequest) -> tuple[Asked, Client | None]:
+    """All that may be seen, or one client's."""
+    member: Member = request.member  # type: ignore[attr-defined]
+    if not (typed := request.GET.get("client", "")):
+        return Asked(member), None
+    client: Client = Client.objects.for_action(request, "traffic.view").named(typed)
+    return Asked(member, {"client": client.pk}), client
+
+
+def rows_of(asked: Asked, period: Period) -> list[Row]:
+    """Whatever had a request."""
+    found = counts_of(asked, period, "client_id", "deployment_id")
+    clients = Client.objects.for_action(asked.member, "traffic.view").in_bulk()
+    deployments = {
+        deployment.pk: deployment for deployment in Deployment.objects.for_action(asked.member, "traffic.view").select_related("client")
+    }
+    return [Row(clients[client], deployments.get(deployment), sums) for (client, deployment), sums in found.items()]
+
+
+def sorted_by(rows: list[Row], sort: str) -> list[Row]:
+    """What was asked most first, unless `sort` says otherwise; "-name" falls."""
+    key = SORTS.get(sort.removeprefix("-"), SORTS["calls"])
+    return sorted(sorted(rows, key=SORTS["name"]), key=key, reverse=sort.startswith("-"))
+
+
+def everything(request: HttpRequest) -> HttpResponse:
+    asked, client = asked_for(request)
+    period = period_of(request)
+    sort = request.GET.get("sort", "") or "-calls"
+    rows = sorted_by(rows_of(asked, period), sort)
+    page = Paginator(rows, ON_A_PAGE).get_page(request.GET.get("page"))
+    times = times_of(asked, period, [row.deployment.pk for row in page if row.deployment])
+    traffic = over_time(asked, period)
+    context = {
+        "section": "traffic",
+        "client": client,
+        "period": period,
+        "periods": NAMES,
+        "page": page,
+        "rows": [(row, times.get(row.deployment.pk) if row.deployment else None) for row in page],
+        "total": traffic.total,
+        "charts": [charts.requests_chart(traffic), charts.tokens_chart(traffic)],
+        "sort": sort,
+        "query": query_of(request),
+        "kept": kept_of(request, "period", "client"),
+        "of_client": kept_of(request, "client"),
+    }
+    return render(request, "deployments/all_traffic.html", context)
+
+
+def kept_of(request: HttpRequest, *names: str) -> str:
+    """What stands before another filter in the links of the list."""
+    kept = {name: request.GET[name] for name in names if request.GET.get(name)}
+    return f"{urlencode(kept)}&" if kept else ""
+
+
+def table(request: HttpRequest) -> HttpResponse:
+    """The list as CSV, with every row."""
+    asked, client = asked_for(request)
+    period = period_of(request)
+    text = io.StringIO()
+    write = csv.writer(text, lineterminator="\r\n").writerow
+    write(HEAD)
+    for row in sorted_by(rows_of(asked, period), "-calls"):
+        sums = row.sums
+        span = (period.begin.isoformat(), period.end.isoformat())
+        figures = (sums.calls, sums.errors, sums.prompt_tokens, sums.cached_tokens, sums.completion_tokens)
+        write([*span, cell(row.client.name), cell(row.name), *figures])
+    name = f"traffic-{client.slug if client else 'all'}-{period.name}.csv"
+    headers = {"Content-Disposition": content_disposition_header(True, name) or "attachment", "X-Content-Type-Options": "nosniff"}
+    return HttpResponse(text.getvalue(), content_type="text/csv; charset=utf-8", headers=headers)
