@@ -11,7 +11,9 @@ from pydantic import Field
 
 from studio.api.fields import Input, Line, named
 from studio.api.paging import ClientsPaging, Page, Paging, page
+from studio.serving.reach import asked_by
 from studio.workspaces import services
+from studio.workspaces.keys import Limits
 from studio.workspaces.models import Client, Project
 
 router = Router(tags=["Workspace"])
@@ -30,6 +32,12 @@ class Me(Schema):
     scopes: list[str]
     clients: list[UUID] | None
     """The only clients that the key reaches; null where it reaches all."""
+    deployments: list[Named] | None
+    """The only deployments that the key can ask, by the names that the endpoint takes as models; null where it is not narrowed to any."""
+    requests_per_minute: int | None
+    """At the endpoint; null sets no limit."""
+    tokens_per_minute: int | None
+    at_once: int | None
     expires_at: datetime | None
 
 
@@ -37,6 +45,7 @@ class Me(Schema):
 def me(request: HttpRequest) -> dict[str, Any]:
     """The key's workspace, role and scopes."""
     member = request.member  # type: ignore[attr-defined]
+    asked = asked_by(member)
     return {
         "workspace": member.workspace,
         "user": member.user.email,
@@ -44,6 +53,8 @@ def me(request: HttpRequest) -> dict[str, Any]:
         "key": member.key.name,
         "scopes": member.key.scopes,
         "clients": member.client_ids(),
+        "deployments": None if asked is None else [{"id": deployment.pk, "name": str(deployment)} for deployment in asked],
+        **vars(Limits.of(member.key)),
         "expires_at": member.key.expires_at,
     }
 

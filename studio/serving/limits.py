@@ -225,8 +225,8 @@ def lasting(seconds: float) -> str:
     """As OpenAI writes it: `20ms`, `1.5s`, `6m0s`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
-    if seconds < MINUTE:
-        return f"{round(seconds, 2):g}s"
+    if (hundredths := math.ceil(seconds * 100 - 1e-6)) < MINUTE * 100:
+        return f"{hundredths / 100:g}s"
     whole = math.ceil(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{f'{hours}h' if hours else ''}{minutes}m{whole % 60}s"

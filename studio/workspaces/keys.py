@@ -1,7 +1,9 @@
 """API keys: who may make, see and revoke which. A key never reaches further than whoever made it, be that a person or another key."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -11,7 +13,7 @@ from django.utils import timezone
 
 from studio.audit.services import record
 from studio.errors import UserError
-from studio.workspaces.models import ApiKey, Client, Member
+from studio.workspaces.models import ApiKey, Client, Member, hold
 from studio.workspaces.people import people
 from studio.workspaces.policy import ROLE_ACTIONS, SCOPE_ACTIONS
 from studio.workspaces.services import plain_name
@@ -26,8 +28,56 @@ SCOPE_WORDS = {
 }
 DAYS: dict[int | None, str] = {30: "30 days", 90: "90 days", 365: "A year", None: "Until it is revoked"}
 DEFAULT_DAYS = 90
+ASKING = "inference"
+"""The scope of a key that is narrowed to deployments."""
 SOON = timedelta(days=14)
 """How long before its end a key is shown as one that ends soon."""
+DEPLOYMENTS: list[Callable[[Member], "QuerySet[Any]"]] = []
+"""What a key may be narrowed to. The app that has deployments stands above, and adds those that somebody may let a key ask."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a key at the endpoint; None sets no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    at_once: int | None = None
+
+    @classmethod
+    def of(cls, key: ApiKey) -> "Limits":
+        return cls(**{name: getattr(key, name) for name in LARGEST})
+
+    def as_words(self) -> str:
+        """`60 requests a minute, 4 at once`; empty where nothing is limited."""
+        told = {"requests_per_minute": "request{} a minute", "tokens_per_minute": "token{} a minute", "at_once": "at once"}
+        pairs = [(getattr(self, name), words) for name, words in told.items()]
+        return ", ".join(f"{number:,} {words.format('' if number == 1 else 's')}" for number, words in pairs if number is not None)
+
+    def within(self, outer: "Limits") -> "Limits":
+        """Where nothing is said, as the outer ones. Raises UserError where one is above."""
+        above, found = {}, {}
+        for name in LARGEST:
+            own, most = getattr(self, name), getattr(outer, name)
+            found[name] = most if own is None else own
+            if own is not None and most is not None and own > most:
+                above[name] = f"The key that you use may {most:,}. Choose no more."
+        if above:
+            raise UserError("The key would be allowed more than the one that makes it.", fields=above)
+        return Limits(**found)
+
+    def refuse_impossible(self) -> None:
+        wrong = {
+            name: f"Must be from 1 to {most:,}, or empty for no limit."
+            for name, most in LARGEST.items()
+            if (number := getattr(self, name)) is not None and not 1 <= number <= most
+        }
+        if wrong:
+            raise UserError("Some limits cannot be used.", fields=wrong)
+
+
+LARGEST = {"requests_per_minute": 1_000_000, "tokens_per_minute": 2_000_000_000, "at_once": 1000}
+NO_LIMITS = Limits()
 
 
 def offered_scopes(member: Member) -> list[str]:
@@ -61,30 +111,39 @@ def narrowed_to(member: Member) -> list[UUID] | None:
     return member.client_ids() if narrow else None
 
 
+def offered_deployments(member: Member) -> "QuerySet[Any]":
+    """The deployments at work that a key of theirs may be narrowed to."""
+    found: QuerySet[Any] = DEPLOYMENTS[0](member)
+    return found
+
+
 def create(
     member: Member,
     *,
     name: str,
     scopes: list[str],
     clients: "Iterable[Client] | None" = None,
+    deployments: "Iterable[Any] | None" = None,
+    limits: Limits = NO_LIMITS,
     days: int | None = DEFAULT_DAYS,
 ) -> tuple[ApiKey, str]:
     """The key and its secret, which is shown this once and kept only as a hash. `clients` None reaches all that its maker does.
 
-    The clients are such as the maker may see; whoever calls has looked them up among those.
+    Narrowed to `deployments` it can ask those and do nothing else. They and the clients are such as the maker may see; whoever calls has
+    looked them up among those.
     """
-    name, offered = plain_name(name), offered_scopes(member)
-    beyond = [scope for scope in dict.fromkeys(scopes) if scope not in offered]
-    if beyond or not scopes:
-        text = f"Choose from {', '.join(offered)}."
-        refused = f"You cannot give {', '.join(beyond)[:100]}. " if beyond else ""
-        raise UserError("Choose what the key may do.", fields={"scopes": refused + text})
-    scopes = [scope for scope in offered if scope in scopes]
+    name = plain_name(name)
+    asked = list(deployments) if deployments is not None else None
+    if asked is not None:
+        scopes, clients = to_ask(asked, scopes, clients)
+    scopes = offered_of(member, scopes)
     chosen = list(clients) if clients is not None else None
     if chosen is None and (reached := narrowed_to(member)) is not None:
         chosen = list(Client.objects.filter(pk__in=reached))
     if chosen is not None and not chosen:
         raise UserError("Choose the clients that the key reaches.", fields={"clients": "Choose at least one."})
+    limits.refuse_impossible()
+    limits = limits.within(Limits.of(member.key)) if member.key else limits
     ends = end_of(member, days)
     secret = ApiKey.new_secret()
     with transaction.atomic():
@@ -95,14 +154,63 @@ def create(
             sha256=ApiKey.hash(secret),
             scopes=scopes,
             narrowed=chosen is not None,
+            by_deployment=asked is not None,
             expires_at=ends,
+            **vars(limits),
         )
-        change = {"scopes": [None, scopes], "until": [None, f"{ends:%Y-%m-%d}" if ends else None]}
+        change: dict[str, Any] = {"scopes": [None, scopes], "until": [None, f"{ends:%Y-%m-%d}" if ends else None]}
         if chosen is not None:
             key.clients.set(chosen)
             change["clients"] = [None, sorted(client.name for client in chosen)]
+        if asked is not None:
+            key.deployments.set(asked)
+            change["deployments"] = [None, sorted(str(deployment) for deployment in asked)]
+        change |= {name: [None, number] for name, number in vars(limits).items() if number is not None}
         record(member, "key.create", key, change=change)
     return key, secret
+
+
+def to_ask(deployments: list[Any], scopes: list[str], clients: "Iterable[Client] | None") -> tuple[list[str], list[Client]]:
+    """The scopes and the clients of a key that is narrowed to deployments. Raises UserError where others were asked for."""
+    if not deployments:
+        raise UserError("Choose the deployments that the key reaches.", fields={"deployments": "Choose at least one."})
+    if clients is not None:
+        raise UserError(
+            "Say either clients or deployments.", fields={"clients": "The deployments say whose they are. Leave the clients out."}
+        )
+    if any(scope != ASKING for scope in scopes):
+        raise UserError("Such a key can only ask.", fields={"scopes": f"Narrowed to deployments, a key has the scope {ASKING} alone."})
+    return [ASKING], list({deployment.audit_client.pk: deployment.audit_client for deployment in deployments}.values())
+
+
+def offered_of(member: Member, scopes: list[str]) -> list[str]:
+    """Those scopes, in the order in which they are offered. Raises UserError where one is not the member's to give."""
+    offered = offered_scopes(member)
+    beyond = [scope for scope in dict.fromkeys(scopes) if scope not in offered]
+    if beyond or not scopes:
+        text = f"Choose from {', '.join(offered)}."
+        refused = f"You cannot give {', '.join(beyond)[:100]}. " if beyond else ""
+        raise UserError("Choose what the key may do.", fields={"scopes": refused + text})
+    return [scope for scope in offered if scope in scopes]
+
+
+def change_limits(member: Member, key: ApiKey, limits: Limits) -> bool:
+    """They hold from the next request on; the secret stays. False where they are so already."""
+    limits.refuse_impossible()
+    limits = limits.within(Limits.of(member.key)) if member.key else limits
+    with transaction.atomic():
+        hold(key)
+        key.refresh_from_db(fields=list(LARGEST))
+        before = Limits.of(key)
+        change = {name: [getattr(before, name), number] for name, number in vars(limits).items() if getattr(before, name) != number}
+        if not change:
+            return False
+        for name in change:
+            setattr(key, name, getattr(limits, name))
+        key.save(update_fields=list(change))
+        of = {"of": str(key.member.user)} if key.member_id != member.pk else {}
+        record(member, "key.limit", key, change=change | of)
+    return True
 
 
 def end_of(member: Member, days: int | None) -> datetime | None:

@@ -5,6 +5,7 @@ from studio.workspaces import account_views, audit_views, key_views, membership_
 settings = [
     path("", key_views.settings, name="index"),
     path("keys/", key_views.key_new, name="key_new"),
+    path("keys/<uuid:pk>/limits/", key_views.key_limits, name="key_limits"),
     path("keys/<uuid:pk>/revoke/", key_views.key_revoke, name="key_revoke"),
     path("second-factor/", account_views.second_factor, name="second_factor"),
     path("audit/", audit_views.audit, name="audit"),

@@ -222,6 +222,7 @@ def bodies(world, acme):
         ("deliveries", {"release": world["release"]}, "release"),
         ("deliveries", {"release": acme.release.pk, "build": world["build"]}, "build"),
         ("deployments", {"project": world["project"], "slug": "x"}, "project"),
+        ("keys", {"name": "x", "deployments": [world["deployment"]]}, "deployments"),
         (f"deployments/{acme.deployment.pk}/promote", {"release": world["release"]}, "release"),
         ("mixes", mix | {"project": world["project"]}, "project"),
         ("mixes", mix | {"dataset": world["dataset"]}, "dataset"),

@@ -61,7 +61,7 @@ def test_so_many_requests_a_minute_and_no_more(anywhere: None) -> None:
     assert told.headers["retry-after"] == "20"
     assert told.headers["x-ratelimit-limit-requests"] == "3"
     assert told.headers["x-ratelimit-remaining-requests"] == "0"
-    assert 59 < float(told.headers["x-ratelimit-reset-requests"].removesuffix("s")) < 60
+    assert told.headers["x-ratelimit-reset-requests"] == "1m0s" or told.headers["x-ratelimit-reset-requests"].startswith("59")
 
 
 def test_after_the_time_that_was_told_the_next_request_is_let_in(anywhere: None) -> None:
@@ -291,7 +291,7 @@ def test_a_process_remembers_no_more_keys_than_it_must(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0ms"), (0.02, "20ms"), (1.5, "1.5s"), (59.999, "60s"), (60, "1m0s"), (360, "6m0s"), (3700, "1h1m40s")]
+    ("seconds", "words"), [(0, "0ms"), (0.02, "20ms"), (1.5, "1.5s"), (59.999, "1m0s"), (60, "1m0s"), (360, "6m0s"), (3700, "1h1m40s")]
 )
 def test_times_are_written_as_openai_writes_them(seconds: float, words: str) -> None:
     assert limits.lasting(seconds) == words

@@ -339,6 +339,13 @@ def calls(acme: World) -> list[Call]:
             {"clients.[]": "client"},
             alone=("clients.[]",),
         ),
+        Call(
+            "post",
+            "keys",
+            {"name": "x", "deployments": [str(acme.deployment.pk)]},
+            {"deployments.[]": "deployment"},
+            alone=("deployments.[]",),
+        ),
         Call("post", "invitations", {"role": "viewer", "clients": [str(acme.client.pk)]}, {"clients.[]": "client"}, alone=("clients.[]",)),
         Call(
             "patch",
