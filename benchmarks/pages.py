@@ -91,7 +91,7 @@ def addresses(member: Any) -> dict[str, Address]:
     fixed = [
         "/", "/clients/", "/projects/", "/projects/?page=20", "/runs/", "/runs/?page=100", "/runs/?status=failed", "/runs/queue/",
         "/artifacts/", "/artifacts/?page=200", "/artifacts/?kind=gguf", "/releases/", "/deployments/", "/base-models/", "/playground/",
-        "/usage/", "/settings/", "/settings/audit/", "/settings/people/", "/runs/new/", "/datasets/new/", "/adapters/new/",
+        "/usage/", "/settings/", "/settings/audit/", "/settings/people/", "/runs/new/", "/adapters/new/",
         "/api/v1/clients", "/api/v1/projects", "/api/v1/runs", "/api/v1/artifacts", "/api/v1/releases", "/api/v1/deployments",
         "/api/v1/audit", "/api/v1/datasets", "/api/v1/usage",
     ]  # fmt: skip
@@ -102,6 +102,7 @@ def addresses(member: Any) -> dict[str, Address]:
         "/runs/?client=<id>": of(Client, "/runs/?client={}"),
         "/runs/<id>/": of(Run, "/runs/{}/"),
         "/runs/new/?project=<id>": of(Project, "/runs/new/?project={}"),
+        "/datasets/new/?project=<id>": of(Project, "/datasets/new/?project={}"),
         "/artifacts/<id>/": of(Artifact, "/artifacts/{}/"),
         "/builds/<id>/": of(Build, "/builds/{}/"),
         "/releases/<id>/": of(Release, "/releases/{}/"),
