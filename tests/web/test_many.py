@@ -28,12 +28,12 @@ from tests.fixtures import (
     make_version,
 )
 
-CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "releases", "deployments", "deliveries", "audit", "usage")
+CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "releases", "deployments", "deliveries", "audit", "usage", "traffic")
 
 
 def addresses(world: World) -> list[str]:
     lists = ["/", "/projects/", "/clients/", "/runs/", "/artifacts/", "/base-models/", "/playground/", "/settings/", "/settings/audit/"]
-    lists += ["/releases/", "/deployments/", "/deliveries/", "/usage/", "/settings/people/", "/search/?q=t", "/adapters/new/"]
+    lists += ["/releases/", "/deployments/", "/deliveries/", "/usage/", "/traffic/", "/settings/people/", "/search/?q=t", "/adapters/new/"]
     one = [
         f"/projects/{world.project.pk}/",
         f"/artifacts/{world.artifact.pk}/",

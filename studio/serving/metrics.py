@@ -1,0 +1,120 @@
+"""What Prometheus reads of a workspace, in its text format. Counters come from the database, so they never fall and are every process's."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from studio.basemodels.models import BaseModel
+from studio.releases.models import Release
+from studio.serving.models import Call, CallTotal, Deployment
+from studio.serving.rollup import OF, sums_by
+from studio.serving.steps import STEPS
+from studio.serving.traffic import COUNTS, Sums
+from studio.workspaces.models import Client, Member
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+LABELS = ("client", "deployment", "release", "canary")
+BUCKETS = range(0, len(STEPS), 4)
+"""Every fourth step: a series for each bound is dear in Prometheus, and these still double at each."""
+Key = tuple[Any, ...]
+
+
+def exposition(member: Member, engine: dict[str, Any] | None) -> bytes:
+    """All of it, as far as this member may see; `engine` is what `asking.state` told."""
+    registry = CollectorRegistry()
+    registry.register(Told([*traffic(member), *memory(member, engine)]))
+    text: bytes = generate_latest(registry)
+    return text
+
+
+class Told(Collector):
+    def __init__(self, families: list[Metric]):
+        self.families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
+
+
+def sums_so_far(member: Member) -> dict[Key, Sums]:
+    """By client, deployment, release and canary: the hours that were added up, and the calls that are not yet."""
+    found: dict[Key, Sums] = defaultdict(Sums)
+    added_up = CallTotal.objects.for_action(member, "traffic.view")
+    for row in added_up.values(*OF, *COUNTS, "outcomes", "seconds", "first"):
+        found[tuple(row[column] for column in OF)].add_hour(row)
+    for key, sums in sums_by(Call.objects.for_action(member, "traffic.view").filter(counted_at=None), *OF).items():
+        found[key].add(sums)
+    return found
+
+
+def traffic(member: Member) -> Iterator[Metric]:
+    requests = CounterMetricFamily("adapter_studio_requests", "Requests to the endpoint, by HTTP status.", labels=(*LABELS, "status"))
+    tokens = CounterMetricFamily(
+        "adapter_studio_tokens", "Tokens read and written; cached ones are among those read.", labels=(*LABELS, "kind")
+    )
+    seconds = HistogramMetricFamily("adapter_studio_answer_seconds", "From the request to the end of the answer.", labels=LABELS)
+    first = HistogramMetricFamily("adapter_studio_first_token_seconds", "From the request to the first token.", labels=LABELS)
+    for labels, sums in labelled(sums_so_far(member)):
+        for status, count in by_status(sums).items():
+            requests.add_metric([*labels, status], count)
+        for kind, count in (("read", sums.prompt_tokens), ("cached", sums.cached_tokens), ("written", sums.completion_tokens)):
+            tokens.add_metric([*labels, kind], count)
+        seconds.add_metric(labels, buckets(sums.seconds), sums.seconds_sum)
+        first.add_metric(labels, buckets(sums.first), sums.first_sum)
+    yield from (requests, tokens, seconds, first)
+
+
+def labelled(found: dict[Key, Sums]) -> Iterator[tuple[list[str], Sums]]:
+    """By their names. Two of the same names, of which one's release is gone, are one series."""
+    clients, deployments, releases = (
+        dict(model._base_manager.filter(pk__in={key[place] for key in found if key[place]}).values_list("pk", name))
+        for place, (model, name) in enumerate(((Client, "slug"), (Deployment, "slug"), (Release, "name")))
+    )
+    by_name: dict[tuple[str, ...], Sums] = defaultdict(Sums)
+    for (client, deployment, release, canary), sums in found.items():
+        names = (clients.get(client, ""), deployments.get(deployment, ""), releases.get(release, ""), str(canary).lower())
+        by_name[names].add(sums)
+    for names, sums in sorted(by_name.items()):
+        yield [*names], sums
+
+
+def by_status(sums: Sums) -> dict[str, int]:
+    found: dict[str, int] = defaultdict(int)
+    for outcome, count in sums.outcomes.items():
+        found[outcome.split()[0]] += count
+    return dict(sorted(found.items()))
+
+
+def buckets(counts: list[int]) -> list[tuple[str, float]]:
+    """How many lasted at most as long as each bound."""
+    within = [(str(STEPS[number]), float(sum(counts[: number + 1]))) for number in BUCKETS]
+    return [*within, ("+Inf", float(sum(counts)))]
+
+
+def memory(member: Member, engine: dict[str, Any] | None) -> Iterator[Metric]:
+    """What the engine has in memory for this workspace. Base models are the workspace's, so nobody of one client alone sees them."""
+    yield GaugeMetricFamily("adapter_studio_engine_up", "Whether the process that answers can be reached.", value=float(engine is not None))
+    if engine is None or member.client_ids() is not None:
+        return
+    mine = [model for model in engine["models"] if model["workspace"] == str(member.workspace_id)]
+    names = dict(BaseModel.objects.filter(workspace=member.workspace_id).values_list("sha256", "name"))
+    gauges = {
+        "running": GaugeMetricFamily("adapter_studio_answers_running", "Answers that are being written.", labels=("model",)),
+        "waiting": GaugeMetricFamily("adapter_studio_answers_waiting", "Requests that wait for a free slot.", labels=("model",)),
+        "bytes": GaugeMetricFamily("adapter_studio_model_bytes", "Memory that a model takes with its adapters.", labels=("model",)),
+        "adapters": GaugeMetricFamily("adapter_studio_model_adapters", "Adapters that are ready on a model.", labels=("model",)),
+    }
+    for model in mine:
+        name = names.get(model["base_sha256"], model["base_sha256"][:12])
+        for column, gauge in gauges.items():
+            gauge.add_metric([name], amount(model[column]))
+    yield GaugeMetricFamily("adapter_studio_models_in_memory", "Models that are ready to answer.", value=float(len(mine)))
+    yield from gauges.values()
+
+
+def amount(told: Any) -> float:
+    """A number, or how many there are."""
+    return float(told) if isinstance(told, int | float) else float(len(told))
