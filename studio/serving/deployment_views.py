@@ -15,6 +15,7 @@ from studio.errors import UserError
 from studio.releases.models import Release
 from studio.serving import deploying
 from studio.serving.models import Deployment, DeploymentState
+from studio.serving.openai.using import ways
 from studio.serving.traffic_views import of_deployment
 from studio.workspaces.lists import page_of
 from studio.workspaces.models import Project, ScopedQuerySet
@@ -107,6 +108,7 @@ def draw(request: HttpRequest, found: Deployment, *, error: UserError | None = N
     context = {
         "section": "deployments",
         "deployment": found,
+        "ways": ways(request.build_absolute_uri("/v1"), str(found)),
         "client": found.client,
         "project": found.project,
         "newest": newest,
