@@ -14,6 +14,7 @@ from studio.basemodels.models import BaseModel
 from studio.datasets.models import DatasetVersion
 from studio.orders.kinds import SWEEPS, OrderKind, register
 from studio.orders.models import Order
+from studio.orders.room import Need
 from studio.storage import hash_of, remove_folder
 from studio.training.orders import BuildAbout, BuildPayload
 
@@ -25,6 +26,10 @@ KINDS = {
 
 STATES_KEPT = timedelta(days=1)
 """How long an unfinished file is kept for somebody who builds again: it can be as large as the model."""
+
+
+FORWARD_PASS, BESIDE = 1.2, 3 << 29
+"""What answering takes against the weights, and bytes of the process and its buffers, as `studio.ml.gguf.needs` reserves them."""
 
 
 LEAST_OF_A_LANGUAGE = 0.05
@@ -56,6 +61,10 @@ class BuildKind(OrderKind):
 
     def target(self, order: Order) -> Path:
         return Path(settings.DATA_DIR, "artifacts", f"{order.pk}-{order.attempt}")
+
+    def memory(self, order: Order) -> Need | None:
+        """Most of all takes the check beside the model in float32. With less it does it in parts, and takes longer."""
+        return Need(int(base_of(builds_of(order)[0]).model_facts.parameters * 4 * FORWARD_PASS) + BESIDE)
 
     def title(self, order: Order) -> str:
         builds = builds_of(order)

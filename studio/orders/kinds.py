@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from studio.orders.models import Order, Slot
+from studio.orders.room import Need
 from studio.worker.tracking import TrackedRun
 
 
@@ -68,6 +69,11 @@ class OrderKind(ABC):
 
     def tracked(self, order: Order) -> TrackedRun | None:
         """What trackers outside the studio are told of it; None for an order that is none of their business."""
+        return None
+
+
+    def memory(self, order: Order) -> Need | None:
+        """What it was expected to take at most on the worker that has it; None where nobody can say."""
         return None
 
 

@@ -7,6 +7,7 @@ version 1) and on the whole machine (/proc/vmstat); and memory that was full a m
 import signal
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -70,16 +71,24 @@ def count(file: Path) -> int:
 def share_in_use(cgroup: Path = CGROUP) -> float:
     """The share of the memory that is taken: of the machine's, or of the control group's limit where that is nearer."""
     machine = psutil.virtual_memory()
-    shares = [1 - machine.available / machine.total]
+    return max([1 - machine.available / machine.total, *(taken / most for taken, most in limits(cgroup))])
+
+
+def free_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes that can still be taken: on the machine, or of the control group's limit where that is less."""
+    return max(0, min([psutil.virtual_memory().available, *(most - taken for taken, most in limits(cgroup))]))
+
+
+def limits(cgroup: Path) -> Iterator[tuple[int, int]]:
+    """(bytes taken, bytes at most) of a control group that limits its memory, by either version."""
     for used, limit, stat, name in (
         ("memory.current", "memory.max", "memory.stat", "inactive_file"),
         ("memory/memory.usage_in_bytes", "memory/memory.limit_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         taken, most = figure(cgroup / used), figure(cgroup / limit)
-        if 0 < most < machine.total:
+        if 0 < most < psutil.virtual_memory().total:
             given_back = sum(int(line.split()[1]) for line in lines(cgroup / stat) if line.startswith(f"{name} "))
-            shares.append((taken - given_back) / most)  # what was read from files is dropped before anything is ended
-    return max(shares)
+            yield taken - given_back, most  # what was read from files is dropped before anything is ended
 
 
 def figure(file: Path) -> int:

@@ -33,6 +33,7 @@ from studio.orders.logfile import LogFile
 from studio.orders.models import Event, Order
 from studio.orders.outofmemory import MemoryWatch
 from studio.orders.results import Untrue, checked
+from studio.orders.room import make_room
 from studio.orders.trackers import Trackers
 from studio.storage import remove_folder
 from studio.training.orders import Event as Line
@@ -160,6 +161,10 @@ class Supervisor:
             return
         # An attempt whose worker was killed may have left processes that hold a device.
         strays.end_strays(self.order.pk, attempts=range(1, self.order.attempt))
+        if need := self.kind.memory(self.order):
+            make_room(need, say=self.tell, go_on=self.is_wanted)
+            if self.lost:
+                return
         child = subprocess.Popen(
             [sys.executable, "-m", "studio.worker", str(path)],
             cwd=self.order.folder,
@@ -300,9 +305,19 @@ class Supervisor:
     def remark(self, about: str, text: str) -> None:
         """A note of the supervisor's own; of each kind at most MAX_REMARKS."""
         self.remarked[about] = self.remarked.get(about, 0) + 1
-        if self.remarked[about] <= MAX_REMARKS and not self.lost:
-            note = Line(seq=0, attempt=self.order.attempt, type="note", text=text, level="warning")  # type: ignore[call-arg]
+        if self.remarked[about] <= MAX_REMARKS:
+            self.tell(text, "warning")
+
+    def tell(self, text: str, level: str) -> None:
+        """A note for whoever looks at the order."""
+        if not self.lost:
+            note = Line(seq=0, attempt=self.order.attempt, type="note", text=text, level=level)  # type: ignore[call-arg]
             self.keep([note], [note])
+
+    def is_wanted(self) -> bool:
+        """Beats while there is no process yet; False once nobody waits for it."""
+        self.lost = not services.held(self.order).update(heartbeat_at=timezone.now())
+        return not self.lost and not services.held(self.order).filter(stop_requested_at__isnull=False).exists()
 
     def read(self, line: bytes) -> Line | None:
         """The event of a line; None for one that is no event of this attempt, or has been heard before.

@@ -12,6 +12,7 @@ from studio.artifacts.services import record_artifact
 from studio.errors import UserError
 from studio.orders.kinds import OrderKind, register
 from studio.orders.models import Order, Slot
+from studio.orders.room import Need
 from studio.runs.accuracy import record_measured
 from studio.runs.models import Run
 from studio.runs.services import host_of, plugin_of
@@ -98,6 +99,12 @@ class TrainKind(OrderKind):
         run: Run = order.run
         span = (run.estimate or {}).get("seconds")
         return (span["low"] + span["high"]) / 2 if span else None
+
+    def memory(self, order: Order) -> Need | None:
+        """What was estimated before it started, which earlier runs have corrected."""
+        run: Run = order.run
+        host = host_of(order.worker)
+        return Need(run.estimate["memory"]["high"], on_gpu=bool(host and host.gpus)) if run.estimate else None
 
     def tracked(self, order: Order) -> TrackedRun | None:
         run: Run = order.run

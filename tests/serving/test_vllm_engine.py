@@ -1,4 +1,4 @@
-"""vLLM as an engine, against a stand-in that speaks its HTTP and starts as it does: adapters, memory, whose cache is whose, and its errors."""
+"""vLLM as an engine, against a stand-in that speaks its HTTP and starts as it does: adapters, memory, caches of each workspace, errors."""
 
 import asyncio
 import json
@@ -426,7 +426,8 @@ def test_memory_that_a_run_holds_is_said_so_and_ends_nothing(tmp_path, nvidia):
 
     problem = with_engine(Way(), ask_both)
     assert problem.code == "no_memory"
-    assert "A training run, or another program on this machine, holds the rest. Ask again when it has ended." in problem.message
+    assert problem.message.startswith("The GPU's memory is taken: 10.2 GB are needed and ")
+    assert problem.message.endswith("such as a training run. Ask again when it has ended.")
 
 
 def test_room_is_made_by_ending_what_is_idle(tmp_path, nvidia):

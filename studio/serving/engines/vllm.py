@@ -18,9 +18,10 @@ from typing import Any
 from studio.errors import UserError
 from studio.serving.engines.contract import Route, State, Subject, Took
 from studio.serving.engines.vllm_adapters import obstacle_of_base, size_of
-from studio.serving.engines.vllm_process import Gpu, Process, gpu
+from studio.serving.engines.vllm_process import Process
 from studio.serving.engines.vllm_server import Server, salt_of
 from studio.serving.engines.vllm_wire import PATHS, Upstream
+from studio.worker.gpumemory import gpu_memory
 
 log = logging.getLogger("studio.engine")
 MOST = 0.9
@@ -33,8 +34,8 @@ ASK_EVERY = 30.0
 """Seconds after which servers elsewhere are asked again what they serve, where none was found for a model."""
 TELL_EVERY = 5.0
 HELD = (
-    "The GPU's memory is taken: {need} are needed and {free} of {total} are free. A training run, or another program on this machine, "
-    "holds the rest. Ask again when it has ended."
+    "The GPU's memory is taken: {need} are needed and {free} of {total} are free. Something else on this machine holds the rest, such as "
+    "a training run. Ask again when it has ended."
 )
 BUSY = "Other models are answering and hold the GPU's memory. Ask again in a moment."
 
@@ -57,9 +58,9 @@ class Way:
 class VLLM:
     name = "vLLM"
 
-    def __init__(self, way: Way, *, gpu: Callable[[], Gpu | None] = gpu):
-        self.way, self.gpu = way, gpu
-        found = gpu() if way.is_installed else None
+    def __init__(self, way: Way):
+        self.way = way
+        found = gpu_memory() if way.is_installed else None
         self.can_start, self.most = found is not None, int(found.total * MOST) if found else 0
         self.elsewhere = [Upstream(url, key=way.key) for url in way.urls]
         self.asking, self.asked_at = asyncio.Lock(), 0.0
@@ -263,7 +264,7 @@ class VLLM:
 
     async def _place(self, base: Path) -> tuple[int, int]:
         """(bytes that a server for this base takes, bytes of the GPU), once they are free; idle servers leave for it."""
-        found = await asyncio.to_thread(self.gpu)
+        found = await asyncio.to_thread(gpu_memory)
         if found is None:
             raise UserError("The GPU does not say how much memory it has. Ask again in a moment.", code="broken")
         need = int(size_of(base) * GROWTH) + ROOM
@@ -276,7 +277,7 @@ class VLLM:
             if key is None:
                 raise UserError(BUSY, code="no_memory")
             await self.servers.pop(key).end()
-            found = await asyncio.to_thread(self.gpu) or found
+            found = await asyncio.to_thread(gpu_memory) or found
         return need, found.total
 
     def _used(self) -> int:

@@ -3,13 +3,11 @@
 import asyncio
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import UserError
@@ -31,30 +29,6 @@ NO_SUCH = ("model architectures", "are not supported for now", "has no vllm impl
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "VLLM_", "TORCH", "TRITON_", "XDG_")
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """Bytes of the GPU that servers are started on."""
-
-    total: int
-    free: int
-
-
-def gpu() -> Gpu | None:
-    """The first GPU that this process may use; None where there is none, or nobody can say."""
-    tool = shutil.which("nvidia-smi")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if tool is None or (visible is not None and visible.split(",")[0].strip() in {"", "-1"}):
-        return None
-    which = ["-i", visible.split(",")[0].strip()] if visible else []
-    query = [tool, *which, "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=15, check=True)
-        total, free = (int(figure) << 20 for figure in answer.stdout.splitlines()[0].split(","))
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
-    return Gpu(total, free)
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
