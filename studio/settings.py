@@ -85,6 +85,22 @@ def secure_address(url: str, name: str) -> str:
     return url.rstrip("/")
 
 
+def choice(name: str, known: tuple[str, ...]) -> str:
+    """One of a few words; the first where nothing is set."""
+    value = env(name, known[0]).lower() or known[0]
+    if value not in known:
+        raise ImproperlyConfigured(f"STUDIO_{name} must be one of {', '.join(known)}, not {value!r}.")
+    return value
+
+
+def address(url: str) -> str:
+    """An http:// or https:// address without its last slash."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ImproperlyConfigured(f"STUDIO_VLLM_URLS must hold addresses such as http://127.0.0.1:8001, not {url!r}.")
+    return url.rstrip("/")
+
+
 def price(text: str) -> tuple[float | None, str]:
     """An amount and its currency, such as `2.40 EUR`; (None, "") where nothing is set."""
     if not text:
@@ -183,6 +199,14 @@ SMTP_URL, MAIL_FROM = env("SMTP_URL"), env("MAIL_FROM")
 """Where mail is handed over, and who sends it. Without it no mail is sent, and links are shown on the page alone."""
 if SMTP_URL and not MAIL_FROM:
     raise ImproperlyConfigured("STUDIO_SMTP_URL needs STUDIO_MAIL_FROM: the address that mail comes from.")
+ENGINE = choice("ENGINE", ("auto", "llamacpp", "vllm"))
+"""What answers: vLLM where it is set up or can be started and llama.cpp for all else, or one of them alone."""
+VLLM_URLS = [address(url) for url in env("VLLM_URLS").replace(",", " ").split()]
+"""vLLM servers that run elsewhere. Each is asked which base it serves: see the architecture's part on serving."""
+VLLM_COMMAND = env("VLLM_COMMAND", "vllm")
+"""What starts a vLLM server here, where there is a GPU; empty starts none. STUDIO_VLLM_KEY, which servers elsewhere may want, is read by
+the engine's own process alone: what stands on a command line is read by everybody on the machine."""
+ENGINE_WORDS = ("--engine", ENGINE, *(f"--vllm-url={url}" for url in VLLM_URLS), f"--vllm-command={VLLM_COMMAND}")
 ENGINE_SOCKET = env("ENGINE_SOCKET") or str(engine_socket(DATA_DIR))
 
 INSTALLED_APPS = [

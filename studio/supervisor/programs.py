@@ -33,6 +33,8 @@ class Place:
     """Descriptor of the listening socket, opened before anything starts and handed down to the web server."""
     slots: tuple[str, ...]
     """CUDA_VISIBLE_DEVICES of each training worker."""
+    engine: tuple[str, ...] = ()
+    """What the process that answers is told beside where it is."""
 
 
 def python(*words: str) -> tuple[str, ...]:
@@ -75,7 +77,8 @@ def rounds() -> Program:
 
 
 def engine(place: Place) -> Program:
-    return Program("engine", python("studio.serving.engine", "--socket", str(engine_socket(place.data_dir)), "--root", str(place.data_dir)))
+    where = ("--socket", str(engine_socket(place.data_dir)), "--root", str(place.data_dir))
+    return Program("engine", python("studio.serving.engine", *where, *place.engine))
 
 
 FILE_WORKERS = 2

@@ -36,6 +36,8 @@ class Options:
     port: int = 8000
     workers: int | None = None
     ready_file: Path | None = None
+    engine: tuple[str, ...] = ()
+    """What the process that answers is told, from the settings."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def up(options: Options, hooks: Hooks, *, programs: Callable[[Place], list[Progr
         (options.data_dir / "tmp").mkdir(mode=0o700)
         slots = training_slots(wanted=options.workers, gpus=visible_gpus())
         url = os.environ.get("REDIS_URL", "")
-        place = Place(options.data_dir, url or redis_url(options.data_dir), listener.fileno(), tuple(slots))
+        place = Place(options.data_dir, url or redis_url(options.data_dir), listener.fileno(), tuple(slots), options.engine)
         os.environ.update(environment(place))
         os.chdir(ROOT)
         redis = None if url else redis_program(options.data_dir)

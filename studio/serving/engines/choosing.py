@@ -1,11 +1,32 @@
 """Which engine answers for a model: vLLM where it can, llama.cpp for all else. Behaves as one engine."""
 
-from collections.abc import AsyncIterator
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
 from studio.errors import UserError
 from studio.serving.engines.contract import Engine, Route, State, Subject, Took
+from studio.serving.engines.vllm import VLLM, Way
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """As the settings hand them on: STUDIO_ENGINE, STUDIO_VLLM_URLS, STUDIO_VLLM_COMMAND."""
+    parser.add_argument("--engine", choices=["auto", "llamacpp", "vllm"], default="auto")
+    parser.add_argument("--vllm-url", action="append", default=[], help="A vLLM server that runs elsewhere.")
+    parser.add_argument("--vllm-command", default="vllm", help="What starts one here, where there is a GPU; empty starts none.")
+
+
+def chosen(options: Namespace, llamacpp: Callable[[], Engine]) -> Engine:
+    """The engine that the options mean. Called where a loop runs. `llamacpp` makes the other one, where it is needed."""
+    if options.engine == "llamacpp":
+        return llamacpp()
+    way = Way(tuple(options.vllm_url), key=os.environ.get("STUDIO_VLLM_KEY", ""), command=options.vllm_command)
+    vllm = VLLM(way)  # a key on the command line would be read by everybody on the machine
+    if options.engine == "vllm":
+        return vllm
+    return Choosing(vllm, llamacpp()) if vllm.is_possible else llamacpp()
 
 
 class Choosing:
@@ -24,7 +45,9 @@ class Choosing:
             handed_on(error)
             await self.second.load(subject, state)
 
-    async def ask(self, subject: Subject, route: Route, body: dict[str, Any], *, state: State, took: Took) -> AsyncIterator[dict[str, Any]]:
+    async def ask(
+        self, subject: Subject, route: Route, body: dict[str, Any], *, state: State, took: Took
+    ) -> AsyncGenerator[dict[str, Any], None]:
         begun = False
         try:
             async with aclosing(self.first.ask(subject, route, body, state=state, took=took)) as chunks:  # type: ignore[type-var]
