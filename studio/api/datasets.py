@@ -33,6 +33,8 @@ class DatasetOut(Schema):
     name: str
     held_out: bool
     """Kept for gates and comparisons: runs may not train on it."""
+    license: str
+    """On what terms its rows may be used; empty where nobody has said."""
     created_at: datetime
 
 
@@ -44,6 +46,7 @@ class DatasetIn(Input):
 class DatasetChanges(Input):
     name: Line | None = None
     held_out: bool | None = None
+    license: Line | None = None
 
 
 class DatasetFilters(ClientsPaging):
@@ -74,7 +77,7 @@ def get_dataset(request: HttpRequest, pk: UUID) -> Dataset:
 @router.patch("/datasets/{uuid:pk}", response=DatasetOut, url_name="dataset")
 def update_dataset(request: HttpRequest, pk: UUID, payload: DatasetChanges) -> Dataset:
     dataset = get_object_or_404(Dataset.objects.for_action(request, "dataset.create").select_related("project__client"), pk=pk)
-    shaping.update_dataset(request.member, dataset, name=payload.name, held_out=payload.held_out)  # type: ignore[attr-defined]
+    shaping.update_dataset(request.member, dataset, name=payload.name, held_out=payload.held_out, license=payload.license)  # type: ignore[attr-defined]
     return dataset
 
 

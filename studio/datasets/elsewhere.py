@@ -34,6 +34,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 REVISION = re.compile(r"[\w][\w./-]{0,79}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SAFE = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|xlsx|txt|md)(\.gz|\.zst|\.zip)?$", re.IGNORECASE)
+LICENSE = re.compile(r"license:[a-z0-9.+-]{1,60}")
 NO_ROWS = re.compile(r"(^|/)(readme|license|licence|changelog|requirements|dataset_infos|\.[^/]*)[^/]*$", re.IGNORECASE)
 SHARD = re.compile(r"[-_.]?\d{3,6}-of-\d{3,6}(?=\.)")
 JOINS = {"jsonl": "lines", "ndjson": "lines", "txt": "lines", "md": "lines", "parquet": "parquet"}
@@ -69,6 +70,8 @@ class Snapshot:
     offers: tuple[Offer, ...]
     files: dict[str, dict[str, Any]]
     """`{name: {"size": bytes, "sha256": hash or ""}}`."""
+    license: str = ""
+    """As the hub names it; empty where it names none."""
 
 
 def hub_url() -> str:
@@ -104,7 +107,12 @@ def look_at_hub(repository: str, *, revision: str = "", connection: Connection |
     offers = offered(files)
     if not offers:
         raise UserError(f"{repository} holds no file of rows that is safe to read. {what_is_read(told)}")
-    return Snapshot(repository, revision, commit, tuple(offers), files)
+    return Snapshot(repository, revision, commit, tuple(offers), files, license_of(told))
+
+
+def license_of(told: dict[str, Any]) -> str:
+    tags = [tag for tag in told.get("tags") or [] if isinstance(tag, str) and LICENSE.fullmatch(tag)]
+    return ", ".join(tag.removeprefix("license:") for tag in tags)[:80]
 
 
 def what_is_read(told: dict[str, Any]) -> str:
@@ -200,6 +208,7 @@ def fetch_from_hub(member: Member, *, project: Project, snapshot: Snapshot, name
         "repository": snapshot.repository,
         "revision": snapshot.revision,
         "commit": snapshot.commit,
+        "license": snapshot.license,
         "files": list(offer.files),
         "sizes": [snapshot.files[each]["size"] for each in offer.files],
         "sha256": [snapshot.files[each]["sha256"] for each in offer.files],

@@ -19,6 +19,8 @@ class Dataset(Tenant):
     name = models.CharField(max_length=80)
     held_out = models.BooleanField(default=False)
     """Kept for gates and comparisons: no run may train on it."""
+    license = models.CharField(max_length=80, blank=True)
+    """On what terms its rows may be used, such as cc-by-4.0; empty where nobody has said."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

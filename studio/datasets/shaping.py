@@ -24,6 +24,7 @@ from studio.workspaces.models import Member, Project, hold
 COMPARED_SETS = 20
 """Versions of held-out sets, the newest first, that others are compared with."""
 HELD_OUT = "This dataset is held out, for gates and comparisons: no run may train on it. Choose another dataset."
+LONGEST_LICENSE = 80
 IN_USE = "A run is training on this dataset. Wait for its end, or stop it first."
 
 
@@ -211,13 +212,19 @@ def check_seed(seed: int) -> None:
         raise UserError("The seed is off.", fields={"seed": "Seed must be 0 to 4 294 967 295."})
 
 
-def update_dataset(member: Member, dataset: Dataset, *, name: str | None = None, held_out: bool | None = None) -> None:
-    """Renames a dataset; marks it as one that runs may not train on, or lets them again."""
+def update_dataset(
+    member: Member, dataset: Dataset, *, name: str | None = None, held_out: bool | None = None, license: str | None = None
+) -> None:
+    """Renames a dataset; marks it as one that runs may not train on, or lets them again; says on what terms its rows may be used."""
     change: dict[str, Any] = {}
     if name is not None and (name := plain_name(name)) != dataset.name:
         change["name"] = [dataset.name, name]
     if held_out is not None and held_out != dataset.held_out:
         change["held_out"] = [dataset.held_out, held_out]
+    if license is not None and (license := " ".join(license.split())) != dataset.license:
+        if len(license) > LONGEST_LICENSE:
+            raise UserError("The licence is too long.", fields={"license": f"At most {LONGEST_LICENSE} characters: its short name."})
+        change["license"] = [dataset.license, license]
     if not change:
         return
     with transaction.atomic():

@@ -21,6 +21,7 @@ urlpatterns = [
     path("versions/<uuid:pk>/split/", splits.split, name="split"),
     path("versions/<uuid:pk>/leave-out/", splits.leave_out, name="leave_out"),
     path("<uuid:pk>/hold-out/", splits.hold_out, name="hold_out"),
+    path("<uuid:pk>/license/", splits.license, name="license"),
     path("mix/", mixes.mix, name="mix"),
     path("mix/preview/", mixes.preview, name="mix_preview"),
     path("versions/<uuid:pk>/export/", exports.export, name="export"),

@@ -184,7 +184,8 @@ def _terms(release: Release, licences: Sequence[str]) -> list[str]:
         if licences:
             lines.append(f"   They lie beside this card: {', '.join(f'`{name}`' for name in licences)}.")
     for one in lineage_of(version) if version else []:
-        lines.append(f"1. {plain(str(one))} {_came_from(one, client.name)}.")
+        told = f"is under {plain(one.dataset.license)}" if one.dataset.license else _came_from(one, client.name)
+        lines.append(f"1. {plain(str(one))} {told}.")
     lines.append(f"1. The training is {plain(workspace.name)}'s work for {plain(client.name)}; what they agreed holds for it.")
     return lines
 
@@ -193,7 +194,10 @@ def _came_from(version: DatasetVersion, client: str) -> str:
     match version.origin.get("kind"):
         case "hub":
             place = f"{version.origin.get('repository', '')}@{str(version.origin.get('commit', ''))[:12]}"
-            return f"comes from the dataset hub, {plain(place)}; the terms of that dataset hold"
+            terms = (
+                f"which says that it is under {plain(version.origin['license'])}" if version.origin.get("license") else "whose terms hold"
+            )
+            return f"comes from the dataset hub, {plain(place)}, {terms}"
         case "mix" | "split" | "revision":
             return "was made of the versions named under Data; their terms hold"
         case "object":

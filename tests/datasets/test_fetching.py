@@ -124,7 +124,9 @@ class Hub(Files):
                 {"rfilename": name.removeprefix(prefix), "size": len(content), "lfs": {"sha256": hashlib.sha256(content).hexdigest()}}
                 for name, content in self.files.items()
             ]
-            return json.dumps({"id": "acme/support", "sha": COMMIT, "siblings": siblings}).encode()
+            return json.dumps(
+                {"id": "acme/support", "sha": COMMIT, "siblings": siblings, "tags": ["license:cc-by-4.0", 7, "license:<b>"]}
+            ).encode()
         return super().found(path)
 
 
@@ -227,8 +229,8 @@ def test_a_file_of_a_hub_is_fetched_looked_at_and_imported(acme, ana, hub):
     assert "What is 0 + 1?" in ana.get(answer.headers["Location"]).content.decode()
     ana.post(answer.headers["Location"])
     version = DatasetVersion.objects.get(dataset__name="train")
-    assert {key: version.origin[key] for key in ("kind", "repository", "commit")} == {
-        "kind": "hub", "repository": "acme/support", "commit": COMMIT,
+    assert {key: version.origin[key] for key in ("kind", "repository", "commit", "license")} == {
+        "kind": "hub", "repository": "acme/support", "commit": COMMIT, "license": "cc-by-4.0",
     }  # fmt: skip
     work_off(version.order)
     version.refresh_from_db()

@@ -282,6 +282,18 @@ def test_a_dataset_is_held_out_on_its_page_and_no_run_trains_on_it(acme, ana, sl
     assert acme.api.post("runs", body).status_code in (200, 201, 202)
 
 
+def test_a_dataset_says_on_what_terms_its_rows_may_be_used(acme, ana):
+    page = f"/datasets/versions/{acme.version.pk}/"
+    assert 'name="license" value=""' in ana.get(page).content.decode()
+    assert ana.post(f"/datasets/{acme.version.dataset_id}/license/", {"license": " cc-by-4.0 "})["Location"] == page
+    assert 'name="license" value="cc-by-4.0"' in ana.get(page).content.decode()
+    told = acme.api.patch(f"datasets/{acme.version.dataset_id}", {"license": "x" * 81})
+    assert (told.status_code, told.json()["error"]["fields"]) == (422, {"license": "At most 80 characters: its short name."})
+    assert acme.api.patch(f"datasets/{acme.version.dataset_id}", {"license": ""}).json()["license"] == ""
+    changes = [record.change for record in AuditRecord.objects.filter(verb="dataset.update").order_by("at")]
+    assert changes == [{"license": ["", "cc-by-4.0"]}, {"license": ["cc-by-4.0", ""]}]
+
+
 def test_manage_train_refuses_what_is_held_out(acme, slot, tmp_path):
     shaping.update_dataset(acme.owner, acme.version.dataset, held_out=True)
     (tmp_path / "run.yaml").write_text(recipe_of(acme.run))

@@ -23,6 +23,7 @@ from django.utils import timezone
 from studio.artifacts.downloads import zip_bytes, zip_length
 from studio.artifacts.models import Artifact, Build
 from studio.audit.models import AuditRecord
+from studio.datasets.models import Dataset, DatasetVersion
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.releases import delivering
@@ -206,6 +207,18 @@ def test_the_zip_holds_the_file_and_everything_that_one_needs_to_run_and_to_judg
         "states no licence",
     ):
         assert said in card, said
+
+
+def test_the_card_tells_on_what_terms_the_rows_may_be_used(delivery, acme):
+    Dataset.objects.filter(pk=acme.version.dataset_id).update(license="cc-by-4.0 *yes*")
+    card = unpacked(Browser().get("/d/secret/file/"))["MODEL_CARD.md"].decode()
+    assert "Replies v1 is under cc-by-4.0 \\*yes\\*." in card
+    Dataset.objects.filter(pk=acme.version.dataset_id).update(license="")
+    DatasetVersion.objects.filter(pk=acme.version.pk).update(
+        origin={"kind": "hub", "repository": "acme/rows", "commit": "a" * 40, "license": "odbl"}
+    )
+    card = unpacked(Browser().get("/d/secret/file/"))["MODEL_CARD.md"].decode()
+    assert "acme/rows@aaaaaaaaaaaa, which says that it is under odbl." in card
 
 
 def test_no_row_and_no_place_on_the_server_is_in_it(delivery, acme):

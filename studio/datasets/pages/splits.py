@@ -72,6 +72,20 @@ def hold_out(request: HttpRequest, pk: str) -> HttpResponse:
     return redirect("datasets:split", pk=newest.pk) if newest else redirect("datasets:detail", pk=found.pk)
 
 
+def license(request: HttpRequest, pk: str) -> HttpResponse:
+    """Says on what terms the rows of a dataset may be used."""
+    writable = Dataset.objects.for_action(request, "dataset.create")
+    found = get_object_or_404(writable.select_related("project__client"), pk=pk)
+    try:
+        shaping.update_dataset(request.member, found, license=request.POST.get("license", ""))  # type: ignore[attr-defined]
+    except UserError as error:
+        messages.info(request, error.message)
+    else:
+        messages.success(request, "Saved the licence.")
+    newest = found.newest
+    return redirect("datasets:version", pk=newest.pk) if newest else redirect("datasets:detail", pk=found.pk)
+
+
 def leave_out(request: HttpRequest, pk: str) -> HttpResponse:
     """The next version, without the rows that a held-out set has too."""
     found = version_for(request, "dataset.create", pk)
