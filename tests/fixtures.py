@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,10 @@ from studio.orders.services import claim
 from studio.orders.supervising import Supervisor
 from studio.releases.models import Delivery, Evaluation, Release
 from studio.runs.models import Run
-from studio.serving.models import Deployment
+from studio.serving import keeping
+from studio.serving.columns import shown
+from studio.serving.models import Call, Deployment, Keeping, KeptAnswer, PromptSet, Talk, Trial
+from studio.serving.traffic import record_call
 from studio.storage import commit_folder
 from studio.supervisor.redis_server import find_server
 from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Member, Project, Rate, User, Workspace
@@ -309,6 +312,24 @@ def make_deployment(project: Project, release: Release | None = None, *, slug: s
     return Deployment.objects.create(project=project, client=project.client, slug=slug, release=release)
 
 
+def make_call(deployment: Deployment, *, at: datetime | None = None, **columns: Any) -> Call:
+    """A request that was answered just now, or `at`."""
+    told = {"status": 200, "prompt_tokens": 10, "completion_tokens": 5, "seconds": 1.0, "first": 0.2, "release": deployment.release}
+    told |= {"client": deployment.client, "deployment": deployment, "route": Call.Route.CHAT, "at": at or timezone.now()}
+    call = Call(**told | columns)
+    record_call(call)
+    return call
+
+
+def make_kept(deployment: Deployment, release: Release, *, question: str = "When does it come?", answer: str = "Tomorrow.") -> KeptAnswer:
+    """Kept as the endpoint keeps it; its project keeps answers."""
+    asked, answered = [{"role": "user", "content": question}], {"role": "assistant", "content": answer}
+    told = {"pk": uuid.uuid4(), "deployment": deployment, "release": release, "key": None, "at": timezone.now()}
+    kept = keeping.keep(messages=asked, answer=answered, **told)
+    assert kept is not None
+    return kept
+
+
 def make_invitation(
     member: Member, *, link: str = "", role: str = "member", clients: list[Client] | None = None, **columns: Any
 ) -> Invitation:
@@ -398,6 +419,33 @@ class World:
         return found or make_deployment(self.project)
 
     @property
+    def prompt_set(self) -> PromptSet:
+        """Two prompts of its client, of which the first is asked twice."""
+        prompts = [{"turns": ["Where?", "And when?"], "category": "parcels"}, {"turns": ["Why?"], "category": ""}]
+        columns = {"workspace": self.workspace, "client": self.client, "name": "Support", "prompts": prompts, "user": self.owner.user}
+        return PromptSet.objects.filter(client=self.client).first() or PromptSet.objects.create(**columns)
+
+    @property
+    def trial(self) -> Trial:
+        """Of its prompt set, asked of its base and its adapter, and answered."""
+        return Trial.objects.filter(client=self.client).first() or make_trial(self)
+
+    @property
+    def talk(self) -> Talk:
+        """Shared by its owner."""
+        kept = {"target": f"adapter:{self.artifact.pk}", "title": self.artifact.name, "note": "Adapter", "method": "lora"}
+        turns = [{"prompt": "Where is it?", "answers": [{"text": "On its way.", "tokens": 4, "seconds": 0.2, "first": 0.1, "error": ""}]}]
+        told = {"workspace": self.workspace, "user": self.owner.user, "columns": [kept], "asked_with": {}, "turns": turns}
+        return Talk.objects.filter(client=self.client).first() or Talk.objects.create(client=self.client, **told)
+
+    @property
+    def kept(self) -> KeptAnswer:
+        """What its deployment was asked and answered, for the project keeps such for a month."""
+        Keeping.objects.get_or_create(project=self.project, defaults={"days": 30})
+        found = KeptAnswer.objects.filter(project=self.project).first()
+        return found or make_kept(self.deployment, self.release)
+
+    @property
     def erasure(self) -> Erasure:
         """The certificate of a client that its workspace had."""
         found = Erasure.objects.filter(workspace=self.workspace).first()
@@ -444,6 +492,26 @@ def make_world(email: str = "ana@example.com", workspace: str = "Acme") -> World
     files = {"adapter_model.safetensors": bytes(range(256)) * 16, "adapter_config.json": b'{"r": 16}'}
     artifact = make_artifact(run.order, project, files, base_model=base, dataset_version=version, lineage=lineage)
     return World(owner, Api(make_key(owner)), project.client, project, base, version, run, artifact, make_build(owner, artifact))
+
+
+def make_trial(world: World, *, status: str = Order.Status.SUCCEEDED) -> Trial:
+    """The world's prompt set asked of its base and its adapter; answered where it has ended."""
+    order = make_order(world.owner, kind="trial", client=world.client, status=status)
+    said = {"tokens": 12, "seconds": 0.5, "first": 0.1, "error": ""}
+    answers = [
+        [{"turns": [said | {"text": f"{who} says {turn}"} for turn in prompt["turns"]]} for who in ("Base", "Adapter")]
+        for prompt in world.prompt_set.prompts
+    ]
+    return Trial.objects.create(
+        workspace=world.workspace,
+        client=world.client,
+        order=order,
+        name=world.prompt_set.name,
+        prompts=world.prompt_set.prompts,
+        columns=[shown(thing).kept for thing in (world.base, world.artifact)],
+        asked_with={"system": "", "temperature": 0.0, "top_p": None, "max_tokens": 256, "seed": 0},
+        answers=answers if status == Order.Status.SUCCEEDED else None,
+    )
 
 
 def make_slot() -> Slot:

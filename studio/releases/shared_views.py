@@ -60,6 +60,7 @@ def release(request: HttpRequest, pk: str, *, error: UserError | None = None) ->
         "mine": Approval.objects.filter(release=found, user=member.user_id).first(),
         "can_sign": member.may("release.sign_off") and found.stage == Release.Stage.CANDIDATE,
         "can_chat": found.artifact.is_chattable,
+        "side": {"target": f"release:{found.pk}", "title": found.version, "method": "lora"},
         "preview": member.role != Member.Role.GUEST,
         "error": error,
         "comment": request.POST.get("comment", ""),

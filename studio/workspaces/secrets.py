@@ -14,7 +14,7 @@ PURPOSE = b"adapter studio: secrets of connections"
 
 def sealed(secret: str) -> str:
     """What is stored of a secret; nothing of nothing."""
-    return _lock().encrypt(secret.encode()).decode() if secret else ""
+    return lock_for(PURPOSE).encrypt(secret.encode()).decode() if secret else ""
 
 
 def opened(stored: str) -> str:
@@ -22,11 +22,11 @@ def opened(stored: str) -> str:
     if not stored:
         return ""
     try:
-        return _lock().decrypt(stored.encode()).decode()
+        return lock_for(PURPOSE).decrypt(stored.encode()).decode()
     except InvalidToken:
         raise UserError("The stored key cannot be read any more, since the server's SECRET_KEY has changed. Enter it again.") from None
 
 
-def _lock() -> Fernet:
-    derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=PURPOSE).derive(settings.SECRET_KEY.encode())
+def lock_for(purpose: bytes) -> Fernet:
+    derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(settings.SECRET_KEY.encode())
     return Fernet(base64.urlsafe_b64encode(derived))

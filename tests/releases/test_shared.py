@@ -13,7 +13,7 @@ from django.urls import NoReverseMatch, reverse
 
 from studio.audit.models import AuditRecord
 from studio.releases.models import Approval, Evaluation, Release
-from studio.serving.views import question
+from studio.serving.chat_views import question
 from studio.workspaces.models import Member
 from studio.workspaces.policy import GUEST, PUBLIC, ROUTES, SIGNED_IN
 from studio.workspaces.services import create_client, create_project
@@ -143,10 +143,10 @@ def test_a_release_answers_with_its_own_settings_whatever_the_page_sends(rf, gus
     sent = {"target": f"release:{release.pk}", "messages": messages, "temperature": 2, "max_tokens": 2048}
     request = rf.post("/", json.dumps(sent), content_type="application/json")
     request.member = gus
-    asked = question(request)
+    subject, asked = question(request)
     assert asked["messages"] == [{"role": "system", "content": "Secret instructions"}, {"role": "user", "content": "Hi"}]
     assert (asked["temperature"], asked["top_p"], asked["stop"], asked["max_tokens"]) == (0.5, 0.9, ["###"], 90)
-    assert asked["adapter"] == str(acme.artifact.folder)
+    assert subject["adapter"] == str(acme.artifact.folder)
 
 
 # ── Signing off ──

@@ -18,6 +18,7 @@ from tests.fixtures import (
     make_artifact,
     make_base_model,
     make_build,
+    make_call,
     make_delivery,
     make_deployment,
     make_invitation,
@@ -28,7 +29,8 @@ from tests.fixtures import (
     make_version,
 )
 
-CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "releases", "deployments", "deliveries", "audit", "usage", "traffic")
+CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "releases", "deployments", "deliveries", "audit", "usage")
+CALLS += ("traffic", "metrics")
 
 
 def addresses(world: World) -> list[str]:
@@ -45,6 +47,10 @@ def addresses(world: World) -> list[str]:
         f"/clients/{world.client.pk}/",
         f"/releases/{world.release.pk}/",
         f"/deployments/{world.deployment.pk}/",
+        f"/playground/choices/?client={world.client.pk}",
+        "/playground/talks/",
+        "/playground/votes/",
+        f"/playground/?talk={world.talk.pk}",
     ]
     return [*lists, *one, *(f"/api/v1/{name}" for name in (*CALLS, f"datasets/{world.version.dataset_id}/versions"))]
 
@@ -69,7 +75,7 @@ def one_more_of_each(world: World, number: int) -> None:
     make_build(world.owner, world.artifact)
     create_project(world.owner, client=create_client(world.owner, name=f"Client {number}"), name="Task")
     release = make_release(world.owner, artifact, version=(1, number + 1, 0), stage="approved")
-    make_deployment(world.project, release, slug=f"slot-{number}")
+    make_call(make_deployment(world.project, release, slug=f"slot-{number}"))
     make_delivery(world.owner, release, artifact.builds.get())
     make_invitation(world.owner)
     make_member(world.workspace, role="member", email=f"member-{number}@example.com", clients=[world.client])

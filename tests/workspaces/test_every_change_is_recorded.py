@@ -211,6 +211,10 @@ def key_of(acme: World) -> Any:
     return acme.owner.keys.latest("created_at").pk
 
 
+def voted(acme: World) -> dict[str, Any]:
+    return {"column": [f"base:{acme.base.pk}", f"adapter:{acme.artifact.pk}"], "prompt": "Hi?", "answer": ["No.", "Yes."], "best": "1"}
+
+
 def row_form(text: str = "Another answer.") -> dict[str, str]:
     said = [("user", "Question?"), ("assistant", text)]
     form = {
@@ -225,6 +229,19 @@ def row_form(text: str = "Another answer.") -> dict[str, str]:
 
 Example = Callable[[World], Sent]
 EXAMPLES: dict[tuple[str, str], Example] = {
+    ("prompts:new", "POST"): lambda acme: Sent(body={"name": "Support", "prompts": "Where?"}),
+    ("prompts:edit", "POST"): lambda acme: Sent(acme.prompt_set.pk, {"do": "rename", "name": "Renamed"}),
+    ("prompts:copy", "POST"): lambda acme: Sent(acme.prompt_set.pk),
+    ("prompts:delete", "POST"): lambda acme: Sent(acme.prompt_set.pk),
+    ("trials:new", "POST"): lambda acme: Sent(body={"set": acme.prompt_set.pk, "column": [f"base:{acme.base.pk}"]}),
+    ("trials:stop", "POST"): lambda acme: Sent(live(acme.trial)),
+    ("trials:delete", "POST"): lambda acme: Sent(acme.trial.pk),
+    ("api:prompt_sets", "POST"): lambda acme: Sent(body={"name": "Support", "prompts": [{"turns": ["Where?"]}]}),
+    ("api:prompt_set", "PATCH"): lambda acme: Sent(acme.prompt_set.pk, {"name": "Renamed"}),
+    ("api:prompt_set", "DELETE"): lambda acme: Sent(acme.prompt_set.pk),
+    ("api:trials", "POST"): lambda acme: Sent(body={"prompt_set": str(acme.prompt_set.pk), "columns": [f"base:{acme.base.pk}"]}),
+    ("api:trial_stop", "POST"): lambda acme: Sent(live(acme.trial)),
+    ("api:trial", "DELETE"): lambda acme: Sent(acme.trial.pk),
     ("clients:new", "POST"): lambda acme: Sent(body={"name": "Globex"}),
     ("clients:archive", "POST"): lambda acme: Sent(create_client(acme.owner, name="Globex").pk),
     ("clients:restore", "POST"): lambda acme: Sent(archived(acme)),
@@ -257,6 +274,7 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("datasets:stop", "POST"): lambda acme: Sent(live(acme.version)),
     ("datasets:split", "POST"): lambda acme: Sent(acme.version.pk, {"validation_percent": "25", "seed": "7"}),
     ("datasets:leave_out", "POST"): lambda acme: Sent(beside_held_out(acme)),
+    ("datasets:license", "POST"): lambda acme: Sent(acme.version.dataset_id, {"license": "cc-by-4.0"}),
     ("datasets:hold_out", "POST"): lambda acme: Sent(acme.version.dataset_id, {"held_out": "true"}),
     ("datasets:mix", "POST"): lambda acme: Sent(body=mix_form(acme)),
     ("datasets:synthesis_new", "POST"): lambda acme: Sent(acme.version.pk, {"target": "2"}),
@@ -309,7 +327,17 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("deployments:clear", "POST"): lambda acme: Sent(answering(acme).pk),
     ("deployments:archive", "POST"): lambda acme: Sent(acme.deployment.pk),
     ("deployments:restore", "POST"): lambda acme: Sent(put_away(acme)),
+    ("answers:judge", "POST"): lambda acme: Sent(acme.kept.pk, {"thumb": "1"}),
+    ("answers:add", "POST"): lambda acme: Sent(body={"dataset": acme.version.dataset_id, "answer": acme.kept.pk}),
+    ("answers:delete", "POST"): lambda acme: Sent(acme.kept.pk),
+    ("answers:setting", "POST"): lambda acme: Sent(acme.project.pk, {"days": "30"}),
+    ("api:answer_judge", "POST"): lambda acme: Sent(acme.kept.pk, {"correction": "On Monday."}),
+    ("api:answer", "DELETE"): lambda acme: Sent(acme.kept.pk),
+    ("api:project_keeping", "PATCH"): lambda acme: Sent(acme.project.pk, {"days": 30}),
     ("serving:keep", "POST"): lambda acme: Sent(body={"dataset": acme.version.dataset_id, "target": "base:", "messages": json.dumps(CHAT)}),
+    ("serving:talks", "POST"): lambda acme: Sent(body={"column": f"adapter:{acme.artifact.pk}", "turns": json.dumps(acme.talk.turns)}),
+    ("serving:talk_delete", "POST"): lambda acme: Sent(acme.talk.pk),
+    ("serving:votes", "POST"): lambda acme: Sent(body=voted(acme)),
     ("api:keys", "POST"): lambda acme: Sent(body={"name": "nightly", "scopes": ["read"]}),
     ("api:key", "PATCH"): lambda acme: Sent(key_of(acme), {"at_once": 3}),
     ("api:key", "DELETE"): lambda acme: Sent(key_of(acme)),

@@ -188,7 +188,7 @@ def signed_in(member: Any) -> Browser:
 def prepared(town: Town) -> Things:
     """Whatever a page may name is there in each world."""
     for world in (town.acme, town.globex, town.rival):
-        for name in ("upload", "synthesis", "delivery", "deployment", "invitation", "connection", "erasure", "colleague"):
+        for name in ("upload", "synthesis", "delivery", "deployment", "invitation", "connection", "erasure", "colleague", "talk", "trial"):
             assert getattr(world, name)
         world.client.projects.create(name="Another", slug="another")
         type(world.release).objects.filter(pk=world.release.pk).update(stage="approved")
@@ -282,6 +282,9 @@ LISTS = {
     "releases": {"after": "release", "project": "project", "client": "client", "artifact": "artifact"},
     "deliveries": {"after": "delivery", "client": "client", "release": "release"},
     "deployments": {"after": "deployment", "project": "project", "client": "client"},
+    "answers": {"after": "kept", "project": "project", "deployment": "deployment", "release": "release"},
+    "prompt-sets": {"after": "prompt_set", "client": "client"},
+    "trials": {"after": "trial", "client": "client"},
     "erasures": {"after": "erasure"},
     "audit": {"client": "client", "object": "run"},
     "usage": {"client": "client"},
@@ -315,6 +318,15 @@ def calls(acme: World) -> list[Call]:
             {key: run[key] for key in ("plugin", "base_model", "dataset_version")},
             of_run | {"project": ""},
             alone=("dataset_version",),
+        ),
+        Call(
+            "post", "prompt-sets", {"client": str(acme.client.pk), "name": "x", "text": "Why?"}, {"client": "client"}, alone=("client",)
+        ),
+        Call(
+            "post",
+            "trials",
+            {"prompt_set": str(acme.prompt_set.pk), "columns": [f"adapter:{acme.artifact.pk}"]},
+            {"prompt_set": "prompt_set", "columns.[]": "artifact"},
         ),
         Call("post", "runs", run, of_run),
         Call("post", "runs/{run}/clone", {"changes": {"dataset_version": version, "base_model": base}}, CLONED),
