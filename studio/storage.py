@@ -80,6 +80,22 @@ def read_manifest(folder: Path) -> dict[str, object]:
     return manifest
 
 
+def sealed_sha256(path: Path) -> str:
+    """What a sealed folder, a folder in one, or a file in one is known by. Raises FileNotFoundError where it was never sealed."""
+    if (path / MANIFEST).exists():
+        return str(read_manifest(path)["sha256"])
+    for folder in path.parents[:2]:
+        if not (folder / MANIFEST).exists():
+            continue
+        files: Any = read_manifest(folder)["files"]
+        name = path.relative_to(folder).as_posix()
+        if name in files:
+            return str(files[name]["sha256"])
+        if part := {each.removeprefix(f"{name}/"): entry for each, entry in files.items() if each.startswith(f"{name}/")}:
+            return hash_of(part)
+    raise FileNotFoundError(path)
+
+
 def is_whole(folder: Path) -> bool:
     """True where a sealed folder still holds exactly the files that its manifest names, byte for byte."""
     try:

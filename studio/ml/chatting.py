@@ -45,11 +45,11 @@ class Chatter:
 
     def __init__(self, *, base: Path, adapter: Path | None, cache: Path, context: int):
         files = prepare(base=base, adapter=adapter, cache=cache)
-        adapters = [str(files["adapter"])] if files["adapter"] else []
+        adapters = [str(files.adapter)] if files.adapter else []
         self.sockets = tempfile.TemporaryDirectory(prefix="studio-llama-")
         socket = os.path.join(self.sockets.name, "s.sock")
         self.lora = [{"id": 0, "scale": 1.0}] if adapters else []
-        self.server = start_server(str(files["model"]), adapters, context=context, at_once=1, socket=socket)
+        self.server = start_server(str(files.model), adapters, context=context, at_once=1, socket=socket)
 
     def answer(self, messages: list[dict[str, str]], *, max_tokens: int, temperature: float, seed: int) -> str:
         """Raises UserError where llama.cpp refuses, such as for a conversation that is too long."""

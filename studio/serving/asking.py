@@ -1,7 +1,6 @@
 """Asks the process that answers, from the web process: lines as they come. What keeps them from coming is a line, too."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
@@ -21,19 +20,19 @@ def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=settings.ENGINE_SOCKET), timeout=TIMEOUT, base_url="http://engine")
 
 
-async def ask(subject: Subject, route: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def ask(subject: Subject, route: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
     """`{"state"}` while it waits, `{"chunk"}` as OpenAI streams them, then `{"done": {...}}` or `{"error": {code, message, fields}}`.
 
     Whoever leaves early closes the iterator, which frees the model for others.
     """
     ended = False
     try:
-        async with client() as engine, engine.stream("POST", "/ask", json={"subject": subject, "route": route, "body": body}) as answer:
-            async with aclosing(answer.aiter_lines()) as lines:
-                async for text in lines:
-                    line = orjson.loads(text)
-                    ended = "done" in line or "error" in line
-                    yield line
+        asked = {"subject": subject, "route": route, "body": body}
+        async with client() as engine, engine.stream("POST", "/ask", json=asked) as answer:
+            async for text in answer.aiter_lines():
+                line = orjson.loads(text)
+                ended = "done" in line or "error" in line
+                yield line
     except httpx.ConnectError:
         yield broken(NOT_RUNNING)
     except httpx.HTTPError:
@@ -49,8 +48,8 @@ async def tokenize(subject: Subject, *, text: str = "", messages: list[dict[str,
             told = (await engine.post("/tokenize", json=asked)).json()
     except httpx.HTTPError as problem:
         raise UserError(NOT_RUNNING, code="broken") from problem
-    if problem := told.get("error"):
-        raise UserError(problem["message"], code=problem["code"], fields=problem["fields"])
+    if refused := told.get("error"):
+        raise UserError(refused["message"], code=refused["code"], fields=refused["fields"])
     tokens: list[int] = told["tokens"]
     return tokens
 

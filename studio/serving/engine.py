@@ -1,4 +1,7 @@
-"""The process that answers the playground: HTTP on a private unix socket, one JSON object per line back. No Django."""
+"""The process that answers: HTTP on a private unix socket, one JSON object per line back. Which engine runs the models is not known here.
+
+No Django.
+"""
 
 import argparse
 import asyncio
@@ -9,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,38 +21,46 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.errors import UserError
 from studio.lifeline import die_with_parent
-from studio.serving.engines.contract import Ask, Engine
+from studio.serving.engines.contract import Engine, Route, Subject, Took
 
 log = logging.getLogger("studio.engine")
-MAX_BODY = 1 << 20
+MAX_BODY = 4 << 20
 LONGEST_STILLNESS = 300.0
-"""Seconds in which no line of Python runs: where it loads a hostile chat template that never ends, llama.cpp lets nobody else work."""
+"""Seconds in which no line of Python runs."""
 LONGEST_SILENCE = 900.0
 """Seconds in which questions are open and none is answered, not even by a piece: more than any prompt takes that fits."""
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-class Message(BaseModel):
+class Wanted(BaseModel):
+    """A subject, by paths below the data folder."""
+
     model_config = ConfigDict(extra="forbid")
 
-    role: str = Field(pattern="^(system|user|assistant)$")
-    content: str = Field(max_length=200_000)
+    workspace: str = Field(pattern="^[0-9A-Za-z-]{1,64}$")
+    base: str
+    base_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    adapter: str = ""
+    adapter_sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
 
 
 class Question(BaseModel):
-    """What the web process asks, by folders below the data folder."""
+    """`body` is OpenAI's, checked by whoever asks; what the engine does not know, it refuses."""
 
     model_config = ConfigDict(extra="forbid")
 
-    base: str
-    adapter: str = ""
-    messages: list[Message] = Field(min_length=1, max_length=200)
-    max_tokens: int = Field(256, ge=1, le=4096)
-    temperature: float = Field(0.0, ge=0, le=2)
-    seed: int = Field(0, ge=0, le=4_294_967_295)
-    top_p: float | None = Field(None, gt=0, le=1)
-    stop: list[str] = Field([], max_length=8)
+    subject: Wanted
+    route: Route
+    body: dict[str, Any]
+
+
+class Text(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    subject: Wanted
+    text: str = ""
+    messages: list[dict[str, Any]] | None = None
 
 
 class Forgotten(BaseModel):
@@ -57,6 +68,12 @@ class Forgotten(BaseModel):
 
     names: list[Annotated[str, Field(pattern="^[0-9a-f]{16}$")]]
     """What the files of erased models have in their names: the beginnings of their hashes."""
+
+
+class Room(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    bytes: int = Field(ge=0)
 
 
 class Pulse:
@@ -83,110 +100,135 @@ class Pulse:
 
 
 class Door:
-    """The ASGI application: POST /chat streams an answer, POST /forget lets go of models, GET /healthz says that it is there."""
+    """The ASGI application, on the wire that `studio.serving.asking` speaks."""
 
     def __init__(self, engine: Engine, root: Path):
         self.engine = engine
         self.root = root.resolve()
         self.pulse = Pulse()
+        self.routes: dict[tuple[str, str], Callable[[bytes], Awaitable[dict[str, Any]]]] = {
+            ("GET", "/healthz"): self.healthz,
+            ("GET", "/state"): self.state,
+            ("POST", "/tokenize"): self.tokenize,
+            ("POST", "/forget"): self.forget,
+            ("POST", "/make_room"): self.make_room,
+        }
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if scope["path"] == "/healthz":
-            await self.reply(send, 200, {"ok": True})
-        elif scope["path"] == "/chat" and scope["method"] == "POST":
-            await self.chat(receive, send)
-        elif scope["path"] == "/forget" and scope["method"] == "POST":
-            await self.forget(receive, send)
-        else:
-            await self.reply(send, 404, {"error": "There is no such thing here."})
+        if (scope["method"], scope["path"]) == ("POST", "/ask"):
+            await self.ask(receive, send)
+            return
+        answer = self.routes.get((scope["method"], scope["path"]))
+        if answer is None:
+            await reply(send, 404, told("invalid", "There is no such thing here."))
+            return
+        try:
+            await reply(send, 200, await answer(await body_of(receive)))
+        except ValidationError as problem:
+            await reply(send, 422, told("invalid", str(problem)))
+        except UserError as problem:
+            await reply(send, 422, told(problem.code, problem.message, problem.fields))
 
-    async def reply(self, send: Send, status: int, body: dict[str, Any]) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
-        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+    async def healthz(self, body: bytes) -> dict[str, Any]:
+        return {"ok": True}
 
-    async def body(self, receive: Receive) -> bytes:
-        data, more = b"", True
-        while more and len(data) <= MAX_BODY:
-            message = await receive()
-            data += message.get("body", b"")
-            more = message.get("more_body", False)
-        return data
+    async def state(self, body: bytes) -> dict[str, Any]:
+        return self.engine.metrics()
 
-    def inside(self, folder: str) -> Path:
-        path = Path(folder).resolve()
-        if not path.is_relative_to(self.root) or not path.is_dir():
-            raise UserError("This model is not here any more.")
+    async def tokenize(self, body: bytes) -> dict[str, Any]:
+        asked = Text.model_validate_json(body)
+        with self.pulse.question():
+            return {"tokens": await self.engine.tokenize(self.subject(asked.subject), text=asked.text, messages=asked.messages)}
+
+    async def forget(self, body: bytes) -> dict[str, Any]:
+        """Of what was erased nothing stays in memory."""
+        return {"forgotten": await self.engine.drop(Forgotten.model_validate_json(body).names)}
+
+    async def make_room(self, body: bytes) -> dict[str, Any]:
+        return {"freed": await self.engine.make_room(Room.model_validate_json(body).bytes)}
+
+    def subject(self, wanted: Wanted) -> Subject:
+        adapter = self.inside(wanted.adapter) if wanted.adapter else None
+        return Subject(wanted.workspace, self.inside(wanted.base), wanted.base_sha256, adapter, wanted.adapter_sha256)
+
+    def inside(self, name: str) -> Path:
+        path = Path(name).resolve()
+        if not path.is_relative_to(self.root) or not (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
+            raise UserError("This model is not here any more.", code="gone")
         return path
 
-    async def chat(self, receive: Receive, send: Send) -> None:
-        try:
-            question = Question.model_validate_json(await self.body(receive))
-            ask = Ask(
-                base=self.inside(question.base),
-                adapter=self.inside(question.adapter) if question.adapter else None,
-                messages=[message.model_dump() for message in question.messages],
-                max_tokens=question.max_tokens,
-                temperature=question.temperature,
-                seed=question.seed,
-                top_p=question.top_p,
-                stop=tuple(question.stop),
-            )
-        except (ValidationError, UserError) as error:
-            await self.reply(send, 422, {"error": str(error)})
-            return
+    async def ask(self, receive: Receive, send: Send) -> None:
+        """Whoever leaves ends the work for them. The answer is fetched as fast as it is made: a slow reader keeps no slot from others."""
+        body = await body_of(receive)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
-        gone = threading.Event()
-        watcher = asyncio.create_task(self.watch(receive, gone))
-        async for line in stream(self.engine, ask, gone, self.pulse):
-            await send({"type": "http.response.body", "body": json.dumps(line, ensure_ascii=False).encode() + b"\n", "more_body": True})
-        watcher.cancel()
-        await send({"type": "http.response.body", "body": b""})
-
-    async def forget(self, receive: Receive, send: Send) -> None:
-        """Of what was erased nothing stays in memory."""
+        lines = asyncio.Queue[dict[str, Any] | None]()
+        work = asyncio.create_task(self.answer(body, lines))
+        watcher = asyncio.create_task(cancel_when_gone(receive, work))
         try:
-            names = Forgotten.model_validate_json(await self.body(receive)).names
-        except ValidationError as error:
-            await self.reply(send, 422, {"error": str(error)})
-            return
-        await self.reply(send, 200, {"forgotten": await asyncio.to_thread(self.engine.forget, names)})
-
-    async def watch(self, receive: Receive, gone: threading.Event) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            continue
-        gone.set()
-
-
-async def stream(engine: Engine, ask: Ask, gone: threading.Event, pulse: Pulse) -> Any:
-    """What the engine says in its thread, as lines: state, delta, done or error."""
-    loop, lines = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None]()
-
-    def put(line: dict[str, Any] | None) -> None:
-        pulse.heard()
-        loop.call_soon_threadsafe(lines.put_nowait, line)
-
-    def say(piece: str) -> bool:
-        if piece:
-            put({"delta": piece})
-        return not gone.is_set()
-
-    def work() -> None:
-        try:
-            with pulse.question():
-                put({"done": True} | engine.answer(ask, say=say, state=lambda text: put({"state": text})))
-        except UserError as error:
-            put({"error": error.message})
-        except Exception:  # the border to llama.cpp: whatever it was, the page must not wait for ever
-            log.exception("An answer failed")
-            put({"error": "The model could not answer. The server's log says why."})
+            while (line := await lines.get()) is not None:
+                await send({"type": "http.response.body", "body": json.dumps(line, ensure_ascii=False).encode() + b"\n", "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
         finally:
-            put(None)
+            watcher.cancel()
+            work.cancel()
 
-    threading.Thread(target=work, daemon=True).start()
-    while (line := await lines.get()) is not None:
-        yield line
+    async def answer(self, body: bytes, lines: "asyncio.Queue[dict[str, Any] | None]") -> None:
+        """What the engine says, as lines; None after the last."""
+
+        def put(line: dict[str, Any]) -> None:
+            self.pulse.heard()
+            lines.put_nowait(line)
+
+        took = Took()
+        try:
+            question = Question.model_validate_json(body)
+            subject = self.subject(question.subject)
+            with self.pulse.question():
+                chunks = self.engine.ask(subject, question.route, question.body, state=lambda words: put({"state": words}), took=took)
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        put({"chunk": chunk})
+            put({"done": figures(took)})
+        except UserError as problem:
+            put(told(problem.code, problem.message, problem.fields))
+        except ValidationError as problem:
+            put(told("invalid", str(problem)))
+        except Exception:  # the border to the engine: whatever it was, whoever asked must not wait for ever
+            log.exception("An answer failed")
+            put(told("broken", "The model could not answer. The server's log says why."))
+        finally:
+            lines.put_nowait(None)
+
+
+def figures(took: Took) -> dict[str, Any]:
+    named = ("prompt_tokens", "cached_tokens", "completion_tokens", "seconds", "first", "waited")
+    return {name: round(getattr(took, name), 4) for name in named} | took.details
+
+
+def told(code: str, message: str, fields: dict[str, str] | None = None) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, "fields": fields or {}}}
+
+
+async def reply(send: Send, status: int, body: dict[str, Any]) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+
+async def body_of(receive: Receive) -> bytes:
+    data, more = b"", True
+    while more and len(data) <= MAX_BODY:
+        message = await receive()
+        data += message.get("body", b"")
+        more = message.get("more_body", False)
+    return data
+
+
+async def cancel_when_gone(receive: Receive, work: "asyncio.Task[None]") -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+    work.cancel()
 
 
 def end_when_stuck(pulse: Pulse, *, stillness: float, silence: float) -> None:
@@ -206,14 +248,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--socket", required=True)
     parser.add_argument("--root", type=Path, required=True, help="The data folder; no model outside it is opened.")
+    parser.add_argument("--precision", choices=["q8_0", "f16"], default="q8_0", help="Type of the base models' weights.")
+    parser.add_argument("--memory", type=int, default=0, help="Bytes that all models may take together; 0 is half of what the machine has.")
     parser.add_argument("--stillness", type=float, default=LONGEST_STILLNESS, help="Seconds after which a process that stands still ends.")
     parser.add_argument("--silence", type=float, default=LONGEST_SILENCE, help="Seconds without any answer after which it ends.")
     options = parser.parse_args()
     die_with_parent()
     from studio.serving.engines.llamacpp import LlamaCpp  # heavy, and only this process needs it
 
-    Path(options.socket).unlink(missing_ok=True)
-    door = Door(LlamaCpp(options.root / "cache" / "serving"), options.root)
+    socket = Path(options.socket)
+    socket.unlink(missing_ok=True)
+    cache = options.root / "cache" / "serving"
+    door = Door(LlamaCpp(cache, sockets=socket.parent, precision=options.precision, budget=options.memory), options.root)
     end_when_stuck(door.pulse, stillness=options.stillness, silence=options.silence)
     uvicorn.run(door, uds=options.socket, lifespan="off", log_level="warning", access_log=False)
 

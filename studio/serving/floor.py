@@ -1,6 +1,6 @@
 """Who of those that wait for one base model is answered next. Knows no model: only names of adapters and a number of slots.
 
-llama.cpp computes answers together only where they have the same adapter; different ones take turns at each token, and each is slower for it.
+llama.cpp computes answers together only where they have the same adapter; of different ones, one waits for the other within it.
 So one adapter has the floor at a time: its questions fill the slots, and while others wait, it lets go after a turn's worth of them.
 """
 
@@ -42,6 +42,14 @@ class Floor:
             yield
         finally:
             self.leave()
+
+    def close(self) -> None:
+        """Gives no more places until it is reopened."""
+        self.slots = 0
+
+    def reopen(self, slots: int) -> None:
+        self.slots = slots
+        self.give()
 
     def leave(self) -> None:
         self.running -= 1

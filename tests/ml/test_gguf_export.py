@@ -319,8 +319,8 @@ def test_a_dora_adapter_cannot_be_swapped_but_is_served_merged(
 
     alone, swapped, whole = (prepare(base=base, adapter=adapter, cache=cache) for adapter in (None, lora, dora))
 
-    assert alone["adapter"] is None and swapped["model"] == alone["model"] != whole["model"]
-    assert swapped["adapter"] and whole["adapter"] is None
+    assert alone.adapter is None and swapped.model == alone.model != whole.model
+    assert swapped.adapter and whole.adapter is None
     killed = cache / f".{alone['model'].name}.1.1.part"
     killed.write_bytes(b"half")
     made = {path: path.stat().st_mtime_ns for path in cache.glob("*.gguf")}
@@ -328,9 +328,9 @@ def test_a_dora_adapter_cannot_be_swapped_but_is_served_merged(
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.gguf")} == made
     assert not killed.exists()
 
-    monkeypatch.setattr(serving, "MOST", alone["model"].stat().st_size + swapped["adapter"].stat().st_size)
+    monkeypatch.setattr(serving, "MOST", alone.model.stat().st_size + swapped.adapter.stat().st_size)
     prepare(base=base, adapter=lora, cache=cache)
-    assert {*cache.glob("*.gguf")} == {alone["model"], swapped["adapter"]}  # what was not used for longest made room
+    assert {*cache.glob("*.gguf")} == {alone.model, swapped.adapter}  # what was not used for longest made room
 
 
 def test_llama_3_scaling_of_the_context_is_kept(tiny_model_maker: ModelMaker, tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_an_adapter_beyond_f16_is_served_in_f32(tiny_model_maker: ModelMaker, ad
 
     files = prepare(base=tmp_path / "sealed-unsealed-base", adapter=tmp_path / "sealed-adapter", cache=tmp_path / "cache")
 
-    assert files["adapter"] and {tensor.type for tensor in read_header(files["adapter"]).tensors.values()} == {"F32"}
+    assert files.adapter and {tensor.type for tensor in read_header(files.adapter).tensors.values()} == {"F32"}
 
 
 def test_what_does_not_fit_the_model_is_refused_before_a_weight_is_read(

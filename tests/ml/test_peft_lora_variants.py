@@ -227,8 +227,8 @@ def test_tables_that_were_trained_in_full_come_into_the_gguf_and_the_playground(
     for name, folder in (("base", base), ("adapter", job.out)):
         commit_folder(shutil.copytree(folder, tmp_path / f"{name}.part"), sealed / name)
     served = prepare(base=sealed / "base", adapter=sealed / "adapter", cache=tmp_path / "cache")
-    assert served["adapter"] is None
-    for path in (tmp_path / "merged.gguf", served["model"]):
+    assert served.adapter is None
+    for path in (tmp_path / "merged.gguf", served.model):
         with llamacpp.Model(path) as model:
             assert np.abs(model.logits(IDS[0].tolist()) - trained[0].numpy()).max() < 0.02
     assert (trained - AutoModelForCausalLM.from_pretrained(base)(input_ids=IDS).logits).abs().max() > 0.1

@@ -1,11 +1,13 @@
-"""The files that llama.cpp serves a base and an adapter from, made once and kept: the base in f16, each adapter beside it."""
+"""The files that llama.cpp serves a base and an adapter from, made once and kept: the base in one type, each adapter beside it."""
 
 import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from studio.errors import UserError
 from studio.ml.gguf import architectures
@@ -14,7 +16,7 @@ from studio.ml.gguf.exporting import export
 from studio.ml.gguf.lora import read_adapter
 from studio.ml.gguf.quantizing import OutOfRange
 from studio.ml.gguf.weights import Weights
-from studio.storage import read_manifest
+from studio.storage import sealed_sha256
 
 MOST = 50 << 30
 """Bytes that the cache may take; what is asked for now is made all the same."""
@@ -22,25 +24,39 @@ NAME = 16
 """Hex digits of a manifest's hash that name a file."""
 
 
-def prepare(*, base: Path, adapter: Path | None, cache: Path) -> dict[str, Path | None]:
-    """`{"model": path, "adapter": path or None}`, made where `cache` does not hold them yet.
+Precision = Literal["f16", "q8_0"]
 
-    Both folders are sealed: their manifests' hashes name the files. An adapter with DoRA or with tables of its own cannot be swapped,
-    so it comes merged into a model of its own. Several processes may ask at once; one makes the file, the rest wait. Raises UserError
-    for what cannot be built.
+
+@dataclass(frozen=True)
+class Served:
+    """What llama.cpp loads."""
+
+    model: Path
+    adapter: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.model, *([self.adapter] if self.adapter else [])]
+
+
+def prepare(*, base: Path, adapter: Path | None, cache: Path, precision: Precision = "f16") -> Served:
+    """What serves a base, and an adapter on it, made where `cache` does not hold it yet.
+
+    Both are sealed folders, whose manifests' hashes name the files, or GGUF files in such, which are served as they are. An adapter with
+    DoRA or with tables of its own cannot be swapped, so it comes merged into a model of its own. Several processes may ask at once; one
+    makes the file, the rest wait. Raises UserError for what cannot be built.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    files = _prepare(base=base, adapter=adapter, cache=cache)
-    used = [path for path in files.values() if path is not None]
-    for path in used:
+    served = _prepare(base=base, adapter=adapter, cache=cache, precision=precision)
+    for path in served.files:
         os.utime(path, (time.time(), path.stat().st_mtime))
-    sweep(cache, keep=used)
-    return files
+    sweep(cache, keep=served.files)
+    return served
 
 
 def sweep(cache: Path, *, keep: list[Path]) -> None:
     """Deletes what was not used for longest, until MOST bytes are left. Whoever has a file open goes on reading it."""
-    found = sorted(cache.glob("*.gguf"), key=lambda path: path.stat().st_atime)
+    found = sorted(cache.rglob("*.gguf"), key=lambda path: path.stat().st_atime)
     size = sum(path.stat().st_size for path in found)
     for path in found:
         if size > MOST and path not in keep:
@@ -48,13 +64,19 @@ def sweep(cache: Path, *, keep: list[Path]) -> None:
             path.unlink()
 
 
-def _prepare(*, base: Path, adapter: Path | None, cache: Path) -> dict[str, Path | None]:
-    base_name = _name(base)
+def _prepare(*, base: Path, adapter: Path | None, cache: Path, precision: Precision) -> Served:
+    if base.is_file():
+        if adapter is not None:
+            raise UserError("An adapter goes onto a model's own weights, not onto a GGUF file that was built of them.", code="unsupported")
+        return Served(base)
+    base_name, kind = _name(base), "" if precision == "f16" else f".{precision}"
     if adapter is None:
-        return {"model": _model(cache / f"{base_name}.gguf", base=base, adapter=None), "adapter": None}
+        return Served(_model(cache / f"{base_name}{kind}.gguf", base=base, adapter=None, precision=precision))
+    if adapter.is_file():
+        return Served(_model(cache / f"{base_name}{kind}.gguf", base=base, adapter=None, precision=precision), adapter)
     both = f"{base_name}-{_name(adapter)}"
     if not _is_swappable(base, adapter):
-        return {"model": _model(cache / f"{both}.gguf", base=base, adapter=adapter), "adapter": None}
+        return Served(_model(cache / f"{both}{kind}.gguf", base=base, adapter=adapter, precision=precision))
     target = cache / f"{both}.lora.gguf"
     with _alone(target):
         if not target.exists():
@@ -64,15 +86,15 @@ def _prepare(*, base: Path, adapter: Path | None, cache: Path) -> dict[str, Path
                 if error.code != "out_of_range":
                     raise
                 export_adapter(base=base, adapter=adapter, target=target, precision="f32")
-    return {"model": _model(cache / f"{base_name}.gguf", base=base, adapter=None), "adapter": target}
+    return Served(_model(cache / f"{base_name}{kind}.gguf", base=base, adapter=None, precision=precision), target)
 
 
-def _model(target: Path, *, base: Path, adapter: Path | None) -> Path:
+def _model(target: Path, *, base: Path, adapter: Path | None, precision: Precision) -> Path:
     with _alone(target):
         if not target.exists():
             try:
-                export(base=base, adapter=adapter, quantization="f16", target=target, name="serving")
-            except OutOfRange:  # f16 is the fast one on CPUs; what it cannot hold is served in bf16
+                export(base=base, adapter=adapter, quantization=precision, target=target, name="serving")
+            except OutOfRange:  # what f16 and the scales of q8_0 cannot hold is served in bf16
                 export(base=base, adapter=adapter, quantization="bf16", target=target, name="serving")
     return target
 
@@ -83,7 +105,7 @@ def _is_swappable(base: Path, adapter: Path) -> bool:
 
 
 def _name(folder: Path) -> str:
-    return str(read_manifest(folder)["sha256"])[:NAME]
+    return sealed_sha256(folder)[:NAME]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What the studio asks of an engine, whatever runs the model: load a base, add and drop adapters, answer, count tokens, say how it goes."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -57,7 +57,7 @@ class Engine(Protocol):
         """Has the base in memory, and the adapter ready on it. Answers under way are not disturbed."""
         ...
 
-    def ask(self, subject: Subject, route: Route, body: dict[str, Any], *, state: State, took: Took) -> AsyncIterator[dict[str, Any]]:
+    def ask(self, subject: Subject, route: Route, body: dict[str, Any], *, state: State, took: Took) -> AsyncGenerator[dict[str, Any]]:
         """Loads what is missing, waits for a slot, and yields the chunks of one answer as OpenAI streams them (`choices[].delta`, or
         `choices[].text`); for embeddings the one whole answer. `took` is filled in by its end. Closing the iterator frees the slot.
         """

@@ -1,121 +1,350 @@
-"""llama.cpp in this very process: one server per base model, its adapters chosen per request (see `studio.ml.chatting`)."""
+"""llama.cpp as an engine: one server for each base model of a workspace, its adapters chosen for each question."""
 
-import itertools
-import json
-import os
-import tempfile
-import threading
+import asyncio
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from studio.errors import UserError
-from studio.ml.chatting import refusal, start_server
-from studio.ml.gguf.serving import prepare
-from studio.serving.engines.contract import Ask
+import httpx
 
-BASES = 2
-"""Base models held in memory; the one unused longest leaves first."""
-ADAPTERS = 8
-"""Adapters held per base model."""
+from studio.errors import UserError
+from studio.ml.gguf.footprint import Footprint, footprint
+from studio.ml.gguf.serving import Precision, Served, prepare, sweep
+from studio.serving.engines.contract import Route, State, Subject, Took
+from studio.serving.engines.cores import Cores
+from studio.serving.engines.room import Room, words
+from studio.serving.engines.servers import Load, Server, Stable
+from studio.serving.engines.wire import chunks_of, post
+from studio.serving.floor import Floor
+from studio.storage import sealed_sha256
+
+log = logging.getLogger("studio.engine")
+ADAPTERS = 16
+"""Adapters held for each base model; the one not asked for longest leaves first."""
 CONTEXT = 4096
 """Tokens of one conversation."""
-AT_ONCE = 2
+LONGEST_EMBEDDED = 2048
+"""Tokens of one text that becomes a vector: all of them are computed at once."""
+SLOTS = 4
 """Conversations that a base model answers side by side."""
+TURN = 8
+"""Questions to one adapter while others wait."""
+WORK_AT_ONCE = 16_000_000_000
+"""Parameters times tokens that one thread computes in about a second on a busy machine."""
+SMALLEST_BATCH, LARGEST_BATCH = 8, 256
+PATHS: dict[Route, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+GONE = "This model is not here any more. Choose another one."
+TOOLS = ("tools", "tool_choice")
+Key = tuple[str, str, bool]
 
 
 @dataclass
-class Loaded:
-    """A base model in memory with the adapters that it can put on."""
+class Home:
+    """What one file answers for one workspace, by whichever server has it in memory now."""
 
-    server: Any
-    adapters: list[str] = field(default_factory=list)
+    workspace: str
+    sha256: str
+    model: str
+    embedding: bool
+    size: Footprint
+    floor: Floor
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    server: Server | None = None
+    adapters: "OrderedDict[str, str]" = field(default_factory=OrderedDict)
+    """File to SHA-256, the one asked for last at the end: what the next server will have."""
+    wanted: int = 0
+    """Questions that are being answered or wait."""
+    used_at: float = 0.0
+    need: int = 0
+    """Bytes, as they were estimated."""
+
+    @property
+    def slots(self) -> int:
+        return 1 if self.embedding else SLOTS
+
+    @property
+    def idle(self) -> bool:
+        return not self.wanted and not self.loading.locked()
+
+    @property
+    def ready(self) -> Server | None:
+        return self.server if self.server and not self.server.ended else None
+
+    def has(self, adapter: Path | None) -> bool:
+        return self.ready is not None and (adapter is None or str(adapter) in self.ready.load.adapters)
 
 
 class LlamaCpp:
-    def __init__(self, cache: Path):
-        self.cache = cache
-        self.loaded: OrderedDict[str, Loaded] = OrderedDict()
-        self.lock = threading.Lock()
-        self.sockets = tempfile.TemporaryDirectory(prefix="studio-llama-")
-        self.numbers = itertools.count()
+    name = "llama.cpp"
 
-    def answer(self, ask: Ask, *, say: Callable[[str], bool], state: Callable[[str], None]) -> dict[str, Any]:
-        asked_at = time.monotonic()
-        with self.lock:  # loading is done once, also where both columns ask at the same time
-            loaded, adapter = self.ready(ask, state)
-        state("answering")
-        first: list[float] = []
-        timings: dict[str, float] = {}
-        refused: list[str] = []
+    def __init__(self, cache: Path, *, sockets: Path, precision: Precision = "q8_0", budget: int = 0, adapters: int = ADAPTERS):
+        self.cache, self.precision, self.most_adapters = cache, precision, adapters
+        self.stable = Stable(sockets)
+        self.room = Room(budget)
+        self.cores = Cores()
+        self.homes: dict[Key, Home] = {}
+        self.served: dict[Subject, Served] = {}
+        self.counts = {"answers": 0, "prompt_tokens": 0, "completion_tokens": 0}
 
-        def on_chunk(chunk: Any) -> bool:
-            told = chunk if isinstance(chunk, dict) else json.loads(chunk)
-            timings.update(told.get("timings") or {})
-            if problem := told.get("error"):
-                refused.append(refusal(problem))
-            for choice in told.get("choices", []):
-                piece = choice.get("delta", {}).get("content")
-                if piece:
-                    first.append(time.monotonic())
-                    if not say(piece):
-                        return True
-            return False
+    # ── What the contract asks ──
 
-        body: dict[str, Any] = {
-            "messages": ask.messages,
-            "max_tokens": ask.max_tokens,
-            "temperature": ask.temperature,
-            "seed": ask.seed,
-            "stream": True,
-            "lora": [{"id": number, "scale": 1.0 if number == adapter else 0.0} for number in range(len(loaded.adapters))],
-        }
-        if ask.top_p is not None:
-            body["top_p"] = ask.top_p
-        if ask.stop:
-            body["stop"] = list(ask.stop)
-        if not say(""):  # whoever asked has left while the model was loaded
-            return {"tokens": 0, "seconds": 0.0, "first": 0.0}
-        loaded.server.handle_chat_completions(body, on_chunk)
-        if refused:
-            raise UserError(refused[0])
-        begun_at = first[0] if first else time.monotonic()
-        # llama.cpp's own clock, since pieces that were made one by one can arrive together
-        seconds = timings.get("predicted_ms", 1000 * (time.monotonic() - begun_at)) / 1000
-        return {"tokens": int(timings.get("predicted_n", len(first))), "seconds": round(seconds, 3), "first": round(begun_at - asked_at, 3)}
+    async def load(self, subject: Subject, state: State) -> None:
+        served = await self.files(subject, state)
+        await self.ready(await self.home(subject, served, embedding=False), served, subject, state)
 
-    def ready(self, ask: Ask, state: Callable[[str], None]) -> tuple[Loaded, int | None]:
-        """The loaded base with the adapter on it, and the adapter's number there; None for none."""
-        state("preparing the model")
-        files = prepare(base=ask.base, adapter=ask.adapter, cache=self.cache)
-        base, adapter = str(files["model"]), str(files["adapter"]) if files.get("adapter") else None
-        known = self.loaded.get(base)
-        if known and (adapter is None or adapter in known.adapters):
-            self.loaded.move_to_end(base)
-            return known, known.adapters.index(adapter) if adapter else None
-        state("loading the model")
-        # Adapters are fixed when a server starts: a new one means a new server; running answers keep the old.
-        adapters = [*(known.adapters if known else []), *([adapter] if adapter else [])][-ADAPTERS:]
-        fresh = Loaded(self.start(base, adapters), adapters)
-        self.loaded[base] = fresh
-        self.loaded.move_to_end(base)
-        while len(self.loaded) > BASES:
-            self.loaded.popitem(last=False)
-        return fresh, adapters.index(adapter) if adapter else None
+    async def ask(
+        self, subject: Subject, route: Route, body: dict[str, Any], *, state: State, took: Took
+    ) -> AsyncGenerator[dict[str, Any]]:
+        began = time.monotonic()
+        async with self.place(subject, state, embedding=route == "embedding") as (server, adapter):
+            took.waited = time.monotonic() - began
+            state("answering")
+            if route == "embedding":
+                yield await self.embed(server, body | {"lora": server.lora(adapter)}, took)
+            else:
+                refuse_tools(server, body)
+                asked = body | {"stream": True, "stream_options": {"include_usage": True}, "lora": server.lora(adapter)}
+                async with aclosing(chunks_of(server.client, PATHS[route], asked, took)) as chunks:
+                    async for chunk in chunks:
+                        took.first = took.first or time.monotonic() - began
+                        yield chunk
+        took.first = took.first or time.monotonic() - began
+        self.counts["answers"] += 1
+        self.counts["prompt_tokens"] += took.prompt_tokens
+        self.counts["completion_tokens"] += took.completion_tokens
 
-    def forget(self, names: list[str]) -> int:
-        """What was erased is still mapped into memory until its server is gone. Answers under way keep theirs to their end."""
-        with self.lock:
-            held = [
-                base for base, loaded in self.loaded.items() if any(name in path for path in (base, *loaded.adapters) for name in names)
-            ]
-            for base in held:
-                del self.loaded[base]
-        return len(held)
+    async def tokenize(self, subject: Subject, *, text: str = "", messages: list[dict[str, Any]] | None = None) -> list[int]:
+        async with self.place(subject, lambda words: None, waits=False) as (server, _):
+            if messages is not None:
+                text = str((await post(server.client, "/apply-template", {"messages": messages}))["prompt"])
+            told = await post(server.client, "/tokenize", {"content": text, "add_special": True, "parse_special": messages is not None})
+        tokens: list[int] = told["tokens"]
+        return tokens
 
-    def start(self, base: str, adapters: list[str]) -> Any:
-        socket = os.path.join(self.sockets.name, f"{next(self.numbers)}.sock")
-        return start_server(base, adapters, context=CONTEXT, at_once=AT_ONCE, socket=socket)
+    async def drop(self, names: list[str]) -> int:
+        """Questions that still wait for what was dropped are refused; those to others on the same base wait for it to be loaded again."""
+        self.served = {subject: served for subject, served in self.served.items() if not named(names, *map(str, served.files))}
+        dropped = 0
+        for home in self.homes.values():
+            told = {path for path, sha256 in home.adapters.items() if named(names, path, sha256)}
+            for path in told:
+                del home.adapters[path]
+            if home.server and (told or named(names, home.model, home.sha256)):
+                dropped += 1
+                await self.let_go(home)
+        return dropped
+
+    async def make_room(self, wanted: int) -> int:
+        freed = 0
+        for home in sorted(self.homes.values(), key=lambda each: each.used_at):
+            if freed < wanted and home.idle and (server := home.ready):
+                freed += server.bytes
+                await self.let_go(home)
+        return freed
+
+    def metrics(self) -> dict[str, Any]:
+        models = [
+            {
+                "workspace": home.workspace,
+                "base_sha256": home.sha256,
+                "adapters": list(home.adapters.values()),
+                "embedding": home.embedding,
+                "bytes": server.bytes,
+                "running": home.floor.running,
+                "waiting": home.wanted - home.floor.running,
+                "idle": round(time.time() - home.used_at, 1) if home.idle else 0.0,
+            }
+            for home in self.homes.values()
+            if (server := home.ready)
+        ]
+        used = sum(model["bytes"] for model in models)
+        return {"engine": self.name, "budget": self.room.budget, "used": used, "models": models} | self.counts
+
+    # ── How it is done ──
+
+    @asynccontextmanager
+    async def place(
+        self, subject: Subject, state: State, *, embedding: bool = False, waits: bool = True
+    ) -> AsyncIterator[tuple[Server, str | None]]:
+        """A server that has what is asked for, and a slot of it, for as long as it takes."""
+        served = await self.files(subject, state)
+        home = await self.home(subject, served, embedding=embedding)
+        adapter = str(served.adapter) if served.adapter else None
+        home.wanted += 1
+        try:
+            await self.ready(home, served, subject, state)
+            if not waits:
+                with await self.ready(home, served, subject, state) as server:
+                    yield server, adapter
+                return
+            if home.floor.running >= home.slots or home.floor.waiting:
+                state("waiting for a turn")
+            async with home.floor.place(adapter or ""):
+                with await self.ready(home, served, subject, state) as server:  # it may have changed meanwhile
+                    async with self.sound(home, server):
+                        yield server, adapter
+        finally:
+            home.wanted -= 1
+            home.used_at = time.time()
+
+    async def files(self, subject: Subject, state: State) -> Served:
+        """What llama.cpp reads, made where it is missing. Raises UserError where what was asked for is not here any more."""
+        check(subject.base, subject.base_sha256)
+        if subject.adapter:
+            check(subject.adapter, subject.adapter_sha256)
+        served = self.served.get(subject)
+        if served is None or not all(path.exists() for path in served.files):
+            state("preparing the model")
+            folder = self.cache / subject.workspace
+            served = await asyncio.to_thread(prepare, base=subject.base, adapter=subject.adapter, cache=folder, precision=self.precision)
+            await asyncio.to_thread(sweep, self.cache, keep=served.files)
+            self.served[subject] = served
+        return served
+
+    async def home(self, subject: Subject, served: Served, *, embedding: bool) -> Home:
+        key = (subject.workspace, str(served.model), embedding)
+        if key not in self.homes:
+            size = await asyncio.to_thread(footprint, served.model)
+            floor = Floor(slots=1 if embedding else SLOTS, turn=TURN)
+            made = Home(subject.workspace, subject.base_sha256, str(served.model), embedding, size, floor)
+            self.homes.setdefault(key, made)
+        return self.homes[key]
+
+    async def ready(self, home: Home, served: Served, subject: Subject, state: State) -> Server:
+        """A server that has the base and the adapter in memory."""
+        self.want(home, served, subject)
+        while not home.has(served.adapter):
+            async with home.loading:  # whoever waits for it finds their adapter loaded together with the others'
+                if not home.has(served.adapter):
+                    self.want(home, served, subject)
+                    await self.swap(home, state, only=served.adapter)
+        assert home.server
+        return home.server
+
+    def want(self, home: Home, served: Served, subject: Subject) -> None:
+        home.used_at = time.time()
+        if served.adapter:
+            home.adapters[str(served.adapter)] = subject.adapter_sha256
+            home.adapters.move_to_end(str(served.adapter))
+        if not all(path.exists() for path in served.files):  # erased while it was waited for
+            raise UserError(GONE, code="gone")
+
+    async def swap(self, home: Home, state: State, *, only: Path | None) -> None:
+        """Starts a server with all adapters that are wanted beside the one that answers, and lets that end with its last answer."""
+        while len(home.adapters) > self.most_adapters:
+            home.adapters.popitem(last=False)
+        state("adding the adapter" if home.ready else f"loading the model ({words(home.size.weights)})")
+        known = home.ready.load.adapters if home.ready else ()
+        try:
+            load = self.load_of(home)
+            await self.fit(home, load)
+            try:
+                fresh = await self.stable.start(load)
+            except UserError:  # one that cannot be loaded keeps nobody else from answering
+                suspects = [path for path in home.adapters if path not in known]
+                for path in suspects:
+                    if path != str(only):
+                        del home.adapters[path]
+                if len(suspects) < 2:
+                    home.adapters.pop(str(only), None)
+                    raise
+                fresh = await self.stable.start(self.load_of(home))
+            old, home.server = home.server, fresh
+            if old:
+                old.retire()
+        finally:
+            home.floor.reopen(home.slots)
+
+    def load_of(self, home: Home) -> Load:
+        context, threads = min(home.size.context, LONGEST_EMBEDDED if home.embedding else CONTEXT), self.cores.look()
+        return Load(
+            model=home.model,
+            adapters=tuple(home.adapters),
+            context=context,
+            slots=home.slots,
+            batch=context if home.embedding else batch_of(home.size.parameters, threads),
+            threads=threads,
+            embedding=home.embedding,
+            pooling=home.embedding and not home.size.pooling,
+        )
+
+    async def fit(self, home: Home, load: Load) -> None:
+        """Makes room for a server: idle bases leave, the least recently used first. Raises UserError where that is not enough."""
+        adapters = sum(Path(each).stat().st_size for each in load.adapters)
+        home.need = home.size.bytes(tokens=load.context * load.slots, batch=load.batch) + adapters
+        others = [each for each in self.homes.values() if each is not home and each.ready]
+        while lacking := self.room.lacks(home.need, used=sum(each.need for each in others)):
+            idle = sorted((each for each in others if each.idle), key=lambda each: each.used_at)
+            if not idle:
+                break
+            others.remove(idle[0])
+            await self.let_go(idle[0])
+        if not lacking:
+            return
+        old = home.ready
+        used = sum(each.need for each in others)
+        if old is None or used + home.need > self.room.budget:
+            raise self.room.refusal(home.need, used=used)
+        home.floor.close()  # no room for two: the new server starts when the old one has answered
+        while old.users:
+            await asyncio.sleep(0.02)
+        await self.let_go(home)
+
+    async def let_go(self, home: Home) -> None:
+        """Answers under way end first."""
+        server, home.server = home.server, None
+        if server:
+            server.retire()
+            if not server.users:
+                await server.process.wait()
+
+    @asynccontextmanager
+    async def sound(self, home: Home, server: Server) -> AsyncIterator[None]:
+        """A server that broke or says nothing is ended; the next question finds another."""
+        try:
+            yield
+        except httpx.HTTPError as problem:
+            hung = isinstance(problem, httpx.TimeoutException)
+            log.warning("The server of %s %s", Path(home.model).name, "said nothing for too long" if hung else f"broke off: {problem!r}")
+            server.end()
+            await server.process.wait()
+            words = "The model said nothing for too long, so it was ended." if hung else "The model's process ended while it answered."
+            raise UserError(f"{words} Ask again.", code="broken") from problem
+
+    async def embed(self, server: Server, body: dict[str, Any], took: Took) -> dict[str, Any]:
+        began = time.monotonic()
+        told = await post(server.client, "/v1/embeddings", body)
+        took.prompt_tokens = int(told["usage"]["prompt_tokens"])
+        took.seconds = round(time.monotonic() - began, 4)
+        return told
+
+
+def named(names: list[str], *paths: str) -> bool:
+    return any(name in path for path in paths for name in names)
+
+
+def check(path: Path, sha256: str) -> None:
+    try:
+        found = sealed_sha256(path)
+    except (OSError, ValueError, KeyError):
+        found = ""
+    if not found or found != sha256:
+        raise UserError(GONE, code="gone")
+
+
+def refuse_tools(server: Server, body: dict[str, Any]) -> None:
+    """llama.cpp would leave them out without a word."""
+    if any(body.get(name) for name in TOOLS) and not server.props.get("chat_template_caps", {}).get("supports_tools"):
+        text = "This model's chat template has no place for tools. Leave them out, or ask a model that was made for them."
+        raise UserError(text, code="unsupported", fields={"tools": text})
+
+
+def batch_of(parameters: int, threads: int) -> int:
+    """Tokens of a prompt that are computed in one go, a power of two: whoever leaves meanwhile is noticed after it."""
+    most = WORK_AT_ONCE * threads // max(parameters, 1)
+    return max(SMALLEST_BATCH, min(LARGEST_BATCH, 1 << max(0, most.bit_length() - 1)))
