@@ -115,11 +115,11 @@ def price(text: str) -> tuple[float | None, str]:
     return number, currency.strip()
 
 
-def memory(text: str) -> int:
+def memory(text: str, name: str = "BUILD_MEMORY") -> int:
     """Bytes, such as 8G, 8192M or 8589934592; 0 where nothing is set."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text or "0", "")
     if not number.isdecimal() or unit not in MEMORY_UNITS:
-        raise ImproperlyConfigured(f"STUDIO_BUILD_MEMORY must be bytes, or a number with K, M, G or T, such as 8G, not {text!r}.")
+        raise ImproperlyConfigured(f"STUDIO_{name} must be bytes, or a number with K, M, G or T, such as 8G, not {text!r}.")
     return int(number) << MEMORY_UNITS[unit]
 
 
@@ -206,7 +206,15 @@ VLLM_URLS = [address(url) for url in env("VLLM_URLS").replace(",", " ").split()]
 VLLM_COMMAND = env("VLLM_COMMAND", "vllm")
 """What starts a vLLM server here, where there is a GPU; empty starts none. STUDIO_VLLM_KEY, which servers elsewhere may want, is read by
 the engine's own process alone: what stands on a command line is read by everybody on the machine."""
-ENGINE_WORDS = ("--engine", ENGINE, *(f"--vllm-url={url}" for url in VLLM_URLS), f"--vllm-command={VLLM_COMMAND}")
+SERVING_PRECISION = choice("SERVING_PRECISION", ("q8_0", "f16"))
+"""Type of the weights that llama.cpp answers with: q8_0 takes half the memory of f16, and is faster."""
+SERVING_MEMORY = memory(env("SERVING_MEMORY"), "SERVING_MEMORY")
+"""Bytes of memory that all models which llama.cpp answers with may take together; 0 is half of what the machine has."""
+ENGINE_WORDS = (
+    *("--engine", ENGINE, "--precision", SERVING_PRECISION, "--memory", str(SERVING_MEMORY)),
+    *(f"--vllm-url={url}" for url in VLLM_URLS),
+    f"--vllm-command={VLLM_COMMAND}",
+)
 ENGINE_SOCKET = env("ENGINE_SOCKET") or str(engine_socket(DATA_DIR))
 
 INSTALLED_APPS = [

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.errors import UserError
 from studio.lifeline import die_with_parent
+from studio.serving.engines.choosing import add_options, chosen
 from studio.serving.engines.contract import Engine, Route, Subject, Took
 
 log = logging.getLogger("studio.engine")
@@ -250,18 +251,25 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="The data folder; no model outside it is opened.")
     parser.add_argument("--precision", choices=["q8_0", "f16"], default="q8_0", help="Type of the base models' weights.")
     parser.add_argument("--memory", type=int, default=0, help="Bytes that all models may take together; 0 is half of what the machine has.")
+    add_options(parser)
     parser.add_argument("--stillness", type=float, default=LONGEST_STILLNESS, help="Seconds after which a process that stands still ends.")
     parser.add_argument("--silence", type=float, default=LONGEST_SILENCE, help="Seconds without any answer after which it ends.")
     options = parser.parse_args()
     die_with_parent()
-    from studio.serving.engines.llamacpp import LlamaCpp  # heavy, and only this process needs it
+    Path(options.socket).unlink(missing_ok=True)
+    asyncio.run(serve(options))
 
-    socket = Path(options.socket)
-    socket.unlink(missing_ok=True)
-    cache = options.root / "cache" / "serving"
-    door = Door(LlamaCpp(cache, sockets=socket.parent, precision=options.precision, budget=options.memory), options.root)
+
+async def serve(options: argparse.Namespace) -> None:
+    def llamacpp() -> Engine:
+        from studio.serving.engines.llamacpp import LlamaCpp  # heavy, and only this process needs it
+
+        cache, sockets = options.root / "cache" / "serving", Path(options.socket).parent
+        return LlamaCpp(cache, sockets=sockets, precision=options.precision, budget=options.memory)
+
+    door = Door(chosen(options, llamacpp), options.root)
     end_when_stuck(door.pulse, stillness=options.stillness, silence=options.silence)
-    uvicorn.run(door, uds=options.socket, lifespan="off", log_level="warning", access_log=False)
+    await uvicorn.Server(uvicorn.Config(door, uds=options.socket, lifespan="off", log_level="warning", access_log=False)).serve()
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Choosing:
     ) -> AsyncGenerator[dict[str, Any], None]:
         begun = False
         try:
-            async with aclosing(self.first.ask(subject, route, body, state=state, took=took)) as chunks:  # type: ignore[type-var]
+            async with aclosing(self.first.ask(subject, route, body, state=state, took=took)) as chunks:
                 async for chunk in chunks:
                     begun = True
                     yield chunk
@@ -59,7 +59,7 @@ class Choosing:
             if begun:
                 raise
             handed_on(error)
-        async with aclosing(self.second.ask(subject, route, body, state=state, took=took)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self.second.ask(subject, route, body, state=state, took=took)) as chunks:
             async for chunk in chunks:
                 yield chunk
 

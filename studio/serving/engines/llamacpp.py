@@ -148,7 +148,7 @@ class LlamaCpp:
         return freed
 
     def metrics(self) -> dict[str, Any]:
-        models = [
+        models: list[dict[str, Any]] = [
             {
                 "workspace": home.workspace,
                 "base_sha256": home.sha256,
