@@ -1,10 +1,8 @@
 """vLLM as an engine, against a stand-in that speaks its HTTP and starts as it does: adapters, memory, caches of each workspace, errors."""
 
 import asyncio
-import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -21,29 +19,10 @@ from studio.serving.engines.choosing import Choosing
 from studio.serving.engines.contract import Subject, Took
 from studio.serving.engines.vllm import VLLM, Way
 from tests.serving import vllm_standin
+from tests.serving.vllm_machine import adapter_folder, base_folder, gpu_machine
 
 STANDIN = Path(vllm_standin.__file__)
 HELLO = {"messages": [{"role": "user", "content": "one two three four five six seven eight nine"}], "max_tokens": 4}
-
-
-def base_folder(root: Path, name: str, *, size: int = 1000, **config: Any) -> Path:
-    folder = root / name
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64} | config))
-    with (folder / "model.safetensors").open("wb") as file:
-        file.truncate(size)
-    return folder
-
-
-def adapter_folder(root: Path, name: str, *, tensors: tuple[str, ...] = ("lora_A.weight", "lora_B.weight"), **settings: Any) -> Path:
-    folder = root / name
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 16} | settings))
-    names = [f"base_model.model.model.layers.0.self_attn.q_proj.{each}" if each.startswith("lora_") else each for each in tensors]
-    header = {each: {"dtype": "F32", "shape": [1, 1], "data_offsets": [4 * n, 4 * n + 4]} for n, each in enumerate(names)}
-    said = json.dumps(header).encode()
-    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(said)) + said + bytes(4 * len(names)))
-    return folder
 
 
 def subject(base: Path, adapter: Path | None = None, *, workspace: str = "north") -> Subject:
@@ -57,21 +36,11 @@ def sha(name: str) -> str:
 
 @pytest.fixture
 def nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A GPU of 16 GiB: `nvidia-smi` counts what living servers, and whoever leaves a file called `run`, have taken of it."""
-    memory, tools = tmp_path / "gpu", tmp_path / "tools"
-    memory.mkdir()
-    tools.mkdir()
-    count = "import os, pathlib, sys\n" + (
-        f"alive = [f for f in pathlib.Path({str(memory)!r}).iterdir() if f.name == 'run' or os.path.isdir('/proc/' + f.name)]\n"
-        f"print(f'{vllm_standin.TOTAL >> 20}, {{({vllm_standin.TOTAL} - sum(int(f.read_text() or 0) for f in alive)) >> 20}}')\n"
-    )
-    for name, text in (("nvidia-smi", count), ("vllm", f"import runpy\nrunpy.run_path({str(STANDIN)!r}, run_name='__main__')\n")):
-        (tools / name).write_text(f"#!{sys.executable}\n{text}")
-        (tools / name).chmod(0o700)
-    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
-    monkeypatch.setenv("VLLM_STANDIN_GPU", str(memory))
+    """A GPU of 16 GiB, and `vllm`, as far as this process and those that it starts can tell."""
+    for name, value in gpu_machine(tmp_path).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return memory
+    return tmp_path / "gpu"
 
 
 class Elsewhere:
