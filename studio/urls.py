@@ -25,6 +25,7 @@ urlpatterns = [
     path("", include("studio.releases.urls")),
     path("playground/", include("studio.serving.urls")),
     path("deployments/", include("studio.serving.deployment_urls")),
+    path("answers/", include("studio.serving.answer_urls")),
     path("traffic/", include("studio.serving.traffic_urls")),
     path("lineage/", include("studio.clients.lineage_urls")),
     path("", include("studio.serving.openai.urls")),

@@ -11,6 +11,7 @@ from ninja.operation import Operation
 
 from studio.api import (
     adapters,
+    answers,
     audit,
     basemodels,
     builds,
@@ -89,6 +90,7 @@ def build_api() -> StudioAPI:
         releases,
         deliveries,
         deployments,
+        answers,
         traffic,
         lineage,
         life,

@@ -18,6 +18,7 @@ from studio.datasets import rows
 from studio.datasets.changing import Changes, Row, Rule, within
 from studio.datasets.messages import Unusable
 from studio.datasets.models import DatasetVersion, Draft
+from studio.datasets.shapes import canonical_json
 from studio.datasets.typed import accepted, place_of
 from studio.errors import UserError
 from studio.orders.quotas import refuse_storage
@@ -93,6 +94,24 @@ def edit_row(member: Member, version: DatasetVersion, index: int, typed: Row) ->
 def add_row(member: Member, version: DatasetVersion, typed: Row) -> None:
     row = judged(typed, version)
     _change(member, version, lambda changes: changes.added.append(row), {"added": 1})
+
+
+def add_rows(member: Member, version: DatasetVersion, judged_rows: list[Row]) -> int:
+    """Rows as `judged` gave them, in one change; those that the draft adds already are left out. Returns how many came to it."""
+    fresh: list[Row] = []
+
+    def change(changes: Changes) -> None:
+        known = {canonical_json(row) for row in changes.added}
+        for row in judged_rows:
+            if (written := canonical_json(row)) not in known:
+                known.add(written)
+                fresh.append(row)
+        changes.added += fresh
+        if not fresh:
+            raise UserError("Your draft of these rows has them already.")
+
+    _change(member, version, change, {"added": len(judged_rows)})
+    return len(fresh)
 
 
 def edit_added(member: Member, version: DatasetVersion, number: int, typed: Row) -> None:

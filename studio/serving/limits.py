@@ -210,7 +210,7 @@ def sentence(asked: Asked, found: Found) -> str:
 
 
 def headers_of(asked: Asked, found: Found) -> dict[str, str]:
-    told = {}
+    told: dict[str, str] = {}
     for name, limit, used in (("requests", asked.requests, found.requests), ("tokens", asked.tokens, found.tokens)):
         if limit:
             told |= {

@@ -6,12 +6,12 @@ from django.db.models import QuerySet
 
 from studio.releases.models import Release
 from studio.serving.models import Deployment
-from studio.workspaces.models import Member
+from studio.workspaces.models import Member, ScopedQuerySet
 
 
-def deployments_for(member: Member) -> "QuerySet[Deployment]":
+def deployments_for(member: Member) -> ScopedQuerySet:
     """Those at work; of a key that is narrowed to deployments only its own. Whether anything answers there is `choosing`'s to say."""
-    found: QuerySet[Any] = Deployment.objects.for_action(member, "chat.use").filter(archived_at=None)
+    found: ScopedQuerySet = Deployment.objects.for_action(member, "chat.use").filter(archived_at=None)
     return found.select_related("client", "project__client", "release", "canary")
 
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from studio.audit.services import record
 from studio.errors import UserError
-from studio.workspaces.models import ApiKey, Client, Member, hold
+from studio.workspaces.models import ApiKey, Client, Member, ScopedQuerySet, hold
 from studio.workspaces.people import people
 from studio.workspaces.policy import ROLE_ACTIONS, SCOPE_ACTIONS
 from studio.workspaces.services import plain_name
@@ -32,7 +32,7 @@ ASKING = "inference"
 """The scope of a key that is narrowed to deployments."""
 SOON = timedelta(days=14)
 """How long before its end a key is shown as one that ends soon."""
-DEPLOYMENTS: list[Callable[[Member], "QuerySet[Any]"]] = []
+DEPLOYMENTS: list[Callable[[Member], ScopedQuerySet]] = []
 """What a key may be narrowed to. The app that has deployments stands above, and adds those that somebody may let a key ask."""
 
 
@@ -113,7 +113,7 @@ def narrowed_to(member: Member) -> list[UUID] | None:
 
 def offered_deployments(member: Member) -> "QuerySet[Any]":
     """The deployments at work that a key of theirs may be narrowed to."""
-    found: QuerySet[Any] = DEPLOYMENTS[0](member)
+    found: QuerySet[Any] = DEPLOYMENTS[0](member).current()
     return found
 
 

@@ -95,6 +95,11 @@ PATHS = [
     ("get", "deliveries/{delivery}"),
     ("delete", "deliveries/{delivery}"),
     ("get", "deployments/{deployment}"),
+    ("get", "answers/{kept}"),
+    ("post", "answers/{kept}/judge"),
+    ("delete", "answers/{kept}"),
+    ("get", "projects/{project}/keeping"),
+    ("patch", "projects/{project}/keeping"),
     ("delete", "deployments/{deployment}"),
     ("post", "deployments/{deployment}/restore"),
     ("post", "deployments/{deployment}/promote"),
@@ -125,6 +130,7 @@ def ids(world):
         "delivery": world.delivery.pk,
         "deployment": world.deployment.pk,
         "release": world.release.pk,
+        "kept": world.kept.pk,
     }
 
 
@@ -138,7 +144,10 @@ def call(api, method, path):
         return api.browser.generic(method.upper(), f"/api/v1/{path}", "", headers=sent, CONTENT_TYPE="application/offset+octet-stream")
     bodies = {"runs": {"priority": "high"}, "members": {"role": "viewer"}, "syntheses": {"number": 1, "state": "accepted"}}
     bodies["releases"] = {"notes": "New."}
+    bodies["keys"] = {"at_once": 5}
     body = bodies.get(path.split("/")[0], {"name": "Taken over"})
+    if path.endswith("/keeping") and method == "patch":
+        return api.patch(path, {"days": 30})
     if path.endswith("/gate"):
         return getattr(api, method)(path, **({"body": {"approvals": 1}} if method == "patch" else {}))
     if path.endswith(("/evaluate", "/evaluate/stop")):
@@ -260,6 +269,9 @@ def test_filters_by_another_workspace_find_nothing(acme, rival):
         "releases?artifact={artifact}",
         "deliveries?client={client}",
         "deliveries?release={release}",
+        "answers?project={project}",
+        "answers?deployment={deployment}",
+        "answers?release={release}",
         "deployments?project={project}",
         "deployments?client={client}",
     ):
@@ -280,6 +292,7 @@ def test_no_list_names_anything_of_another_workspace(acme, rival):
         "releases",
         "deliveries",
         "deployments",
+        "answers",
         "members",
         "invitations",
         "audit",

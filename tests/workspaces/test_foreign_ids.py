@@ -188,7 +188,19 @@ def signed_in(member: Any) -> Browser:
 def prepared(town: Town) -> Things:
     """Whatever a page may name is there in each world."""
     for world in (town.acme, town.globex, town.rival):
-        for name in ("upload", "synthesis", "delivery", "deployment", "invitation", "connection", "erasure", "colleague", "talk", "trial"):
+        for name in (
+            "upload",
+            "synthesis",
+            "delivery",
+            "deployment",
+            "invitation",
+            "connection",
+            "erasure",
+            "colleague",
+            "talk",
+            "trial",
+            "kept",
+        ):
             assert getattr(world, name)
         world.client.projects.create(name="Another", slug="another")
         type(world.release).objects.filter(pk=world.release.pk).update(stage="approved")
@@ -319,9 +331,7 @@ def calls(acme: World) -> list[Call]:
             of_run | {"project": ""},
             alone=("dataset_version",),
         ),
-        Call(
-            "post", "prompt-sets", {"client": str(acme.client.pk), "name": "x", "text": "Why?"}, {"client": "client"}, alone=("client",)
-        ),
+        Call("post", "prompt-sets", {"client": str(acme.client.pk), "name": "x", "text": "Why?"}, {"client": "client"}, alone=("client",)),
         Call(
             "post",
             "trials",
