@@ -24,6 +24,7 @@ urlpatterns = [
     path("", include("studio.releases.shared_urls")),
     path("", include("studio.releases.urls")),
     path("playground/", include("studio.serving.urls")),
+    path("", include("studio.serving.prompt_urls")),
     path("deployments/", include("studio.serving.deployment_urls")),
     path("answers/", include("studio.serving.answer_urls")),
     path("traffic/", include("studio.serving.traffic_urls")),

@@ -122,11 +122,8 @@ class Call(Tenant):
 
     class Meta:
         ordering = ["-at"]
-        indexes = [
-            models.Index(fields=["client", "at"]),
-            models.Index(fields=["deployment", "at"]),
-            models.Index(fields=["at"], condition=models.Q(counted_at=None), name="calls_not_counted"),
-        ]
+        # What has not been counted yet is little, whosever it is; an index by deployment would have SQLite look through all of its calls.
+        indexes = [models.Index(fields=["counted_at", "at"])]
 
     def __str__(self) -> str:
         return f"Call at {self.at:%Y-%m-%d %H:%M:%S}"
@@ -322,6 +319,11 @@ class Trial(Tenant):
     @property
     def audit_client(self) -> Client | None:
         return self.client
+
+    @property
+    def questions(self) -> int:
+        """All turns of all prompts."""
+        return sum(len(prompt["turns"]) for prompt in self.prompts)
 
 
 class Talk(Tenant):

@@ -89,39 +89,30 @@ def create_set(member: Member, *, name: str, client: Client | None, prompts: lis
     return made
 
 
-def rename(member: Member, found: PromptSet, *, name: str) -> bool:
-    """False where it is called that already."""
-    name = judged_name(name)
+def change(member: Member, found: PromptSet, *, name: str | None = None, prompts: list[Prompt] | None = None) -> bool:
+    """Another name, other prompts, or both. False where nothing is different."""
+    name = None if name is None else judged_name(name)
+    prompts = None if prompts is None else judged_all(prompts)
     with transaction.atomic():
         hold(found)
-        found.refresh_from_db(fields=["name"])
-        if found.name == name:
-            return False
-        before, found.name = found.name, name
-        found.save(update_fields=["name"])
-        record(member, "prompt_set.edit", found, change={"name": [before, name]})
-    return True
+        found.refresh_from_db(fields=["name", "prompts"])
+        return keep(member, found, prompts or found.prompts, name=name or found.name)
 
 
-def change_prompts(member: Member, found: PromptSet, prompts: list[Prompt]) -> bool:
-    """Replaces all of them. False where nothing is different."""
-    prompts = judged_all(prompts)
-    with transaction.atomic():
-        hold(found)
-        found.refresh_from_db(fields=["prompts"])
-        return keep(member, found, prompts)
-
-
-def keep(member: Member, found: PromptSet, prompts: list[Prompt]) -> bool:
-    """The new prompts of a set that is held."""
+def keep(member: Member, found: PromptSet, prompts: list[Prompt], *, name: str = "") -> bool:
+    """What a set that is held is to be. One record, whatever differs."""
     refuse_too_many(prompts)
-    if prompts == found.prompts:
-        return False
-    before, found.prompts = found.prompts, prompts
-    found.save(update_fields=["prompts"])
-    differs = sum(1 for old, new in zip(before, prompts, strict=False) if old != new)
-    record(member, "prompt_set.edit", found, change={"prompts": [len(before), len(prompts)], "changed": differs})
-    return True
+    told: dict[str, Any] = {}
+    if name and name != found.name:
+        told["name"], found.name = [found.name, name], name
+    if prompts != found.prompts:
+        differs = sum(1 for old, new in zip(found.prompts, prompts, strict=False) if old != new)
+        told |= {"prompts": [len(found.prompts), len(prompts)], "changed": differs}
+        found.prompts = prompts
+    if told:
+        found.save(update_fields=["name", "prompts"])
+        record(member, "prompt_set.edit", found, change=told)
+    return bool(told)
 
 
 def add(member: Member, found: PromptSet, prompts: list[Prompt]) -> None:

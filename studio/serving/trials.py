@@ -66,8 +66,8 @@ def asked_of(told: dict[str, Any]) -> AskedOf:
         raise UserError("Some settings cannot be used.", fields=fields) from problem
 
 
-def begin(member: Member, *, prompts: PromptSet, columns: Sequence[Column], asked_with: AskedOf, name: str = "") -> Trial:
-    """A trial in the queue. `columns` are what this member may use; they and the set are of one client, or of the workspace."""
+def begin(member: Member, *, prompts: PromptSet | Trial, columns: Sequence[Column], asked_with: AskedOf, name: str = "") -> Trial:
+    """A trial in the queue: the prompts of a set, or of a trial that is asked once more. All is of one client, or of the workspace."""
     refuse_odd(prompts, columns, asked_with)
     client = client_for(prompts, columns)
     with transaction.atomic():
@@ -86,7 +86,7 @@ def begin(member: Member, *, prompts: PromptSet, columns: Sequence[Column], aske
     return made
 
 
-def refuse_odd(prompts: PromptSet, columns: Sequence[Column], asked_with: AskedOf) -> None:
+def refuse_odd(prompts: PromptSet | Trial, columns: Sequence[Column], asked_with: AskedOf) -> None:
     if not columns:
         raise UserError("Choose who is asked.", fields={"columns": "Choose at least one model."})
     if len(columns) > MOST:
@@ -100,7 +100,7 @@ def refuse_odd(prompts: PromptSet, columns: Sequence[Column], asked_with: AskedO
         raise UserError("That would be too much to keep.", fields={"max_tokens": sentence})
 
 
-def client_for(prompts: PromptSet, columns: Sequence[Column]) -> Client | None:
+def client_for(prompts: PromptSet | Trial, columns: Sequence[Column]) -> Client | None:
     """Whose trial it is. Nobody's questions are asked of another client's models."""
     client = client_of(columns)
     if prompts.client is not None and client is not None and prompts.client != client:

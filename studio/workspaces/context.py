@@ -24,6 +24,8 @@ def pages(member: Any) -> list[dict[str, str]]:
         ("Traffic", "traffic:list", "traffic.view"),
         ("Deliveries", "deliveries:list", "delivery.view"),
         ("Playground", "serving:playground", "artifact.view"),
+        ("Prompt sets", "prompts:list", "prompts.view"),
+        ("Trials", "trials:list", "prompts.view"),
         ("Base models", "basemodels:list", "base_model.view"),
         ("Add a base model", "basemodels:new", "base_model.create"),
         ("Plugins", "plugins:list", "plugin.view"),

@@ -38,6 +38,8 @@ WORDS: dict[str, dict[str, str]] = {
         "build.view": "See builds",
         "build.create": "Build GGUF files",
         "chat.use": "Chat with models",
+        "prompts.view": "See prompt sets, trials and shared conversations",
+        "prompts.edit": "Make prompt sets, ask them, and share conversations",
     },
     "Releases and what runs": {
         "release.view": "See releases",

@@ -92,6 +92,12 @@ PATHS = [
     ("post", "releases/{release}/evaluate"),
     ("post", "releases/{release}/evaluate/stop"),
     ("post", "releases/{release}/share"),
+    ("get", "prompt-sets/{prompt_set}"),
+    ("patch", "prompt-sets/{prompt_set}"),
+    ("delete", "prompt-sets/{prompt_set}"),
+    ("get", "trials/{trial}"),
+    ("post", "trials/{trial}/stop"),
+    ("delete", "trials/{trial}"),
     ("get", "deliveries/{delivery}"),
     ("delete", "deliveries/{delivery}"),
     ("get", "deployments/{deployment}"),
@@ -130,6 +136,8 @@ def ids(world):
         "delivery": world.delivery.pk,
         "deployment": world.deployment.pk,
         "release": world.release.pk,
+        "prompt_set": world.prompt_set.pk,
+        "trial": world.trial.pk,
         "kept": world.kept.pk,
     }
 

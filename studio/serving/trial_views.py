@@ -1,0 +1,201 @@
+"""The pages of trials: asking a whole prompt set, watching it being answered, and the table. What may be is `trials`'s."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.db.models import Q
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.text import slugify
+
+from studio.errors import UserError
+from studio.orders.pages import render_live
+from studio.serving import trial_table as table
+from studio.serving import trials as services
+from studio.serving.columns import MOST, Column, column_of, offered
+from studio.serving.models import PromptSet, Trial
+from studio.serving.prompt_views import clients_of
+from studio.streaming import sent
+from studio.workspaces.lists import page_of, query_of
+from studio.workspaces.models import Client
+from studio.workspaces.searching import matching, words_of
+
+SHOWN = 20
+"""Prompts of a table on a page."""
+OFFERED = 200
+"""Prompt sets that a form offers."""
+SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
+HEAVY = ("prompts", "answers", "asked_with")
+"""What lists do not read."""
+FORMATS: dict[str, tuple[str, Callable[[Trial], Iterator[bytes]]]] = {
+    "csv": ("text/csv; charset=utf-8", table.as_csv),
+    "jsonl": ("application/jsonl", table.as_jsonl),
+}
+
+
+def trials(request: HttpRequest) -> HttpResponse:
+    visible = Trial.objects.for_action(request, "prompts.view")
+    visible = visible.filter(Q(client__isnull=True) | Q(client__archived_at__isnull=True))
+    clients = clients_of(request, "prompts.view")
+    chosen = clients.named(request.GET["client"]) if request.GET.get("client") else None
+    typed = request.GET.get("q", "")
+    rows = visible.filter(client=chosen) if chosen else visible
+    rows = rows.filter(matching(Trial, words_of(typed), names=("name", "client__name"))).order_by("-created_at", "-pk")
+    page = page_of(request, rows.select_related("client", "order", "order__created_by").defer(*HEAVY))
+    context = {
+        "section": "prompts",
+        "page": page,
+        "query": query_of(request),
+        "clients": clients,
+        "chosen": chosen,
+        "typed": typed,
+        "any_live": any(trial.order.is_live for trial in page),
+    }
+    return render(request, "trials/list.html", context)
+
+
+def new(request: HttpRequest) -> HttpResponse:
+    """Which set, of which client's models, with what. A trial can be named instead of a set, to ask the same once more."""
+    action, error = "prompts.edit", None
+    chosen = source(request)
+    clients = clients_of(request, action)
+    wanted = request.POST.get("client") or request.GET.get("client") or ""
+    client = clients.named(wanted) if wanted else None
+    if chosen is not None and chosen.client is not None:
+        client = chosen.client
+    columns = columns_of(request, chosen)
+    if client is None and request.method == "GET":
+        client = next((column.client for column in columns if column.client), None) or only(clients)
+    if request.method == "POST":
+        try:
+            if chosen is None:
+                raise UserError("Choose a prompt set.", fields={"set": "Choose a prompt set."})
+            made = services.begin(request.member, prompts=chosen, columns=columns, asked_with=typed_settings(request))  # type: ignore[attr-defined]
+        except UserError as problem:
+            error = problem
+        else:
+            return redirect("trials:detail", pk=made.pk)
+    groups = offered(request, client, action=action)
+    context = {
+        "section": "prompts",
+        "source": chosen,
+        "again": isinstance(chosen, Trial),
+        "sets": sets_of(request, client),
+        "clients": clients,
+        "client": client,
+        "client_id": str(client.pk) if client else "",
+        "fixed": chosen is not None and chosen.client is not None,
+        "groups": with_chosen(groups, columns),
+        "places": [columns[place].target if place < len(columns) else "" for place in range(MOST)],
+        "error": error,
+        "typed": request.POST if request.method == "POST" else defaults(chosen),
+        "longest": services.LONGEST_ANSWER,
+    }
+    return render(request, "trials/new.html", context, status=422 if error else 200)
+
+
+def source(request: HttpRequest) -> PromptSet | Trial | None:
+    sent = request.POST if request.method == "POST" else request.GET
+    found: PromptSet | Trial | None = None
+    if pk := sent.get("trial"):
+        found = Trial.objects.for_action(request, "prompts.edit").select_related("client").named(pk)
+    elif pk := sent.get("set"):
+        found = PromptSet.objects.for_action(request, "prompts.edit").select_related("client").named(pk)
+    return found
+
+
+def columns_of(request: HttpRequest, chosen: PromptSet | Trial | None) -> list[Column]:
+    """What was chosen; before that, those of the address or of the trial that is asked again, as far as they are still there."""
+    if request.method == "POST":
+        return [column_of(request, target, action="prompts.edit") for target in request.POST.getlist("column") if target]
+    targets = request.GET.getlist("column") or ([column["target"] for column in chosen.columns] if isinstance(chosen, Trial) else [])
+    return services.columns_again(request.member, targets)[:MOST]  # type: ignore[attr-defined]
+
+
+def only(clients: Any) -> Client | None:
+    few = list(clients[:2])
+    return few[0] if len(few) == 1 else None
+
+
+def sets_of(request: HttpRequest, client: Client | None) -> list[PromptSet]:
+    """The sets that may be asked: those of the workspace, and of the client where one is chosen."""
+    mine = PromptSet.objects.for_action(request, "prompts.edit").filter(Q(client__isnull=True) | Q(client__archived_at__isnull=True))
+    if client is not None:
+        mine = mine.filter(Q(client__isnull=True) | Q(client=client))
+    return list(mine.select_related("client").defer("prompts").order_by("name", "pk")[:OFFERED])
+
+
+def with_chosen(groups: list[tuple[str, list[Column]]], columns: list[Column]) -> list[tuple[str, list[Column]]]:
+    """What is chosen stays a choice, also where it is too old to be offered by itself."""
+    there = {column.target for _, found in groups for column in found}
+    missing = [column for column in columns if column.target not in there]
+    return [("Chosen", missing), *groups] if missing else groups
+
+
+def defaults(chosen: PromptSet | Trial | None) -> dict[str, Any]:
+    asked: dict[str, Any] = services.asked_of({}).model_dump()
+    told = asked | (chosen.asked_with if isinstance(chosen, Trial) else {})
+    return {name: "" if value is None else value for name, value in told.items()}
+
+
+def typed_settings(request: HttpRequest) -> services.AskedOf:
+    told: dict[str, Any] = {name: request.POST[name].strip() for name in SETTINGS if request.POST.get(name, "").strip()}
+    return services.asked_of(told | {"system": request.POST.get("system", "").strip()})
+
+
+def found_for(request: HttpRequest, action: str, pk: str) -> Trial:
+    visible = Trial.objects.for_action(request, action).select_related("client", "order", "order__created_by")
+    found: Trial = get_object_or_404(visible, pk=pk)
+    return found
+
+
+def detail(request: HttpRequest, pk: str) -> HttpResponse:
+    """How far it is, then the table."""
+    trial = found_for(request, "prompts.view", pk)
+    category, typed = request.GET.get("category", ""), request.GET.get("q", "")
+    there = table.places(trial, category=category, words=words_of(typed))
+    page = Paginator(there, SHOWN).get_page(request.GET.get("page"))
+    context: dict[str, Any] = {
+        "section": "prompts",
+        "trial": trial,
+        "order": trial.order,
+        "summaries": table.summaries(trial) if trial.answers else [],
+        "page": page,
+        "rows": [table.row_of(trial, place) for place in page] if trial.answers else [],
+        "categories": list(dict.fromkeys(prompt["category"] for prompt in trial.prompts if prompt["category"])),
+        "category": category,
+        "typed": typed,
+        "query": query_of(request),
+        "questions": sum(len(prompt["turns"]) for prompt in trial.prompts) * len(trial.columns),
+    }
+    if trial.answers:
+        context["fastest"] = max((found.speed or 0 for found in context["summaries"]), default=0)
+    return render_live(request, "trials/detail.html", context, live=trial.order.is_live)
+
+
+def stop(request: HttpRequest, pk: str) -> HttpResponse:
+    trial = found_for(request, "prompts.edit", pk)
+    services.stop(request.member, trial)  # type: ignore[attr-defined]
+    return redirect("trials:detail", pk=trial.pk)
+
+
+def delete(request: HttpRequest, pk: str) -> HttpResponse:
+    trial = found_for(request, "prompts.edit", pk)
+    services.delete_trial(request.member, trial)  # type: ignore[attr-defined]
+    messages.success(request, f"Deleted the trial of {trial.name}.")
+    return redirect("trials:list")
+
+
+def download(request: HttpRequest, pk: str) -> HttpResponseBase:
+    """The whole table: `format` is csv or jsonl."""
+    trial = found_for(request, "prompts.view", pk)
+    form = request.GET.get("format", "csv")
+    if form not in FORMATS:
+        raise Http404
+    content_type, pieces = FORMATS[form]
+    name = f"{slugify(trial.name)[:60] or 'trial'}.{form}"
+    headers = {"Content-Disposition": f"attachment; filename={name}", "X-Content-Type-Options": "nosniff"}
+    return StreamingHttpResponse(sent(pieces(trial)), content_type=content_type, headers=headers)
