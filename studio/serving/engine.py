@@ -75,6 +75,8 @@ class Room(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     bytes: int = Field(ge=0)
+    gpu: bool = False
+    """Of the GPU's memory, not of the machine's."""
 
 
 class Pulse:
@@ -148,7 +150,10 @@ class Door:
         return {"forgotten": await self.engine.drop(Forgotten.model_validate_json(body).names)}
 
     async def make_room(self, body: bytes) -> dict[str, Any]:
-        return {"freed": await self.engine.make_room(Room.model_validate_json(body).bytes)}
+        """What idle models gave up, and what those hold that answer."""
+        asked = Room.model_validate_json(body)
+        freed = await self.engine.make_room(asked.bytes, on_gpu=asked.gpu)
+        return {"freed": freed, "answering": answering(self.engine.metrics(), on_gpu=asked.gpu)}
 
     def subject(self, wanted: Wanted) -> Subject:
         adapter = self.inside(wanted.adapter) if wanted.adapter else None
@@ -208,6 +213,12 @@ def figures(took: Took) -> dict[str, Any]:
     return {name: round(getattr(took, name), 4) for name in named} | took.details
 
 
+def answering(metrics: dict[str, Any], *, on_gpu: bool) -> int:
+    """Bytes of models that answer, or are waited for."""
+    engines = [engine for engine in metrics.get("engines") or [metrics] if engine["on_gpu"] == on_gpu]
+    return sum(model["bytes"] for engine in engines for model in engine["models"] if model["running"] or model["waiting"])
+
+
 def told(code: str, message: str, fields: dict[str, str] | None = None) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, "fields": fields or {}}}
 
@@ -252,6 +263,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=["q8_0", "f16"], default="q8_0", help="Type of the base models' weights.")
     parser.add_argument("--memory", type=int, default=0, help="Bytes that all models may take together; 0 is half of what the machine has.")
     add_options(parser)
+    parser.add_argument("--adapters", type=int, default=16, help="Adapters that are held for each base model.")
+    parser.add_argument("--patience", type=float, default=600.0, help="Seconds after which a model that says nothing is ended.")
     parser.add_argument("--stillness", type=float, default=LONGEST_STILLNESS, help="Seconds after which a process that stands still ends.")
     parser.add_argument("--silence", type=float, default=LONGEST_SILENCE, help="Seconds without any answer after which it ends.")
     options = parser.parse_args()
@@ -265,7 +278,14 @@ async def serve(options: argparse.Namespace) -> None:
         from studio.serving.engines.llamacpp import LlamaCpp  # heavy, and only this process needs it
 
         cache, sockets = options.root / "cache" / "serving", Path(options.socket).parent
-        return LlamaCpp(cache, sockets=sockets, precision=options.precision, budget=options.memory)
+        return LlamaCpp(
+            cache,
+            sockets=sockets,
+            precision=options.precision,
+            budget=options.memory,
+            adapters=options.adapters,
+            patience=options.patience,
+        )
 
     door = Door(chosen(options, llamacpp), options.root)
     end_when_stuck(door.pulse, stillness=options.stillness, silence=options.silence)

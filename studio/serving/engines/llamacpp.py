@@ -34,6 +34,10 @@ SLOTS = 4
 """Conversations that a base model answers side by side."""
 TURN = 8
 """Questions to one adapter while others wait."""
+PATIENCE = 600.0
+"""Seconds that a server may say nothing: more than any prompt takes that fits."""
+WATCH = 5.0
+"""Seconds between two looks at servers that nobody asks."""
 WORK_AT_ONCE = 16_000_000_000
 """Parameters times tokens that one thread computes in about a second on a busy machine."""
 SMALLEST_BATCH, LARGEST_BATCH = 8, 256
@@ -53,7 +57,7 @@ class Home:
     embedding: bool
     size: Footprint
     floor: Floor
-    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    swapping: "asyncio.Task[None] | None" = None
     server: Server | None = None
     adapters: "OrderedDict[str, str]" = field(default_factory=OrderedDict)
     """File to SHA-256, the one asked for last at the end: what the next server will have."""
@@ -69,7 +73,7 @@ class Home:
 
     @property
     def idle(self) -> bool:
-        return not self.wanted and not self.loading.locked()
+        return not self.wanted and self.swapping is None
 
     @property
     def ready(self) -> Server | None:
@@ -82,9 +86,21 @@ class Home:
 class LlamaCpp:
     name = "llama.cpp"
 
-    def __init__(self, cache: Path, *, sockets: Path, precision: Precision = "q8_0", budget: int = 0, adapters: int = ADAPTERS):
+    def __init__(
+        self,
+        cache: Path,
+        *,
+        sockets: Path,
+        precision: Precision = "q8_0",
+        budget: int = 0,
+        adapters: int = ADAPTERS,
+        patience: float = PATIENCE,
+    ):
+        """To be made where a loop runs."""
         self.cache, self.precision, self.most_adapters = cache, precision, adapters
-        self.stable = Stable(sockets)
+        self.stable = Stable(sockets, patience=patience)
+        self.stable.make_ready()
+        self.watching = asyncio.create_task(self.watch())
         self.room = Room(budget)
         self.cores = Cores()
         self.homes: dict[Key, Home] = {}
@@ -139,9 +155,9 @@ class LlamaCpp:
                 await self.let_go(home)
         return dropped
 
-    async def make_room(self, wanted: int) -> int:
+    async def make_room(self, wanted: int, *, on_gpu: bool = False) -> int:
         freed = 0
-        for home in sorted(self.homes.values(), key=lambda each: each.used_at):
+        for home in [] if on_gpu else sorted(self.homes.values(), key=lambda each: each.used_at):
             if freed < wanted and home.idle and (server := home.ready):
                 freed += server.bytes
                 await self.let_go(home)
@@ -158,12 +174,13 @@ class LlamaCpp:
                 "running": home.floor.running,
                 "waiting": home.wanted - home.floor.running,
                 "idle": round(time.time() - home.used_at, 1) if home.idle else 0.0,
+                "cold": round(server.cold, 2),
             }
             for home in self.homes.values()
             if (server := home.ready)
         ]
         used = sum(model["bytes"] for model in models)
-        return {"engine": self.name, "budget": self.room.budget, "used": used, "models": models} | self.counts
+        return {"engine": self.name, "on_gpu": False, "budget": self.room.budget, "used": used, "models": models} | self.counts
 
     # ── How it is done ──
 
@@ -179,15 +196,15 @@ class LlamaCpp:
         try:
             await self.ready(home, served, subject, state)
             if not waits:
-                with await self.ready(home, served, subject, state) as server:
+                async with self.sound(home, await self.ready(home, served, subject, state)) as server:
                     yield server, adapter
                 return
             if home.floor.running >= home.slots or home.floor.waiting:
                 state("waiting for a turn")
             async with home.floor.place(adapter or ""):
-                with await self.ready(home, served, subject, state) as server:  # it may have changed meanwhile
-                    async with self.sound(home, server):
-                        yield server, adapter
+                server = await self.ready(home, served, subject, state)  # it may have changed meanwhile
+                async with self.sound(home, server):
+                    yield server, adapter
         finally:
             home.wanted -= 1
             home.used_at = time.time()
@@ -216,13 +233,19 @@ class LlamaCpp:
         return self.homes[key]
 
     async def ready(self, home: Home, served: Served, subject: Subject, state: State) -> Server:
-        """A server that has the base and the adapter in memory."""
+        """A server that has the base and the adapter in memory. One load at a time brings what all wait for; whoever leaves ends none."""
         self.want(home, served, subject)
         while not home.has(served.adapter):
-            async with home.loading:  # whoever waits for it finds their adapter loaded together with the others'
-                if not home.has(served.adapter):
-                    self.want(home, served, subject)
-                    await self.swap(home, state, only=served.adapter)
+            self.want(home, served, subject)
+            state("adding the adapter" if home.ready else f"loading the model ({words(home.size.weights)})")
+            own = home.swapping is None
+            if home.swapping is None:
+                home.swapping = asyncio.create_task(self.swap(home, only=served.adapter))
+            try:
+                await asyncio.shield(home.swapping)
+            except UserError:
+                if own or home.ready is None:  # else it was another one's adapter
+                    raise
         assert home.server
         return home.server
 
@@ -234,16 +257,15 @@ class LlamaCpp:
         if not all(path.exists() for path in served.files):  # erased while it was waited for
             raise UserError(GONE, code="gone")
 
-    async def swap(self, home: Home, state: State, *, only: Path | None) -> None:
+    async def swap(self, home: Home, *, only: Path | None) -> None:
         """Starts a server with all adapters that are wanted beside the one that answers, and lets that end with its last answer."""
-        while len(home.adapters) > self.most_adapters:
-            home.adapters.popitem(last=False)
-        state("adding the adapter" if home.ready else f"loading the model ({words(home.size.weights)})")
         known = home.ready.load.adapters if home.ready else ()
         try:
+            while len(home.adapters) > self.most_adapters:
+                home.adapters.popitem(last=False)
             load = self.load_of(home)
-            await self.fit(home, load)
             try:
+                await self.fit(home, load)
                 fresh = await self.stable.start(load)
             except UserError:  # one that cannot be loaded keeps nobody else from answering
                 suspects = [path for path in home.adapters if path not in known]
@@ -258,6 +280,7 @@ class LlamaCpp:
             if old:
                 old.retire()
         finally:
+            home.swapping = None
             home.floor.reopen(home.slots)
 
     def load_of(self, home: Home) -> Load:
@@ -277,7 +300,7 @@ class LlamaCpp:
         """Makes room for a server: idle bases leave, the least recently used first. Raises UserError where that is not enough."""
         adapters = sum(Path(each).stat().st_size for each in load.adapters)
         home.need = home.size.bytes(tokens=load.context * load.slots, batch=load.batch) + adapters
-        others = [each for each in self.homes.values() if each is not home and each.ready]
+        others = [each for each in self.homes.values() if each is not home and (each.ready or each.swapping)]
         while lacking := self.room.lacks(home.need, used=sum(each.need for each in others)):
             idle = sorted((each for each in others if each.idle), key=lambda each: each.used_at)
             if not idle:
@@ -294,6 +317,8 @@ class LlamaCpp:
         while old.users:
             await asyncio.sleep(0.02)
         await self.let_go(home)
+        if self.room.lacks(home.need, used=used):
+            raise self.room.refusal(home.need, used=used)
 
     async def let_go(self, home: Home) -> None:
         """Answers under way end first."""
@@ -304,10 +329,11 @@ class LlamaCpp:
                 await server.process.wait()
 
     @asynccontextmanager
-    async def sound(self, home: Home, server: Server) -> AsyncIterator[None]:
-        """A server that broke or says nothing is ended; the next question finds another."""
+    async def sound(self, home: Home, server: Server) -> AsyncIterator[Server]:
+        """The server in use. One that breaks or says nothing is ended, and the next question finds another."""
         try:
-            yield
+            with server:
+                yield server
         except httpx.HTTPError as problem:
             hung = isinstance(problem, httpx.TimeoutException)
             log.warning("The server of %s %s", Path(home.model).name, "said nothing for too long" if hung else f"broke off: {problem!r}")
@@ -315,6 +341,18 @@ class LlamaCpp:
             await server.process.wait()
             words = "The model said nothing for too long, so it was ended." if hung else "The model's process ended while it answered."
             raise UserError(f"{words} Ask again.", code="broken") from problem
+
+    async def watch(self) -> None:
+        """Ends servers that go on computing though nobody asks: a chat template that never ends, of somebody who has left."""
+        burnt: dict[Server, float] = {}
+        while True:
+            await asyncio.sleep(WATCH)
+            now = {home.server: home.server.seconds for home in self.homes.values() if home.ready and home.server and not home.server.users}
+            for server, seconds in now.items():
+                if server in burnt and not server.users and seconds - burnt[server] > WATCH / 10:
+                    log.warning("The server of %s computes though nobody asks; it is ended.", Path(server.load.model).name)
+                    server.end()
+            burnt = now
 
     async def embed(self, server: Server, body: dict[str, Any], took: Took) -> dict[str, Any]:
         began = time.monotonic()

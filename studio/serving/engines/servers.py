@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,6 @@ import httpx
 import psutil
 
 from studio.errors import UserError
-
-LONGEST_LOADING = 600.0
-"""Seconds; a chat template that never ends keeps a server from its start."""
-PATIENCE = httpx.Timeout(300, connect=10)
-"""Of a server that says nothing: more than any prompt takes that fits."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +40,17 @@ class Load:
 class Server:
     """One that answers. Those who use it are counted: once it is retired, it ends after the last."""
 
-    def __init__(self, load: Load, process: Process, socket: Path):
+    def __init__(self, load: Load, process: Process, socket: Path, *, patience: float):
         self.load, self.process, self.socket = load, process, socket
         self.client = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None)),
-            timeout=PATIENCE,
+            timeout=httpx.Timeout(patience, connect=10),
             base_url="http://llama",
         )
         self.users = 0
         self.retired = False
+        self.cold = 0.0
+        """Seconds that its start took."""
         self.props: dict[str, Any] = {}
 
     def lora(self, adapter: str | None) -> list[dict[str, Any]]:
@@ -71,6 +69,15 @@ class Server:
         except psutil.NoSuchProcess:
             return 0
         return found
+
+    @property
+    def seconds(self) -> float:
+        """That it has computed, on all cores together."""
+        try:
+            times = psutil.Process(self.process.pid).cpu_times()
+        except psutil.NoSuchProcess:
+            return 0.0
+        return float(times.user + times.system)
 
     def __enter__(self) -> "Server":
         self.users += 1
@@ -97,8 +104,8 @@ class Server:
 class Stable:
     """Where servers come from."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, *, patience: float):
+        self.folder, self.patience = folder, patience
         self.numbers = itertools.count()
         self.spare: asyncio.Task[Process] | None = None
         self.taken: WeakSet[Process] = WeakSet()
@@ -123,11 +130,12 @@ class Stable:
 
     async def start(self, load: Load) -> Server:
         """Raises UserError where llama.cpp cannot load it."""
+        began = time.monotonic()
         process = await self.take()
         socket = self.folder / f"llama{next(self.numbers)}.sock"
-        server = Server(load, process, socket)
+        server = Server(load, process, socket, patience=self.patience)
         try:
-            said = await asyncio.wait_for(tell(process, load, socket), LONGEST_LOADING)
+            said = await asyncio.wait_for(tell(process, load, socket), self.patience)
             if said != "listening":
                 reason = said.removeprefix("failed: ") or "its process ended"
                 raise UserError(f"llama.cpp could not load the model: {reason[:300]}", code="broken")
@@ -139,6 +147,7 @@ class Stable:
             server.end()
             raise
         self.make_ready()
+        server.cold = time.monotonic() - began
         return server
 
 
