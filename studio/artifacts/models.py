@@ -45,6 +45,7 @@ class Artifact(Tenant):
         indexes = [
             models.Index(fields=["-created_at"], name="artifacts_newest"),
             models.Index(fields=["sha256"], name="artifacts_by_hash"),
+            models.Index(fields=["project", "size"], name="artifacts_sizes"),
         ]
 
     def __str__(self) -> str:

@@ -5,7 +5,7 @@ class OrdersConfig(AppConfig):
     name = "studio.orders"
 
     def ready(self) -> None:
-        from studio.orders import storedays
+        from studio.orders import planning, storedays
         from studio.orders.kinds import SWEEPS
 
-        SWEEPS.append(storedays.write_down)
+        SWEEPS += [storedays.write_down, planning.look_at_tables]

@@ -92,7 +92,8 @@ def spans(workspace: Workspace, month: Month, *, clients: Collection[UUID] | Non
 def at_work(workspace: Workspace, month: Month, *, clients: Collection[UUID] | None = None) -> Iterator[Span]:
     """What workers hold now, as far as it has come."""
     related = {name for kind in KINDS.values() for name in kind.related}
-    active = Order.objects.filter(workspace=workspace, status__in=Order.ACTIVE, started_at__lt=month.ends).select_related(*related)
+    active = Order.objects.filter(workspace=workspace, kind__in=KINDS, status__in=Order.ACTIVE)  # as the index begins
+    active = active.filter(started_at__lt=month.ends).select_related(*related)
     held = list(active if clients is None else active.filter(client__in=clients))
     slots = {slot.name: slot.facts for slot in Slot.objects.filter(name__in=[order.worker for order in held])} if held else {}
     for order in held:
