@@ -33,8 +33,8 @@ class Disk:
 
     @cached_property
     def served(self) -> Found:
-        """By the beginnings of the hashes of what they were made of."""
-        return by_key((key, path) for path in below("cache", "serving").glob("*") for key in HASH.findall(path.name))
+        """By the beginnings of the hashes of what they were made of, in the folder of each workspace."""
+        return by_key((key, path) for path in below("cache", "serving").rglob("*") for key in HASH.findall(path.name))
 
     @cached_property
     def tracked(self) -> Found:

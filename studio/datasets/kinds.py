@@ -204,7 +204,7 @@ class SynthesisKind(OrderKind):
             writer_name=told["name"],
             base=Path(told["base"]),
             adapter=Path(told["adapter"]) if told["adapter"] else None,
-            cache=synthesis.cache_folder(),
+            cache=synthesis.cache_folder(order.workspace),
             context=min(told["context"] or CONTEXT, CONTEXT),
             **synthesis.endpoint_of(wanted),
         ).model_dump(mode="json")

@@ -17,7 +17,7 @@ from studio.datasets.models import DatasetVersion, RowMark, Synthesis, Synthetic
 from studio.datasets.writers import Writer, writers_for
 from studio.errors import UserError
 from studio.orders.services import place, request_stop
-from studio.workspaces.models import Member, hold
+from studio.workspaces.models import Member, Workspace, hold
 
 MOST_ROWS, MOST_SEEDS = 500, 50
 LONGEST_INSTRUCTION = 4000
@@ -210,9 +210,9 @@ def counts(synthesis: Synthesis) -> dict[str, int]:
     return found
 
 
-def cache_folder() -> Path:
-    """Where the playground keeps its files as well."""
-    return Path(settings.DATA_DIR, "cache", "serving")
+def cache_folder(workspace: Workspace) -> Path:
+    """Where what answers for this workspace keeps its files as well."""
+    return Path(settings.DATA_DIR, "cache", "serving", str(workspace.pk))
 
 
 def endpoint_of(synthesis: Synthesis) -> dict[str, Any]:

@@ -46,8 +46,8 @@ def doomed(acme, slot):
     fill(world, ROW)
     for folder in ("cache/tokens", "trackers/tensorboard"):
         Path(settings.DATA_DIR, folder).mkdir(parents=True)
-    serving = Path(settings.DATA_DIR, "cache", "serving")
-    serving.mkdir()
+    serving = Path(settings.DATA_DIR, "cache", "serving", str(acme.workspace.pk))
+    serving.mkdir(parents=True)
     (serving / f"0011-{world.artifact.sha256[:16]}.lora.gguf").write_text(ROW)
     tokens = Path(settings.DATA_DIR, "cache", "tokens", str(world.version.pk))
     tokens.mkdir()
