@@ -8,6 +8,7 @@ import orjson
 from django.conf import settings
 
 from studio.errors import UserError
+from studio.serving.holding import with_reason
 from studio.serving.subjects import Subject
 
 TIMEOUT = httpx.Timeout(1200, connect=5)
@@ -32,7 +33,7 @@ async def ask(subject: Subject, route: str, body: dict[str, Any]) -> AsyncGenera
             async for text in answer.aiter_lines():
                 line = orjson.loads(text)
                 ended = "done" in line or "error" in line
-                yield line
+                yield await with_reason(line)
     except httpx.ConnectError:
         yield broken(NOT_RUNNING)
     except httpx.HTTPError:

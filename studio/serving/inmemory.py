@@ -11,8 +11,6 @@ from studio.basemodels.models import BaseModel
 GGUF = (Artifact.Kind.GGUF, Artifact.Kind.GGUF_ADAPTER)
 MOST_FILES = 500
 """Builds, newest first, whose files' hashes are looked through for a name."""
-ON_GPU = "vLLM"
-"""The engine whose models are in the GPU's memory."""
 
 
 @dataclass
@@ -69,7 +67,7 @@ def engines_for(request: HttpRequest, told: dict[str, Any]) -> list[Engine]:
     return [
         Engine(
             name=part["engine"],
-            on_gpu=part["engine"] == ON_GPU,
+            on_gpu=part["on_gpu"],
             budget=part["budget"],
             used=part["used"],
             models=sorted(

@@ -406,10 +406,10 @@ def test_room_is_made_by_ending_what_is_idle(tmp_path, nvidia):
         for each in (base, other):
             await asked(engine, subject(each))
         used = engine.metrics()["used"]
-        assert await engine.make_room(1) == used // 2
+        assert await engine.make_room(1, on_gpu=True) == used // 2
         assert [model["base_sha256"] for model in engine.metrics()["models"]] == [sha("other")]
-        assert await engine.make_room(used) == used // 2
-        assert await engine.make_room(1) == 0
+        assert await engine.make_room(used, on_gpu=True) == used // 2
+        assert await engine.make_room(1, on_gpu=True) == 0
         assert (await asked(engine, subject(base)))[0]  # it is started again when it is asked
 
     with_engine(Way(), make_room)
@@ -498,11 +498,12 @@ class Other:
     async def drop(self, names: list[str]) -> int:
         return 5
 
-    async def make_room(self, wanted: int) -> int:
-        return 7
+    async def make_room(self, wanted: int, *, on_gpu: bool = False) -> int:
+        return 0 if on_gpu else 7
 
     def metrics(self) -> dict[str, Any]:
-        return {"engine": self.name, "budget": 1, "used": 1, "models": [], "answers": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        counts = {"answers": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        return {"engine": self.name, "on_gpu": False, "budget": 1, "used": 1, "models": []} | counts
 
 
 def test_what_vllm_cannot_answer_is_answered_by_the_other_engine(tmp_path, elsewhere):
@@ -538,7 +539,7 @@ def test_both_engines_let_go_and_are_told_of_as_one(tmp_path, nvidia):
         assert both.metrics()["answers"] == 1
         assert await both.make_room(1) == 7
         assert len(engine.servers) == 1
-        assert await both.make_room_on_gpu(1) > 0
+        assert await both.make_room(1, on_gpu=True) > 7
         assert await both.drop([sha("base")[:16]]) == 5
 
     with_engine(Way(), look)

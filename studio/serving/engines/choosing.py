@@ -73,12 +73,8 @@ class Choosing:
     async def drop(self, names: list[str]) -> int:
         return await self.first.drop(names) + await self.second.drop(names)
 
-    async def make_room(self, wanted: int) -> int:
-        """In the machine's own memory, which `first` does not fill: its models are on a GPU, and are asked for by `make_room_on_gpu`."""
-        return await self.second.make_room(wanted)
-
-    async def make_room_on_gpu(self, wanted: int) -> int:
-        return await self.first.make_room(wanted)
+    async def make_room(self, wanted: int, *, on_gpu: bool = False) -> int:
+        return await self.first.make_room(wanted, on_gpu=on_gpu) + await self.second.make_room(wanted, on_gpu=on_gpu)
 
     def metrics(self) -> dict[str, Any]:
         both = [self.first.metrics(), self.second.metrics()]

@@ -71,11 +71,14 @@ class Engine(Protocol):
         """Lets go of every base and adapter whose SHA-256 begins with one of these; how many there were. Answers under way end first."""
         ...
 
-    async def make_room(self, wanted: int) -> int:
-        """Lets go of idle bases until so many bytes are freed, the least recently used first; how many were."""
+    async def make_room(self, wanted: int, *, on_gpu: bool = False) -> int:
+        """Lets go of idle bases until so many bytes are freed, of the machine's memory or of the GPU's, the least recently used first; how
+        many were."""
         ...
 
     def metrics(self) -> dict[str, Any]:
-        """`{"engine", "budget", "used", "models": [{"workspace", "base_sha256", "adapters", "bytes", "running", "waiting", "idle"}],
-        "answers", "prompt_tokens", "completion_tokens"}`; bytes, seconds, counts since it began."""
+        """`{"engine", "on_gpu", "budget", "used", "models": [{"workspace", "base_sha256", "adapters", "bytes", "running", "waiting",
+        "idle", "cold"}], "answers", "prompt_tokens", "completion_tokens"}`; bytes, seconds, counts since it began. `cold` is how long the
+        start took. Where there are several engines, `engines` has one such object for each.
+        """
         ...

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,9 @@ class VLLM:
         server = await self.server(subject, state)
         await server.put_on(subject)
 
-    async def ask(self, subject: Subject, route: Route, body: dict[str, Any], *, state: State, took: Took) -> AsyncIterator[dict[str, Any]]:
+    async def ask(
+        self, subject: Subject, route: Route, body: dict[str, Any], *, state: State, took: Took
+    ) -> AsyncGenerator[dict[str, Any], None]:
         began = time.monotonic()
         begun = False
         for again in (True, False):
@@ -140,9 +142,9 @@ class VLLM:
             count += await self._take_off_leftovers(upstream, meant)
         return count
 
-    async def make_room(self, wanted: int) -> int:
+    async def make_room(self, wanted: int, *, on_gpu: bool = False) -> int:
         freed = 0
-        while freed < wanted and (key := self._least_used()):
+        while on_gpu and freed < wanted and (key := self._least_used()):
             server = self.servers.pop(key)
             await server.end()
             freed += server.bytes
@@ -151,6 +153,7 @@ class VLLM:
     def metrics(self) -> dict[str, Any]:
         return {
             "engine": self.name,
+            "on_gpu": True,
             "budget": self.most,
             "used": self._used(),
             "models": [line for server in self.servers.values() for line in self._lines(server)],
@@ -178,7 +181,7 @@ class VLLM:
 
     async def _streamed(
         self, server: Server, route: Route, asked: dict[str, Any], took: Took, began: float
-    ) -> AsyncGenerator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         first = 0.0
         asked = asked | {"stream": True, "stream_options": {"include_usage": True}}
         async with aclosing(server.upstream.stream(PATHS[route], asked)) as chunks:
@@ -193,7 +196,7 @@ class VLLM:
                 yield chunk
         took.seconds = time.monotonic() - first if first else 0.0
 
-    async def _whole(self, server: Server, asked: dict[str, Any], took: Took) -> AsyncGenerator[dict[str, Any]]:
+    async def _whole(self, server: Server, asked: dict[str, Any], took: Took) -> AsyncGenerator[dict[str, Any], None]:
         began = time.monotonic()
         answer = await server.upstream.call("POST", PATHS["embedding"], asked)
         read_usage(answer.get("usage"), took)

@@ -69,7 +69,7 @@ class Upstream:
                 return found
         return {}
 
-    async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer. Closing the iterator closes the connection, and vLLM writes no further."""
         try:
             async with self.client.stream("POST", path, json=body) as answer:

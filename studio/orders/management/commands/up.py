@@ -26,7 +26,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         ready_file = options["ready_file"].absolute() if options["ready_file"] else None
-        wanted = Options(settings.DATA_DIR, options["host"], options["port"], options["workers"], ready_file)
+        wanted = Options(settings.DATA_DIR, options["host"], options["port"], options["workers"], ready_file, settings.ENGINE_WORDS)
         try:
             up(wanted, Hooks(prepare=migrate, setup_url=setup_url))
         except UserError as error:
