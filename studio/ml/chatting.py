@@ -14,14 +14,19 @@ from studio.errors import UserError
 from studio.ml.gguf.serving import prepare
 
 
-def start_server(model: str, adapters: list[str], *, context: int, at_once: int, socket: str) -> Any:
-    """llama.cpp with a model and the adapters that it can put on. `context` is for each of `at_once` conversations side by side."""
+def start_server(model: str, adapters: list[str], *, context: int, at_once: int, socket: str, batch: int = 0) -> Any:
+    """llama.cpp with a model and the adapters that it can put on. `context` is for each of `at_once` conversations side by side.
+
+    A prompt is read `batch` tokens at a time, between which a stop is heard; 0 leaves that to llama.cpp.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.n_ctx = context * at_once  # llama.cpp shares it out among them
     params.n_parallel = at_once
+    if batch:
+        params.n_batch = params.n_ubatch = batch
     params.cache_ram_mib = 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 2)
     params.verbosity = 0

@@ -25,6 +25,8 @@ from studio.training.orders import AskedModel, TrialPayload
 
 AT_ONCE = 4
 """Conversations with one model side by side: together they are written about twice as fast as one after another."""
+BATCH = 64
+"""Tokens of a prompt that are read before a stop is looked for."""
 LOOK_EVERY = 0.25
 """Seconds between two looks at what has been answered, and whether a stop was asked for."""
 SMALLEST_CONTEXT, LARGEST_CONTEXT = 1024, 8192
@@ -144,26 +146,22 @@ def loaded(order: TrialPayload, column: AskedModel, *, job: Job, said: str) -> I
     if not column.base or not base.exists():
         raise UserError(GONE)
     job.phase("loading", f"Loading {said}")
-    if base.is_file():
-        model, adapter = base, None
-    else:
-        files = prepare(base=base, adapter=Path(column.adapter) if column.adapter else None, cache=order.cache)
-        assert files["model"] is not None  # there always is one
-        model, adapter = files["model"], files["adapter"]
-    need = min(LEAST + int(SPARE * model.stat().st_size), budget.limit())
+    served = prepare(base=base, adapter=Path(column.adapter) if column.adapter else None, cache=order.cache)
+    need = min(LEAST + int(SPARE * served.model.stat().st_size), budget.limit())
     with (
         budget.reserved(need, job=job, limit=budget.limit(), folder=budget.ledger()),
         tempfile.TemporaryDirectory(prefix="studio-trial-") as sockets,
     ):
         job.phase("loading", f"Loading {said}")
-        adapters = [str(adapter)] if adapter else []
+        adapters = [str(served.adapter)] if served.adapter else []
         socket = os.path.join(sockets, "s.sock")
         try:
-            server = start_server(str(model), adapters, context=context_for(order, column), at_once=AT_ONCE, socket=socket)
+            context = context_for(order, column)
+            server = start_server(str(served.model), adapters, context=context, at_once=AT_ONCE, socket=socket, batch=BATCH)
         except RuntimeError as error:  # llama.cpp says in the log what it could not read
             raise UserError("llama.cpp could not load this model. The log says why.") from error
         job.phase("evaluating", f"Asking {said}")
-        yield Model(column, server, [{"id": 0, "scale": 1.0}] if adapter else [])
+        yield Model(column, server, [{"id": 0, "scale": 1.0}] if adapters else [])
 
 
 def context_for(order: TrialPayload, column: AskedModel) -> int:

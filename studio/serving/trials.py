@@ -115,7 +115,7 @@ def payload(trial: Trial, order: Order) -> TrialPayload:
         prompts=[prompt["turns"] for prompt in trial.prompts],
         columns=[model_of(column, trial.asked_with) for column in trial.columns],
         seed=trial.asked_with["seed"],
-        cache=Path(settings.DATA_DIR, "cache", "serving"),
+        cache=Path(settings.DATA_DIR, "cache", "serving", str(trial.workspace_id)),  # as the engine does: nothing is shared
         state=order.checkpoints,
     )
 

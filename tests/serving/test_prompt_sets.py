@@ -1,9 +1,11 @@
 """Prompt sets: made of what was pasted, of files and of held-out rows; changed, copied, deleted and taken home."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client as Browser
 
@@ -14,6 +16,7 @@ from studio.serving.models import PromptSet
 from studio.workspaces.services import create_client
 from tests.fixtures import Api, World, make_key, make_member
 
+BESIDE = Path(settings.ROOT).parent / "shared" / "data" / "mt_bench_question.jsonl"
 TWO_TURNS = {"question_id": 81, "category": "writing", "turns": ["Write a blog post.", "Rewrite it."], "reference": ["", ""]}
 
 
@@ -48,8 +51,17 @@ def test_a_file_as_mt_bench_writes_it_is_taken_as_it_is(acme, browser):
     assert "1–25 of 80" in page
 
 
+def test_all_of_mt_bench_is_taken_also_as_it_is_published():
+    categories = ["writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"]
+    alike = b"".join(json.dumps(TWO_TURNS | {"question_id": n, "category": categories[n % 8]}).encode() + b"\n" for n in range(80))
+    for content in [alike, *([BESIDE.read_bytes()] if BESIDE.is_file() else [])]:
+        found = prompt_files.read(content, filename=BESIDE.name)
+        assert (len(found.prompts), {len(prompt["turns"]) for prompt in found.prompts}) == (80, {2})
+        assert {prompt["category"] for prompt in found.prompts} == set(categories)
+
+
 def test_a_table_and_other_shapes_of_lines_are_read():
-    table = prompt_files.read('prompt;category\n"Where; when?";parcels\nWhy?;\n'.encode(), filename="a.csv")
+    table = prompt_files.read(b'prompt;category\n"Where; when?";parcels\nWhy?;\n', filename="a.csv")
     assert table.prompts == [{"turns": ["Where; when?"], "category": "parcels"}, {"turns": ["Why?"], "category": ""}]
     lines = [
         {"prompt": "One?"},
