@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 
@@ -141,8 +141,11 @@ def add(request: HttpRequest) -> HttpResponse:
         else:
             messages.success(request, f"Added to your draft of {dataset.name}.")
         return back_to(request, kept)
+    wanted = Wanted.read(request)
+    if wanted.project and wanted.project.client_id != dataset.project.client_id:
+        raise Http404
     try:
-        told = answers.add_all(member, dataset, Wanted.read(request).of(rows, member))
+        told = answers.add_all(member, dataset, wanted.of(rows, member))
     except UserError as error:
         messages.error(request, error.message)
     else:

@@ -222,6 +222,7 @@ def test_what_one_client_was_told_becomes_no_row_of_another(window: Browser, acm
     answers.judge(acme.owner, acme.kept, thumb=1)
     assert window.post("/answers/add/", {"dataset": dataset.pk, "answer": acme.kept.pk}).status_code == 404
     assert "Judge some first" in window.post("/answers/add/", {"dataset": dataset.pk}, follow=True).content.decode()
+    assert window.post(f"/answers/add/?project={acme.project.pk}", {"dataset": dataset.pk}).status_code == 404
     assert drafting.draft_of(acme.owner, dataset.versions.get()) is None
 
 
@@ -234,6 +235,10 @@ def test_a_project_says_that_it_keeps_answers_and_its_pages_say_so(window: Brows
     assert window.post(address, {"days": "14"}).status_code == 302
     for page in (address, f"/projects/{acme.project.pk}/", f"/deployments/{acme.deployment.pk}/", f"/answers/?project={acme.project.pk}"):
         assert "14 days" in window.get(page).content.decode(), page
+    assert f"/answers/?project={acme.project.pk}" in window.get(f"/projects/{acme.project.pk}/").content.decode()
+    deployment = window.get(f"/deployments/{acme.deployment.pk}/").content.decode()
+    assert f"/answers/?deployment={acme.deployment.pk}" in deployment
+    assert f"/settings/?deployment={acme.deployment.pk}#new-key" in deployment
     assert last("answer.keep").change == {"days": [None, 14], "deleted": 0}
 
 
