@@ -12,6 +12,7 @@ from studio.clients.usage import STORAGE, Bill, Sums, bill_of
 from studio.clients.usage import Line as Charge
 from studio.workspaces.models import Client
 from studio.workspaces.months import Month
+from studio.workspaces.rates import TOKENS
 
 router = Router(tags=["Workspace"])
 
@@ -40,6 +41,12 @@ class ClientUsageOut(Schema):
     """Bytes that are kept now."""
     storage_gb_months: float
     """What was kept day by day, as GB over the whole month."""
+    requests: int
+    """To the endpoint."""
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_cost: Decimal
+    """0 where tokens have no rate."""
     storage_cost: Decimal
     cost: Decimal
     """All of it, storage included: the sum of the invoice's lines, each rounded once."""
@@ -52,8 +59,9 @@ class ChargeOut(Schema):
     worker_kind: str
     hours: float | None
     storage_gb_months: float | None
+    tokens: int | None
     rate: Decimal | None
-    """Of an hour, or of a GB for the month; null where none is set, and the cost is then 0."""
+    """Of an hour, of a GB for the month, or of a million tokens; null where none is set, and the cost is then 0."""
     cost: Decimal
 
 
@@ -76,6 +84,10 @@ def client_usage_out(client: Client | None, sums: Sums) -> dict[str, Any]:
         "gpu_hours": round(float(sums.gpu_hours), 4),
         "storage": sums.stored,
         "storage_gb_months": round(float(sums.gb_months), 4),
+        "requests": sums.requests,
+        "prompt_tokens": sums.tokens_read,
+        "completion_tokens": sums.tokens_written,
+        "tokens_cost": sums.amounts.get(TOKENS, Decimal("0.00")),
         "storage_cost": sums.amounts.get(STORAGE, Decimal("0.00")),
         "cost": sums.total,
         "workers": [
@@ -85,13 +97,14 @@ def client_usage_out(client: Client | None, sums: Sums) -> dict[str, Any]:
 
 
 def charge_out(line: Charge) -> dict[str, Any]:
-    stored = line.worker_kind == STORAGE
+    stored, asked = line.worker_kind == STORAGE, line.worker_kind == TOKENS
     return {
         "date": line.day.isoformat(),
         "what": line.what,
         "worker_kind": line.worker_kind,
-        "hours": None if stored else round(float(line.hours), 4),
+        "hours": None if stored or asked else round(float(line.hours), 4),
         "storage_gb_months": round(float(line.gb_months), 4) if stored else None,
+        "tokens": line.tokens if asked else None,
         "rate": line.per_unit,
         "cost": line.amount,
     }

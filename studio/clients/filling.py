@@ -5,7 +5,7 @@ import random
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -18,7 +18,10 @@ from studio.datasets.models import Dataset, DatasetVersion
 from studio.orders.models import Order, Usage
 from studio.releases.models import Release
 from studio.runs.models import Run
-from studio.serving.models import Deployment, DeploymentState
+from studio.serving.models import Call, CallHour, Deployment, DeploymentState
+from studio.serving.rollup import hour_of, roll_up
+from studio.serving.steps import STEPS
+from studio.serving.traffic import Sums
 from studio.workspaces.models import Client, Member, Project, User
 from studio.workspaces.services import create_workspace
 
@@ -37,6 +40,9 @@ TRADES = ("Bakery", "Clinic", "Garage", "Hotel", "Museum", "Nursery", "Press", "
 LOSSES = ("succeeded",) * 17 + ("failed",) * 2 + ("stopped",)
 """How runs end, as often as they do."""
 
+OUTCOMES = ((200, ""),) * 95 + ((429, "rate_limit_exceeded"),) * 3 + ((499, ""), (503, "no_memory"))
+"""What comes of requests."""
+
 
 @dataclass(frozen=True)
 class Amounts:
@@ -44,6 +50,8 @@ class Amounts:
     projects: int = 2_000
     runs: int = 20_000
     artifacts: int = 50_000
+    calls: int = 50_000
+    """One by one; as many hours again of a month are added up."""
 
 
 def fill(user: User, name: str, amounts: Amounts, *, seed: int = 6) -> Member:
@@ -219,6 +227,52 @@ class Filling:
             DeploymentState(deployment=slot, number=1, change="promote", release=slot.release, user=self.member.user) for slot in slots
         ]
         DeploymentState.objects.bulk_create(states, AT_ONCE)
+        self.calls([slot for slot in slots if slot.release])
+
+    def calls(self, slots: list[Deployment]) -> None:
+        """Of the last day one by one, a few deployments asked far more than the rest; of the month before by the hour."""
+        for begin in range(0, self.amounts.calls if slots else 0, AT_ONCE):
+            rows = [self.call(slots) for _ in range(min(AT_ONCE, self.amounts.calls - begin))]
+            Call.objects.bulk_create(rows, AT_ONCE)
+        roll_up()
+        this_hour = hour_of(self.now)
+        seen: set[tuple[Any, datetime]] = set()
+        hours = []
+        for _ in range(self.amounts.calls if slots else 0):
+            slot, hour = self.asked(slots), this_hour - timedelta(hours=self.chance.randrange(25, 24 * 30))
+            if (slot.pk, hour) not in seen:
+                seen.add((slot.pk, hour))
+                hours.append(self.call_hour(slot, hour))
+        CallHour.objects.bulk_create(hours, AT_ONCE)
+
+    def asked(self, slots: list[Deployment]) -> Deployment:
+        return slots[int(len(slots) * self.chance.random() ** 4)]
+
+    def call(self, slots: list[Deployment]) -> Call:
+        slot, outcome = self.asked(slots), self.chance.choice(OUTCOMES)
+        call = Call(
+            client_id=slot.client_id,
+            deployment=slot,
+            release=slot.release,
+            route=Call.Route.CHAT,
+            at=self.now - timedelta(seconds=self.chance.randrange(24 * 3600)),
+            status=outcome[0],
+            error=outcome[1],
+            prompt_tokens=self.chance.randrange(20, 2000),
+            completion_tokens=self.chance.randrange(1, 400),
+            seconds=round(self.chance.lognormvariate(1, 0.7), 3),
+            first=round(self.chance.lognormvariate(-1, 0.7), 3),
+        )
+        call.find_steps()
+        return call
+
+    def call_hour(self, slot: Deployment, hour: datetime) -> CallHour:
+        sums = Sums()
+        for _ in range(4):
+            step, first_step = self.chance.randrange(35, 50), self.chance.randrange(25, 40)
+            sums.add_calls(200, "", step, first_step, 5, 3000, 500, 800, 5 * STEPS[step], 5 * STEPS[first_step])
+        shown = {"client_id": slot.client_id, "deployment": slot, "release": slot.release}
+        return CallHour(workspace=self.member.workspace, hour=hour, **shown, **vars(sums))
 
     def release(self, adapter: Artifact, minor: int, *, stage: str) -> Release:
         project = adapter.project

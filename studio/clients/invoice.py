@@ -8,9 +8,11 @@ from uuid import UUID
 
 from studio.cells import cell
 from studio.clients.usage import STORAGE, Bill, Line
+from studio.workspaces.rates import TOKENS
 
 EACH_CLIENT = ("month", "client", "hours", "gpu_hours", "storage_gb_months", "work", "storage", "total", "currency")
-EACH_LINE = ("date", "client", "what", "worker_kind", "hours", "storage_gb_months", "rate", "amount", "currency")
+EACH_CLIENT += ("requests", "tokens_read", "tokens_written", "endpoint")
+EACH_LINE = ("date", "client", "what", "worker_kind", "hours", "storage_gb_months", "rate", "amount", "currency", "tokens")
 NOBODY = "No client"
 
 
@@ -18,10 +20,11 @@ def each_client(bill: Bill, names: dict[UUID, str]) -> Iterator[tuple[Any, ...]]
     """By name, and what was for no client last. The last column but one adds up to the total of the month."""
     found = sorted(bill.by_client.items(), key=lambda entry: (entry[0] is None, names.get(entry[0], "") if entry[0] else "", str(entry[0])))
     for client, sums in found:
-        if sums.amounts or sums.hours or sums.gb_months:
+        if sums.amounts or sums.hours or sums.gb_months or sums.requests:
             storage = sums.amounts.get(STORAGE, Decimal("0.00"))
             name = names.get(client, NOBODY) if client else NOBODY
-            work = sums.total - storage
+            endpoint = sums.amounts.get(TOKENS, Decimal("0.00"))
+            work = sums.total - storage - endpoint
             yield (
                 bill.month,
                 name,
@@ -32,18 +35,22 @@ def each_client(bill: Bill, names: dict[UUID, str]) -> Iterator[tuple[Any, ...]]
                 storage,
                 sums.total,
                 bill.currency,
+                sums.requests,
+                sums.tokens_read,
+                sums.tokens_written,
+                endpoint,
             )
 
 
 def each_line(bill: Bill, name: str) -> Iterator[tuple[Any, ...]]:
     for line in bill.lines:
-        yield (*facts_of(line, name), bill.currency)
+        yield (*facts_of(line, name), bill.currency, line.tokens if line.worker_kind == TOKENS else "")
 
 
 def facts_of(line: Line, name: str) -> tuple[Any, ...]:
-    stored = line.worker_kind == STORAGE
+    stored, asked = line.worker_kind == STORAGE, line.worker_kind == TOKENS
     rate = "" if line.per_unit is None else f"{line.per_unit.normalize():f}"
-    hours, gb_months = ("", figure(line.gb_months)) if stored else (figure(line.hours), "")
+    hours, gb_months = ("", figure(line.gb_months)) if stored else ("" if asked else figure(line.hours), "")
     return (line.day, name, line.what, line.worker_kind, hours, gb_months, rate, "" if line.per_unit is None else line.amount)
 
 

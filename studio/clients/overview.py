@@ -16,7 +16,10 @@ from studio.orders.models import Order
 from studio.orders.quotas import quotas_of, stored, telling
 from studio.releases.models import Release
 from studio.runs.models import Run
+from studio.serving.charts import requests_chart
 from studio.serving.models import Deployment, DeploymentState
+from studio.serving.periods import period_named
+from studio.serving.reading import Asked, traffic_of
 from studio.workspaces.models import Client, Member, Project
 from studio.workspaces.months import Month
 
@@ -134,9 +137,18 @@ def page_of(member: Member, client: Client) -> dict[str, Any]:
         "stored": sum(by_client.get(client.pk, 0) for by_client in sizes.values()),
         "quotas": {quota.name: quota for quota in quotas},
         "told": telling(quotas),
+        "traffic": traffic(member, client),
         "people": people(member, client),
         "people_url": address("people:list"),
     }
+
+
+def traffic(member: Member, client: Client) -> dict[str, Any]:
+    """What was asked of it in the last day; empty for whoever may not see that."""
+    if not member.may("traffic.view"):
+        return {}
+    told = traffic_of(Asked(member, {"client": client.pk}), period_named("day", member.workspace.zone), "deployment_id")
+    return {"total": told.total, "chart": requests_chart(told)}
 
 
 def address(name: str, *args: Any) -> str:

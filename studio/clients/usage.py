@@ -8,18 +8,20 @@ from decimal import Decimal
 from functools import cached_property
 from uuid import UUID
 
-from django.db.models import Sum
+from django.db.models import Count, Sum
 from django.utils import timezone
 
 from studio.orders.kinds import KINDS
 from studio.orders.models import StoredDay
 from studio.orders.quotas import stored_in_all
 from studio.orders.usage import Span, spans
+from studio.serving.models import Call, CallHour
 from studio.workspaces.models import Workspace
 from studio.workspaces.months import Month
-from studio.workspaces.rates import Rates, amount, cents
+from studio.workspaces.rates import TOKENS, Rates, amount, cents
 
 STORAGE = "Storage"
+ASKED = "Requests to the endpoint"
 GB = Decimal(10**9)
 Held = tuple[date, int, Decimal | None]
 """From a day on: bytes, and the price of a GB for a month."""
@@ -27,18 +29,25 @@ Held = tuple[date, int, Decimal | None]
 
 @dataclass
 class Line:
-    """What an invoice charges at one rate: one run or build, all other work of a kind, or storage."""
+    """What an invoice charges at one rate: one run or build, all other work of a kind, tokens, or storage."""
 
     client: UUID | None
     day: date
     what: str
     worker_kind: str
-    """STORAGE of what is stored."""
+    """STORAGE of what is stored, TOKENS of what the endpoint read and wrote."""
     per_unit: Decimal | None
-    """Of an hour or, of storage, of a GB for the month; None where no rate is set."""
+    """Of an hour or, of storage, of a GB for the month or, of tokens, of a million; None where no rate is set."""
     gpus: int = 0
     seconds: float = 0.0
     gb_months: Decimal = Decimal(0)
+    requests: int = 0
+    tokens_read: int = 0
+    tokens_written: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_read + self.tokens_written
 
     @property
     def hours(self) -> Decimal:
@@ -54,6 +63,8 @@ class Line:
         """Rounded here and nowhere else, so that lines add up to what is shown. 0 where no rate is set."""
         if self.per_unit is None:
             return Decimal("0.00")
+        if self.worker_kind == TOKENS:
+            return cents(Decimal(self.tokens) / 1_000_000 * self.per_unit)
         return cents(self.gb_months * self.per_unit if self.worker_kind == STORAGE else amount(self.seconds, self.gpus, self.per_unit))
 
 
@@ -64,11 +75,18 @@ class Sums:
     hours: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     """By worker kind."""
     amounts: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
-    """By worker kind, and STORAGE."""
+    """By worker kind, and STORAGE, and TOKENS where they have a rate."""
     gpu_hours: Decimal = Decimal(0)
     gb_months: Decimal = Decimal(0)
     stored: int = 0
     """Bytes that are kept now."""
+    requests: int = 0
+    tokens_read: int = 0
+    tokens_written: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_read + self.tokens_written
 
     @property
     def total(self) -> Decimal:
@@ -79,7 +97,13 @@ class Sums:
         return sum(self.hours.values(), Decimal(0))
 
     def add(self, line: Line) -> None:
-        if line.worker_kind != STORAGE:
+        if line.worker_kind == TOKENS:
+            self.requests += line.requests
+            self.tokens_read += line.tokens_read
+            self.tokens_written += line.tokens_written
+            if line.per_unit is None:  # nobody charges for tokens here
+                return
+        elif line.worker_kind != STORAGE:
             self.hours[line.worker_kind] += line.hours
         self.amounts[line.worker_kind] += line.amount
         self.gpu_hours += line.gpu_hours
@@ -119,7 +143,7 @@ class Bill:
     @property
     def unpriced(self) -> list[str]:
         """Kinds of workers that were used and have no rate on some day of the month."""
-        return sorted({line.worker_kind for line in self.lines if line.per_unit is None})
+        return sorted({line.worker_kind for line in self.lines if line.per_unit is None and line.worker_kind != TOKENS})
 
 
 def bill_of(workspace: Workspace, month: Month, clients: Collection[UUID], *, whole: bool = False) -> Bill:
@@ -127,7 +151,8 @@ def bill_of(workspace: Workspace, month: Month, clients: Collection[UUID], *, wh
     rates = Rates(workspace)
     worked = spans(workspace, month, clients=None if whole else clients)
     stored = dict(stored_in_all(clients))
-    lines = [*work_lines(worked, rates), *storage_lines(workspace, month, clients, stored)]
+    asked = token_lines(workspace, month, rates, None if whole else clients)
+    lines = [*work_lines(worked, rates), *asked, *storage_lines(workspace, month, clients, stored)]
     if whole:
         lines += lines_of_erased(workspace, month)
     return Bill(month, rates.currency, lines, stored)
@@ -148,6 +173,26 @@ def work_lines(worked: Iterable[Span], rates: Rates) -> list[Line]:
                 line = lines[key] = Line(span.client, day, what, span.worker_kind, piece.per_hour, span.gpus)
             line.seconds += piece.seconds
     return sorted(lines.values(), key=lambda line: line.day)
+
+
+def token_lines(workspace: Workspace, month: Month, rates: Rates, clients: Collection[UUID] | None) -> Iterator[Line]:
+    """One for each client and rate: what the endpoint was asked, with hours that are added up and calls that are not yet. `clients` None
+    takes all, and what was asked of those that were erased since.
+    """
+    columns = {"read": Sum("prompt_tokens"), "written": Sum("completion_tokens")}
+    for piece in rates.pieces(TOKENS, month.begins, month.ends):
+        hours = CallHour.objects.filter(workspace=workspace, hour__gte=piece.begin, hour__lt=piece.end)
+        calls = Call.objects.filter(client__workspace=workspace, counted_at=None, at__gte=piece.begin, at__lt=piece.end)
+        found: dict[UUID | None, Line] = {}
+        for rows, number in ((hours, Sum("calls")), (calls, Count("pk"))):
+            rows = rows if clients is None else rows.filter(client__in=clients)
+            for row in rows.order_by().values("client_id").annotate(requests=number, **columns):
+                day = piece.begin.astimezone(rates.zone).date()
+                line = found.setdefault(row["client_id"], Line(row["client_id"], day, ASKED, TOKENS, piece.per_hour))
+                line.requests += row["requests"]
+                line.tokens_read += row["read"]
+                line.tokens_written += row["written"]
+        yield from found.values()
 
 
 def storage_lines(workspace: Workspace, month: Month, clients: Collection[UUID], stored: dict[UUID, int]) -> Iterator[Line]:

@@ -92,8 +92,8 @@ class Call(Tenant):
         COMPLETION = "completion", "Completion"
         EMBEDDING = "embedding", "Embedding"
 
-    client = models.ForeignKey(Client, models.CASCADE, related_name="calls")
-    deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="calls")
+    client = models.ForeignKey(Client, models.CASCADE, related_name="calls", db_index=False)
+    deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="calls", db_index=False)
     """None where a release was asked by its own name."""
     release = models.ForeignKey(Release, models.SET_NULL, null=True, related_name="calls")
     key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="calls")
@@ -122,8 +122,14 @@ class Call(Tenant):
 
     class Meta:
         ordering = ["-at"]
-        # What has not been counted yet is little, whosever it is; an index by deployment would have SQLite look through all of its calls.
-        indexes = [models.Index(fields=["counted_at", "at"])]
+        # Both of the last hour and of what no hour has taken yet, or SQLite looks through every call of a deployment for the few that count.
+        indexes = [
+            models.Index(fields=["counted_at", "at"]),
+            models.Index(fields=["client", "at"]),
+            models.Index(fields=["client", "counted_at", "at"]),
+            models.Index(fields=["deployment", "at"]),
+            models.Index(fields=["deployment", "counted_at", "at"]),
+        ]
 
     def __str__(self) -> str:
         return f"Call at {self.at:%Y-%m-%d %H:%M:%S}"

@@ -1,7 +1,6 @@
 """Adds calls up by the hour, and deletes those that are old: each hour in one transaction, so that nothing is counted twice or lost."""
 
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -54,21 +53,12 @@ def add_up(hour: datetime, *, client: Client | None = None) -> int:
 
 
 def sums_by(calls: "QuerySet[Any]", *columns: str) -> dict[Key, Sums]:
-    """Calls added up by the database, by what these columns hold; two queries."""
+    """Calls added up by what these columns hold. The database adds up those that are alike, so few rows come of many calls."""
     found: dict[Key, Sums] = defaultdict(Sums)
-    for row in grouped(calls, columns):
-        found[tuple(row[column] for column in columns)].add_calls(row)
-    begun = calls.filter(first_step__isnull=False).order_by().values(*columns, "first_step")
-    for row in begun.annotate(count=Count("pk"), first_sum=Sum("first")):
-        found[tuple(row[column] for column in columns)].add_first(row)
+    alike = calls.order_by().values_list(*columns, "status", "error", "seconds_step", "first_step")
+    for row in alike.annotate(Count("pk"), *map(Sum, ("prompt_tokens", "cached_tokens", "completion_tokens", "seconds", "first"))):
+        found[row[: len(columns)]].add_calls(*row[len(columns) :])
     return found
-
-
-def grouped(calls: "QuerySet[Any]", columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    alike = calls.order_by().values(*columns, "status", "error", "seconds_step")
-    sums = {f"{name}_in_all": Sum(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")}
-    for row in alike.annotate(count=Count("pk"), seconds_sum=Sum("seconds"), **sums):
-        yield row | {name.removesuffix("_in_all"): row[name] for name in sums}
 
 
 def put(model: type[AddedUp], found: dict[Key, Sums], workspaces: dict[Any, Any], **where: Any) -> None:

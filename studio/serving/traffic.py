@@ -85,21 +85,22 @@ class Sums:
         add_to(self.seconds, columns.get("seconds") or ())
         add_to(self.first, columns.get("first") or ())
 
-    def add_calls(self, row: Mapping[str, Any]) -> None:
-        """A group of alike calls, as `grouped` reads them."""
-        count, outcome = row["count"], outcome_of(row["status"], row["error"])
+    def add_calls(self, status: int, error: str, step: int | None, first_step: int | None, count: int, *sums: Any) -> None:
+        """So many alike calls, with the sums of their tokens (read, cached, written) and seconds (in all, to the first token)."""
+        prompt, cached, completion, seconds, first = sums
+        outcome = outcome_of(status, error)
         self.calls += count
         self.errors += count if is_error(outcome) else 0
         self.outcomes[outcome] += count
-        for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
-            setattr(self, name, getattr(self, name) + row[name])
-        if row["seconds_step"] is not None:
-            self.seconds[row["seconds_step"]] += count
-            self.seconds_sum += row["seconds_sum"]
-
-    def add_first(self, row: Mapping[str, Any]) -> None:
-        self.first[row["first_step"]] += row["count"]
-        self.first_sum += row["first_sum"]
+        self.prompt_tokens += prompt
+        self.cached_tokens += cached
+        self.completion_tokens += completion
+        if step is not None:
+            self.seconds[step] += count
+            self.seconds_sum += seconds
+        if first_step is not None:
+            self.first[first_step] += count
+            self.first_sum += first
 
     def add(self, other: "Sums") -> None:
         self.add_hour(vars(other))

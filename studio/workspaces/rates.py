@@ -15,6 +15,8 @@ from studio.workspaces.models import Rate, Workspace
 from studio.workspaces.months import midnight
 
 CENT = Decimal("0.01")
+TOKENS = "Tokens"
+"""The kind whose rate is of a million tokens, read and written alike, and not of an hour."""
 
 
 def cents(amount: Decimal) -> Decimal:
@@ -55,7 +57,11 @@ class Rates:
     def per_hour(self, kind: str, day: date) -> Decimal | None:
         """Of one GPU, or of one worker without any, on a day; the machine's own price (PRICE_PER_HOUR) where the kind has no rate then."""
         known = bisect_right(self._since[kind], day)
-        return self._per_hour[kind][known - 1] if known else self.fallback
+        return self._per_hour[kind][known - 1] if known else self.without_rate(kind)
+
+    def without_rate(self, kind: str) -> Decimal | None:
+        """The machine's own price is of an hour, so tokens cost nothing where no rate says otherwise."""
+        return None if kind == TOKENS else self.fallback
 
     @cached_property
     def fallback(self) -> Decimal | None:
@@ -72,7 +78,7 @@ class Rates:
         changes = self._changes.get(kind, [])
         for first, last in pairwise([begin, *(moment for moment in changes if begin < moment < end), end]):
             known = bisect_right(changes, first)
-            yield Piece(first, last, self._per_hour[kind][known - 1] if known else self.fallback)
+            yield Piece(first, last, self._per_hour[kind][known - 1] if known else self.without_rate(kind))
 
     def cost(self, kind: str, gpus: int, begin: datetime, end: datetime) -> Decimal | None:
         """Of a span of work on some GPUs, or on a worker without any (0), not yet rounded; None where a part of it has no rate."""

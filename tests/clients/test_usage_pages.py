@@ -10,15 +10,18 @@ from django.test import Client as Browser
 from django.utils import timezone
 
 from studio.audit.models import AuditRecord
+from studio.clients.erasing import erase
 from studio.clients.usage import STORAGE, bill_of
 from studio.orders import storedays
 from studio.orders.models import Order, Slot, StoredDay, Usage
+from studio.serving import rollup
+from studio.serving.models import CallHour
 from studio.workspaces.models import Client, Rate
 from studio.workspaces.months import Month
 from studio.workspaces.pricing import set_prices
 from studio.workspaces.rates import cents
-from studio.workspaces.services import create_client
-from tests.fixtures import HOST_FACTS, World, make_member, make_order
+from studio.workspaces.services import create_client, create_project
+from tests.fixtures import HOST_FACTS, World, make_call, make_deployment, make_member, make_order
 
 GPU = "NVIDIA H100"
 
@@ -328,3 +331,55 @@ def test_kinds_that_work_now_or_did_are_proposed(acme, ana, slot):
     used(acme, at("2026-03-10T08:00"), hours=1, worker_kind=GPU, gpus=1)
     page = ana.get("/settings/usage/").content.decode()
     assert "CPU, NVIDIA H100, NVIDIA L4" in page
+
+
+def test_requests_and_tokens_stand_beside_the_hours_and_cost_nothing_without_a_rate(acme, ana):
+    deployment = make_deployment(acme.project)
+    for day in ("2026-03-05T10:10", "2026-03-05T10:20", "2026-04-01T00:00"):
+        make_call(deployment, at=at(day), prompt_tokens=600_000, completion_tokens=200_000)
+    before = bill(acme, "2026-03", acme.client)
+    rollup.roll_up()
+    sums = bill(acme, "2026-03", acme.client).sums
+    assert sums == before.sums
+    assert (sums.requests, sums.tokens_read, sums.tokens_written, sums.total) == (2, 1_200_000, 400_000, 0)
+    head, row = lines(ana.get("/usage/invoice.csv?month=2026-03"))
+    assert dict(zip(head, row, strict=True))["requests"] == "2"
+    page = ana.get("/usage/?month=2026-03").content.decode()
+    assert "1.6 M" in page and "No rate is set" not in page
+
+
+def test_tokens_cost_by_the_million_from_the_day_of_their_rate_on(acme, ana):
+    deployment = make_deployment(acme.project)
+    rate(acme, "Tokens", "2.50", "2026-03-10")
+    for day in ("2026-03-09T23:30", "2026-03-10T00:30", "2026-03-31T12:00"):
+        make_call(deployment, at=at(day), prompt_tokens=600_000, completion_tokens=200_000)
+    rollup.roll_up()
+    found = bill(acme, "2026-03", acme.client)
+    assert found.sums.total == Decimal("4.00") and found.kinds == ["Tokens"]
+    head, *rows = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
+    assert [(row[2], row[6], row[7], row[9]) for row in rows] == [
+        ("Requests to the endpoint", "", "", "800000"),
+        ("Requests to the endpoint", "2.5", "4.00", "1600000"),
+    ]
+    (item,) = acme.api.get("usage?month=2026-03").json()["items"]
+    assert (item["requests"], item["tokens_cost"], item["hours"]) == (3, "4.00", 0)
+
+
+def test_the_servers_price_of_an_hour_is_none_of_tokens(acme, settings):
+    settings.PRICE_PER_HOUR, settings.PRICE_CURRENCY = 1.0, ""
+    make_call(make_deployment(acme.project), at=at("2026-03-05T10:10"))
+    assert bill(acme, "2026-03", acme.client).sums.total == 0
+
+
+def test_what_an_erased_client_asked_stays_in_the_sums_of_its_months(acme, ana, django_capture_on_commit_callbacks):
+    rate(acme, "Tokens", "2.50", "2026-03-01")
+    other = create_client(acme.owner, name="Gone")
+    deployment = make_deployment(create_project(acme.owner, client=other, name="Task"))
+    make_call(deployment, at=at("2026-03-05T10:10"), prompt_tokens=1_000_000, completion_tokens=0)
+    before = lines(ana.get("/usage/invoice.csv?month=2026-03"))
+    with django_capture_on_commit_callbacks(execute=True):
+        erase(acme.owner, other, typed="Gone")
+    after = lines(ana.get("/usage/invoice.csv?month=2026-03"))
+    assert [row[7] for row in after] == [row[7] for row in before] == ["total", "2.50"]
+    assert after[1][1] == "No client"
+    assert not CallHour.objects.exclude(deployment=None).exists()

@@ -5,8 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from studio.serving import metrics, rollup
 from studio.serving.traffic import Sums
-from tests.fixtures import Api, make_deployment, make_key, make_member
-from tests.serving.test_traffic import ago, recorded
+from tests.fixtures import Api, make_call, make_deployment, make_key, make_member
+from tests.serving.test_traffic import ago
 
 pytestmark = pytest.mark.usefixtures("nobody_answers")
 
@@ -36,8 +36,8 @@ def one(samples, name, **labels):
 
 
 def test_prometheus_reads_requests_tokens_and_times(acme, deployment):
-    recorded(deployment, seconds=2.0)
-    recorded(deployment, status=429, error="rate_limit_exceeded", first=None)
+    make_call(deployment, seconds=2.0)
+    make_call(deployment, status=429, error="rate_limit_exceeded", first=None)
     samples = read(acme.api)
     assert one(samples, "adapter_studio_requests_total", status="200", release=deployment.release.name) == 1
     assert one(samples, "adapter_studio_requests_total", status="429") == 1
@@ -50,7 +50,7 @@ def test_prometheus_reads_requests_tokens_and_times(acme, deployment):
 
 def test_a_histograms_buckets_only_grow_and_end_with_all(acme, deployment):
     for seconds in (0.01, 0.5, 2.0, 700.0):
-        recorded(deployment, seconds=seconds)
+        make_call(deployment, seconds=seconds)
     bounds = {
         float(dict(own)["le"]): value
         for (series, *own), value in read(acme.api).items()
@@ -62,18 +62,18 @@ def test_a_histograms_buckets_only_grow_and_end_with_all(acme, deployment):
 
 def test_no_counter_ever_falls_while_calls_are_added_up_and_deleted(acme, deployment):
     for days in (40, 1):
-        recorded(deployment, at=ago(days=days))
-    recorded(deployment)
+        make_call(deployment, at=ago(days=days))
+    make_call(deployment)
     before = read(acme.api)
     rollup.roll_up()
-    recorded(deployment)
+    make_call(deployment)
     after = read(acme.api)
     assert all(after[series] >= value for series, value in before.items())
     assert one(after, "adapter_studio_requests_total", status="200") == one(before, "adapter_studio_requests_total", status="200") + 1
 
 
 def test_a_key_reads_only_what_it_may_see(acme, rival, deployment):
-    recorded(deployment)
+    make_call(deployment)
     assert not [series for series, *_ in read(rival.api) if series == "adapter_studio_requests_total"]
     bound = Api(make_key(make_member(acme.workspace, role="viewer", email="eve@people.example", clients=[]), scopes=["read"]))
     assert one(read(bound), "adapter_studio_requests_total") == 1
@@ -97,13 +97,13 @@ def test_a_name_with_quotes_is_still_one_label(acme, deployment):
     type(deployment.release).objects.filter(pk=deployment.release_id).update(name='a"b\\c\nd')
     ((labels, _),) = metrics.labelled({key: Sums(calls=1)})
     assert labels[2] == 'a"b\\c\nd'
-    recorded(deployment)
+    make_call(deployment)
     assert one(read(acme.api), "adapter_studio_requests_total", release='a"b\\c\nd') == 1
 
 
 def test_the_api_tells_traffic_by_the_hour(acme, deployment):
-    recorded(deployment, at=ago(hours=3), seconds=4.0)
-    recorded(deployment, status=503, error="no_memory", first=None)
+    make_call(deployment, at=ago(hours=3), seconds=4.0)
+    make_call(deployment, status=503, error="no_memory", first=None)
     rollup.roll_up()
     told = acme.api.get(f"traffic?deployment={deployment.pk}").json()
     assert (told["total"]["requests"], told["total"]["errors"], len(told["items"])) == (2, 1, 24)
@@ -116,7 +116,7 @@ def test_the_api_tells_traffic_by_the_hour(acme, deployment):
 def test_the_api_tells_traffic_by_the_day_of_the_workspace(acme, deployment):
     acme.workspace.time_zone = "Pacific/Auckland"
     acme.workspace.save()
-    recorded(deployment, at=ago(days=2))
+    make_call(deployment, at=ago(days=2))
     told = acme.api.get("traffic?by=day").json()
     assert len(told["items"]) == 30 and told["items"][-3]["requests"] == 1
 

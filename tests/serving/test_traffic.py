@@ -10,28 +10,12 @@ from django.utils import timezone
 from studio.serving import rollup, traffic
 from studio.serving.models import Call, CallHour, CallTotal
 from studio.serving.steps import STEPS, percentile, step_of
-from tests.fixtures import make_deployment
+from tests.fixtures import make_call, make_deployment
 
 
 @pytest.fixture
 def deployment(acme):
     return make_deployment(acme.project, acme.release)
-
-
-def recorded(deployment, *, at=None, canary=False, **columns):
-    """A call to a deployment, now unless `at` says otherwise."""
-    columns = {"status": 200, "prompt_tokens": 10, "completion_tokens": 5, "seconds": 1.0, "first": 0.2} | columns
-    call = Call(
-        client=deployment.client,
-        deployment=deployment,
-        release=columns.pop("release", deployment.release),
-        canary=canary,
-        route=Call.Route.CHAT,
-        at=at or timezone.now(),
-        **columns,
-    )
-    traffic.record_call(call)
-    return call
 
 
 def ago(**delta):
@@ -58,9 +42,9 @@ def test_the_steps_reach_from_five_milliseconds_to_ten_minutes():
 
 def test_an_hour_that_is_over_is_added_up_once(deployment):
     for seconds in (0.5, 1.0, 4.0):
-        recorded(deployment, at=ago(hours=2), seconds=seconds)
-    recorded(deployment, at=ago(hours=2), status=429, error="rate_limit_exceeded", seconds=0.01, first=None)
-    recorded(deployment)
+        make_call(deployment, at=ago(hours=2), seconds=seconds)
+    make_call(deployment, at=ago(hours=2), status=429, error="rate_limit_exceeded", seconds=0.01, first=None)
+    make_call(deployment)
     rollup.roll_up()
     rollup.roll_up()
     hour = CallHour.objects.get()
@@ -74,10 +58,10 @@ def test_an_hour_that_is_over_is_added_up_once(deployment):
 
 def test_a_call_that_comes_late_is_added_to_its_hour(deployment):
     then = rollup.hour_of(ago(hours=3))
-    recorded(deployment, at=then)
+    make_call(deployment, at=then)
     rollup.roll_up()
-    recorded(deployment, at=then + timedelta(minutes=1), canary=True)
-    recorded(deployment, at=then + timedelta(minutes=2))
+    make_call(deployment, at=then + timedelta(minutes=1), canary=True)
+    make_call(deployment, at=then + timedelta(minutes=2))
     rollup.roll_up()
     assert sorted(CallHour.objects.values_list("canary", "calls")) == [(False, 2), (True, 1)]
     assert sum(CallHour.objects.get(canary=False).seconds) == 2
@@ -86,7 +70,7 @@ def test_a_call_that_comes_late_is_added_to_its_hour(deployment):
 
 def test_an_hour_that_fails_halfway_is_taken_whole_the_next_time(deployment, monkeypatch):
     for hours in (5, 4):
-        recorded(deployment, at=ago(hours=hours))
+        make_call(deployment, at=ago(hours=hours))
     put = rollup.put
 
     def killed(model, found, *rest, **where):
@@ -105,16 +89,16 @@ def test_an_hour_that_fails_halfway_is_taken_whole_the_next_time(deployment, mon
 
 
 def test_old_calls_go_and_their_hours_stay(deployment):
-    recorded(deployment, at=ago(days=31))
-    young = recorded(deployment, at=ago(days=29))
+    make_call(deployment, at=ago(days=31))
+    young = make_call(deployment, at=ago(days=29))
     rollup.roll_up()
     assert list(Call.objects.all()) == [young]
     assert CallHour.objects.count() == 2
 
 
 def test_hours_of_an_erased_client_stay_without_it(deployment):
-    recorded(deployment, at=ago(hours=2))
-    recorded(deployment)
+    make_call(deployment, at=ago(hours=2))
+    make_call(deployment)
     rollup.let_go(deployment.client)
     assert CallHour.objects.aggregate(Sum("calls"))["calls__sum"] == 2
     assert not CallHour.objects.exclude(client=None, deployment=None, release=None).exists()

@@ -12,7 +12,7 @@ from studio.orders.models import Slot, Usage
 from studio.orders.usage import CPU, machine
 from studio.workspaces import pricing
 from studio.workspaces.models import Rate, Workspace
-from studio.workspaces.rates import Rates
+from studio.workspaces.rates import TOKENS, Rates
 
 CURRENCIES = ("EUR", "USD", "GBP", "CHF", "SEK", "PLN", "JPY", "CAD", "AUD", "INR")
 """Proposed; any other can be typed."""
@@ -70,7 +70,8 @@ def shown(request: HttpRequest, *, error: UserError | None = None, part: str = "
         "storage_price": "" if workspace.storage_price is None else f"{workspace.storage_price.normalize():f}",
         "rates": rows,
         "kinds": sorted(kinds),
-        "unpriced": [kind for kind in sorted(kinds) if rates.now(kind) is None],
+        "unpriced": [kind for kind in sorted(kinds - {TOKENS}) if rates.now(kind) is None],
+        "tokens": TOKENS,
         "fallback": rates.fallback,
         "currencies": CURRENCIES,
         "today": timezone.now().astimezone(workspace.zone).date(),
@@ -83,6 +84,6 @@ def shown(request: HttpRequest, *, error: UserError | None = None, part: str = "
 
 
 def kinds_of(workspace: Workspace) -> set[str]:
-    """Kinds of workers that have worked for the workspace, or are there now; always a CPU."""
+    """Kinds of workers that have worked for the workspace, or are there now; always a CPU, and what the endpoint reads and writes."""
     seen = set(Usage.objects.filter(workspace=workspace).order_by().values_list("worker_kind", flat=True).distinct())
-    return seen | {machine(slot.facts)[0] for slot in Slot.objects.all() if slot.is_alive} | {CPU}
+    return seen | {machine(slot.facts)[0] for slot in Slot.objects.all() if slot.is_alive} | {CPU, TOKENS}

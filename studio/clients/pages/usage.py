@@ -60,7 +60,7 @@ def rows_of(bill: Bill, clients: list[Client]) -> list[Row]:
     places = {kind: place for place, kind in enumerate(bill.kinds)}
     rows = []
     for pk, sums in bill.by_client.items():
-        if sums.hours or sums.stored or sums.gb_months:
+        if sums.hours or sums.stored or sums.gb_months or sums.requests:
             parts = [(places[kind], kind, amount) for kind, amount in sorted(sums.amounts.items(), key=lambda entry: places[entry[0]])]
             rows.append(Row(known.get(pk), sums, parts))
     return sorted(rows, key=lambda row: (-row.sums.total, row.client is None, row.client.name if row.client else ""))
