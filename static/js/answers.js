@@ -2,11 +2,9 @@
 import { icon, make } from "./dom.js";
 
 const STATES = {
-  "loading the model": "Loading the model. The first answer takes longest.",
   "preparing the model": "Preparing the model. The first answer takes longest.",
-  "making room": "Making room for the model.",
-  "waiting for a slot": "Waiting for a free place: others are being answered.",
-  "waiting for its turn": "Waiting for its turn: another adapter is being answered.",
+  "waiting for a turn": "Waiting for its turn: others are being answered.",
+  "adding the adapter": "Putting the adapter on.",
   answering: "Reading the question.",
 };
 

@@ -24,7 +24,9 @@ WAITING: Counter[int] = Counter()
 LONGEST = 500_000
 """Bytes of a conversation."""
 SILENT = "This one cannot answer now. Vote on the others, or begin another round."
-"""All that is said of a column whose name nobody may know yet."""
+"""All that is said of a column whose name nobody may know yet, where it cannot answer."""
+HUSHED = "getting ready"
+"""And while it is waited for: an adapter that is put on would give it away."""
 
 
 async def chat(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
@@ -34,18 +36,18 @@ async def chat(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
     if len(request.body) > LONGEST:
         return JsonResponse({"error": "The conversation is too long. Start a new one."}, status=413)
     try:
-        subject, body = await sync_to_async(question)(request)
+        subject, body, is_blind = await sync_to_async(question)(request)
     except UserError as problem:
         return JsonResponse({"error": problem.message, "fields": problem.fields}, status=422)
     return StreamingHttpResponse(
-        in_turn(request.member.pk, subject, body),  # type: ignore[attr-defined]
+        in_turn(request.member.pk, subject, body, is_blind=is_blind),  # type: ignore[attr-defined]
         content_type="application/x-ndjson",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-def question(request: HttpRequest) -> tuple[Subject, dict[str, Any]]:
-    """Who is asked and what, from what the page sent; only what this member may reach."""
+def question(request: HttpRequest) -> tuple[Subject, dict[str, Any], bool]:
+    """Who is asked, what, and whether nobody may know who it is; from what the page sent, and only what this member may reach."""
     member: Member = request.member  # type: ignore[attr-defined]
     try:
         sent = orjson.loads(request.body)  # refuses half characters, which could not be sent on
@@ -60,12 +62,11 @@ def question(request: HttpRequest) -> tuple[Subject, dict[str, Any]]:
         sides(request, [column.target], client=client)
     # a guest hears a release as it was shared with them
     chosen = {} if member.role == Member.Role.GUEST else sampling(sent.get("settings"))
-    if not token:
-        return subject_of(column.thing), body_of(column, messages, chosen, longest=longest)
+    body = body_of(column, messages, chosen, longest=longest)
     try:
-        return subject_of(column.thing), body_of(column, messages, chosen, longest=longest)
+        return subject_of(column.thing), body, bool(token)
     except UserError as problem:
-        raise UserError(SILENT) from problem
+        raise UserError(SILENT if token else problem.message) from problem
 
 
 def hidden(request: HttpRequest, target: str, token: str) -> Column:
@@ -80,14 +81,14 @@ def hidden(request: HttpRequest, target: str, token: str) -> Column:
         raise UserError(SILENT) from problem
 
 
-async def in_turn(member: int, subject: Subject, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+async def in_turn(member: int, subject: Subject, body: dict[str, Any], *, is_blind: bool = False) -> AsyncGenerator[bytes, None]:
     """The answer, unless this member waits for several already. Whoever leaves gives their place back."""
     if WAITING[member] >= AT_ONCE:
         yield written({"error": f"You are waiting for {AT_ONCE} answers already. Ask again once one of them has come."})
         return
     WAITING[member] += 1
     try:
-        async with aclosing(told(subject, body)) as lines:
+        async with aclosing(told(subject, body, is_blind=is_blind)) as lines:
             async for line in lines:
                 yield written(line)
     finally:
@@ -96,13 +97,13 @@ async def in_turn(member: int, subject: Subject, body: dict[str, Any]) -> AsyncG
             del WAITING[member]
 
 
-async def told(subject: Subject, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+async def told(subject: Subject, body: dict[str, Any], *, is_blind: bool) -> AsyncGenerator[dict[str, Any], None]:
     """What the page shows of the lines that the engine sends."""
     cut = False
     async with aclosing(asking.ask(subject, "chat", body)) as lines:
         async for line in lines:
             if "state" in line:
-                yield line
+                yield {"state": HUSHED} if is_blind else line
             for choice in line.get("chunk", {}).get("choices", []):
                 cut = cut or choice.get("finish_reason") == "length"
                 if piece := choice.get("delta", {}).get("content"):
@@ -111,7 +112,7 @@ async def told(subject: Subject, body: dict[str, Any]) -> AsyncGenerator[dict[st
                 figures = {name: took[name] for name in ("seconds", "first", "waited")}
                 yield {"done": True, "tokens": took["completion_tokens"], "cut": cut} | figures
             if problem := line.get("error"):
-                yield {"error": problem["message"]}
+                yield {"error": SILENT if is_blind else problem["message"]}
 
 
 def written(line: dict[str, Any]) -> bytes:

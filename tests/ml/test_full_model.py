@@ -39,7 +39,7 @@ def test_a_run_that_trains_every_weight_leaves_a_model_to_talk_to_and_to_take_ho
     ana = Browser()
     ana.force_login(acme.owner.user)
     page = ana.get(reverse("serving:playground"), {"artifact": made.pk}).content.decode()
-    assert f'data-target="adapter:{made.pk}"' in page and "method-full" in page
+    assert f'data-target="model:{made.pk}"' in page and "method-full" in page
     for name in ("artifacts:detail", "runs:detail"):
         page = ana.get(reverse(name, args=[made.pk if name == "artifacts:detail" else made.order.run.pk])).content.decode()
         assert f"/playground/?artifact={made.pk}" in page

@@ -23,7 +23,7 @@ from django.conf import settings as studio_settings
 from studio.artifacts.models import Artifact
 from studio.basemodels.models import BaseModel
 from studio.releases.models import Release
-from studio.serving.views import AT_ONCE
+from studio.serving.chat_views import AT_ONCE
 from studio.storage import commit_folder
 from studio.workspaces.models import Member, Project
 from studio.workspaces.services import create_client, create_project

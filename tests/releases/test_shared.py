@@ -143,7 +143,7 @@ def test_a_release_answers_with_its_own_settings_whatever_the_page_sends(rf, gus
     sent = {"target": f"release:{release.pk}", "messages": messages, "temperature": 2, "max_tokens": 2048}
     request = rf.post("/", json.dumps(sent), content_type="application/json")
     request.member = gus
-    subject, asked = question(request)
+    subject, asked, _ = question(request)
     assert asked["messages"] == [{"role": "system", "content": "Secret instructions"}, {"role": "user", "content": "Hi"}]
     assert (asked["temperature"], asked["top_p"], asked["stop"], asked["max_tokens"]) == (0.5, 0.9, ["###"], 90)
     assert subject["adapter"] == str(acme.artifact.folder)

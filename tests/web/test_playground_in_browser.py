@@ -50,14 +50,13 @@ class Wire:
         async def say(line: dict[str, Any]) -> None:
             await send({"type": "http.response.body", "body": json.dumps(line).encode() + b"\n", "more_body": True})
 
-        try:
-            await self.answer(question, say)
-        except asyncio.CancelledError:
-            self.left += 1
-            raise
+        gone = asyncio.create_task(receive())
+        await self.answer(question, say, gone)
+        self.left += gone.done()
+        gone.cancel()
         await send({"type": "http.response.body", "body": b""})
 
-    async def answer(self, question: dict[str, Any], say: Callable[[dict[str, Any]], Any]) -> None:
+    async def answer(self, question: dict[str, Any], say: Callable[[dict[str, Any]], Any], gone: "asyncio.Task[Any]") -> None:
         adapter = question["subject"]["adapter"]
         await say({"state": "loading the model"})
         if adapter and self.refuses:
@@ -66,7 +65,7 @@ class Wire:
         for word in re.findall(r"\S+\s*", TRAINED if adapter else PLAIN):
             await say({"chunk": {"choices": [{"delta": {"content": word}, "finish_reason": None}]}})
             await asyncio.sleep(0.01)
-        while adapter and self.waits:
+        while adapter and self.waits and not gone.done():
             await say({"chunk": {"choices": [{"delta": {"content": "and "}, "finish_reason": None}]}})
             await asyncio.sleep(0.1)
         took = {"prompt_tokens": 9, "cached_tokens": 0, "completion_tokens": 16, "seconds": 0.4, "first": 0.21, "waited": 0.0}
@@ -163,16 +162,17 @@ def test_settings_are_kept_sent_and_told_to_the_column_that_has_its_own(
 ) -> None:
     def set_them(page: Page) -> None:
         visit = Visit(page, name="playground-settings")
-        page.get_by_text("System prompt and settings").click()
-        page.get_by_label("Temperature").fill("0.9")
-        page.get_by_label("Seed").fill("7")
+        page.locator("summary", has_text="System prompt and settings").click()
+        page.get_by_label("Temperature", exact=True).fill("0.9")
+        page.get_by_label("Seed", exact=True).fill("7")
         expect(page.get_by_text("Answers with your temperature instead of its own. Its system prompt stays.")).to_be_visible()
         visit.look("set", everywhere=True)
         page.reload()
         expect(page.get_by_text("You set the temperature and seed")).to_be_visible()
         ask(page)
         answered(page, 2)
-        page.get_by_label("Temperature").fill("3")
+        page.locator("summary", has_text="System prompt and settings").click()
+        page.get_by_label("Temperature", exact=True).fill("3")
         ask(page, "And now?")
         expect(page.locator(".bubble.user")).to_have_count(2)  # it was not sent
         page.get_by_role("button", name="Forget these settings").click()
@@ -225,7 +225,7 @@ def test_a_blind_round_tells_the_names_once_somebody_has_voted(
         visit.look("asked", everywhere=True)
         page.keyboard.press("2")
         expect(page.get_by_role("heading", name=release.name)).to_be_visible()
-        expect(page.get_by_text("Your choice")).to_have_count(1)
+        expect(page.get_by_text("Your choice").filter(visible=True)).to_have_count(1)
         visit.look("told", everywhere=True)
         page.get_by_role("button", name="Begin another round").click()
         expect(page.get_by_role("heading", name="Answer 1")).to_be_visible()

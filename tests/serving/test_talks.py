@@ -1,0 +1,125 @@
+"""Conversations that somebody shares: everybody who sees the client's things sees them as they were, and goes on from them."""
+
+import json
+from typing import Any
+
+import pytest
+from django.test import Client as Browser
+from django.urls import reverse
+
+from studio.artifacts.models import Artifact
+from studio.audit.models import AuditRecord
+from studio.serving.models import Talk
+from studio.workspaces.models import Client
+from studio.workspaces.services import create_client, create_project
+from tests.fixtures import World, make_artifact, make_member, make_order
+
+TURNS = [
+    {"prompt": "Where is <it>?", "answers": [{"text": "Who knows."}, {"text": "On its way.", "tokens": 4, "seconds": 0.2, "first": 0.1}]}
+]
+
+
+def signed_in(member: Any) -> Browser:
+    browser = Browser()
+    browser.force_login(member.user)
+    return browser
+
+
+@pytest.fixture
+def ana(acme: World) -> Browser:
+    return signed_in(acme.owner)
+
+
+def share(browser: Browser, acme: World, turns: Any = TURNS, **changed: Any) -> Any:
+    targets = [f"base:{acme.base.pk}", f"adapter:{acme.artifact.pk}"]
+    form = {"column": targets, "client": acme.client.pk, "turns": json.dumps(turns), "settings": json.dumps({"temperature": 0.7})}
+    return browser.post(reverse("serving:talks"), form | changed)
+
+
+def test_whoever_sees_the_client_s_things_sees_it_as_it_was(ana, acme: World):
+    address = share(ana, acme).json()["url"]
+    Artifact.objects.filter(pk=acme.artifact.pk).update(name="Renamed since")
+    max_ = signed_in(make_member(acme.workspace, role="viewer", email="max@example.com"))
+    page = max_.get(address).content.decode()
+    for said in ("Where is &lt;it&gt;?", "Who knows.", "On its way.", "Temperature", "ana@example.com"):
+        assert said in page, said
+    assert ">Try<" in page and "Renamed since" not in page
+    assert "Delete this conversation" not in page
+    record = AuditRecord.objects.get(verb="talk.share")
+    assert record.client == acme.client and "Where" not in f"{record.label} {record.change}"
+
+
+def test_it_is_not_there_for_whoever_does_not_see_the_client(ana, acme: World):
+    address = share(ana, acme).json()["url"]
+    other = create_client(acme.owner, name="Globex")
+    for role in ("member", "guest"):
+        member = make_member(acme.workspace, role=role, email=f"{role}@example.com", clients=[other])
+        assert signed_in(member).get(address).status_code == 404
+        assert signed_in(member).post(f"{address}delete/").status_code == 404
+
+
+def test_it_goes_on_with_the_columns_that_still_answer(ana, acme: World):
+    address = share(ana, acme).json()["url"]
+    talk = Talk.objects.get()
+    page = ana.get(reverse("serving:playground"), {"talk": talk.pk})
+    assert [each["column"].target for each in page.context["columns"]] == [f"base:{acme.base.pk}", f"adapter:{acme.artifact.pk}"]
+    assert page.context["turns"][0]["answers"][1]["text"] == "On its way."
+    assert "Where is \\u003Cit\\u003E?" in page.content.decode()
+    talk.columns[1]["target"] = "release:00000000-0000-0000-0000-000000000000"
+    talk.save()
+    page = ana.get(reverse("serving:playground"), {"talk": talk.pk})
+    assert page.context["left_out"] == 1 and [len(turn["answers"]) for turn in page.context["turns"]] == [1]
+    assert "cannot answer any more" in page.content.decode()
+    assert ana.get(address).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [],
+        "text",
+        [{"prompt": "Hi", "answers": [{"text": "One."}]}],
+        [{"prompt": "", "answers": [None, None]}],
+        [{"prompt": "Hi", "answers": [{"text": "x" * 100_001}, None]}],
+        [{"prompt": "Hi", "answers": [{"text": "Yes.", "html": "<b>"}, None]}],
+        [{"prompt": "Hi", "answers": [None, None]}] * 101,
+    ],
+)
+def test_what_is_no_conversation_is_not_shared(ana, acme: World, turns):
+    answer = share(ana, acme, turns)
+    assert answer.status_code == 422 and answer.json()["error"]
+    assert not Talk.objects.exists()
+
+
+def test_conversations_of_two_clients_are_not_shared(ana, acme: World):
+    client = create_client(acme.owner, name="Globex")
+    order = make_order(acme.owner, kind="train", client=client)
+    foreign = make_artifact(order, create_project(acme.owner, client=client, name="Theirs"), {"x": b"1"}, base_model=acme.base)
+    mixed = [f"adapter:{acme.artifact.pk}", f"adapter:{foreign.pk}"]
+    assert share(ana, acme, column=mixed).status_code == 422
+    assert share(ana, acme, column=[mixed[1], f"base:{acme.base.pk}"]).status_code == 422  # the page was acme's
+    assert share(ana, acme, column="blind:0").status_code == 404
+    assert not Talk.objects.exists()
+
+
+def test_its_maker_and_admins_take_it_back_and_nobody_else(acme: World):
+    mia, max_ = (make_member(acme.workspace, role="member", email=f"{name}@example.com") for name in ("mia", "max"))
+    first, second = (share(signed_in(mia), acme).json()["url"] for _ in range(2))
+    refused = signed_in(max_).post(f"{first}delete/")
+    assert refused.status_code == 400 and "an admin" in refused.content.decode()
+    assert signed_in(mia).post(f"{first}delete/").status_code == 302
+    assert signed_in(acme.owner).post(f"{second}delete/").status_code == 302
+    assert not Talk.objects.exists()
+    assert AuditRecord.objects.filter(verb="talk.delete").count() == 2
+
+
+def test_the_list_is_of_one_client_or_of_all_that_are_not_archived(ana, acme: World):
+    share(ana, acme)
+    globex = create_client(acme.owner, name="Globex")
+    listed = reverse("serving:talks")
+    assert "Where is &lt;it&gt;?" in ana.get(listed).content.decode()
+    assert "Nothing is shared yet" in ana.get(listed, {"client": globex.pk}).content.decode()
+    Client.objects.filter(pk=acme.client.pk).update(archived_at="2026-01-01T00:00:00Z")
+    assert "Nothing is shared yet" in ana.get(listed).content.decode()
+    assert "Where is &lt;it&gt;?" in ana.get(listed, {"client": acme.client.pk}).content.decode()
+    assert share(ana, acme).status_code == 404  # nothing is done for it any more

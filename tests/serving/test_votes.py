@@ -1,0 +1,151 @@
+"""Votes: which of several answers somebody found best, once for a blind round, and what they add up to for a client."""
+
+import csv
+import io
+import uuid
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.test import Client as Browser
+from django.urls import reverse
+
+from studio.audit.models import AuditRecord
+from studio.serving import blind
+from studio.serving.models import Vote
+from studio.serving.side_by_side import sides
+from studio.serving.votes import tally
+from studio.workspaces.services import create_client, create_project
+from tests.fixtures import World, make_artifact, make_member, make_order
+
+VOTES = "serving:votes"
+
+
+@pytest.fixture
+def ana(acme: World) -> Browser:
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    return browser
+
+
+@pytest.fixture
+def targets(acme: World) -> list[str]:
+    return [f"base:{acme.base.pk}", f"adapter:{acme.artifact.pk}"]
+
+
+def cast(browser: Browser, targets: list[str], best: Any, **more: Any) -> Any:
+    told = {"column": targets, "prompt": "Where is it?", "answer": ["Who knows.", "On its way."], "best": best}
+    return browser.post(reverse(VOTES), told | more)
+
+
+def test_a_vote_names_the_best_and_is_on_record_without_what_was_said(ana, acme: World, targets):
+    answer = cast(ana, targets, "1").json()
+    assert answer["told"] == f"Counted: {acme.artifact.name} is best." and answer["best"] == 1
+    vote = Vote.objects.get()
+    assert (vote.client, vote.best, vote.blind, vote.answers) == (acme.client, 1, False, ["Who knows.", "On its way."])
+    record = AuditRecord.objects.get(verb="vote.cast")
+    assert record.client == acme.client and "Where is it?" not in f"{record.label} {record.change}"
+
+
+def test_none_can_be_best(ana, targets):
+    assert cast(ana, targets, "").json()["told"] == "Counted: none is better."
+    assert Vote.objects.get().best is None
+
+
+@pytest.mark.parametrize(
+    ("best", "changed", "said"),
+    [
+        ("2", {}, "no such column"),
+        ("-1", {}, "no such column"),
+        ("first", {}, "no such column"),
+        ("0", {"answer": ["One alone."]}, "do not fit"),
+        ("0", {"prompt": "x" * 100_001}, "do not fit"),
+    ],
+)
+def test_what_is_no_vote_is_refused(ana, targets, best, changed, said):
+    answer = cast(ana, targets, best, **changed)
+    assert answer.status_code == 422 and said in answer.json()["error"]
+    assert not Vote.objects.exists()
+
+
+def test_one_answer_alone_is_not_voted_on(ana, targets):
+    assert "at least two" in cast(ana, targets[:1], "0", answer=["Yes."]).json()["error"]
+
+
+def test_a_blind_round_tells_the_names_with_the_vote_and_takes_one(ana, acme: World, targets):
+    token = blind.sealed(acme.owner, sides(acme.owner, targets))
+    order = blind.opened(acme.owner, token).targets
+    answer = cast(ana, [], "0", round=token)
+    assert [column["target"] for column in answer.json()["columns"]] == order
+    assert Vote.objects.get().blind
+    again = cast(ana, [], "1", round=token)
+    assert again.status_code == 422 and "You have voted" in again.json()["error"]
+    assert Vote.objects.count() == 1 and AuditRecord.objects.filter(verb="vote.cast").count() == 1
+
+
+def test_nobody_votes_in_another_s_round_or_across_clients(ana, acme: World, targets):
+    other = make_member(acme.workspace, role="member", email="max@example.com")
+    assert cast(ana, [], "0", round=blind.sealed(other, sides(other, targets))).status_code == 404
+    client = create_client(acme.owner, name="Globex")
+    order = make_order(acme.owner, kind="train", client=client)
+    foreign = make_artifact(order, create_project(acme.owner, client=client, name="Theirs"), {"x": b"1"}, base_model=acme.base)
+    assert cast(ana, [targets[1], f"adapter:{foreign.pk}"], "0").status_code == 422
+    assert cast(ana, [targets[0], f"adapter:{foreign.pk}"], "0", client=acme.client.pk).status_code == 422
+    assert not Vote.objects.exists()
+
+
+def test_a_viewer_reads_votes_and_casts_none(acme: World, targets):
+    vic = Browser()
+    vic.force_login(make_member(acme.workspace, role="viewer", email="vic@example.com").user)
+    assert vic.get(reverse(VOTES)).status_code == 200
+    assert cast(vic, targets, "0").status_code == 404
+
+
+def body_of_file(response: Any) -> str:
+    async def everything() -> bytes:
+        return b"".join([piece async for piece in response.streaming_content])
+
+    return async_to_sync(everything)().decode()
+
+
+def named(name: str) -> dict[str, str]:
+    return {"target": f"release:{uuid.uuid5(uuid.NAMESPACE_DNS, name)}", "title": name, "note": "", "method": "lora"}
+
+
+def test_the_tally_counts_each_pair_whichever_stood_first():
+    one, two, three = named("one"), named("two"), named("three")
+    votes = [([one, two], 0), ([two, one], 1), ([two, one], 0), ([one, two], None), ([one, two, three], 2)]
+    found = {frozenset((pair.first["title"], pair.second["title"])): pair for pair in tally(votes)}
+    pair = found[frozenset(("one", "two"))]
+    won = dict(zip((pair.first["title"], pair.second["title"]), pair.wins, strict=False))
+    assert (won["one"], won["two"], pair.wins[2]) == (2, 1, 1)  # that a third was best says nothing of these two
+    assert sum(pair.shares) == 100
+    beaten = found[frozenset(("one", "three"))]
+    assert beaten.wins[0 if beaten.first == three else 1] == 1
+
+
+@pytest.mark.parametrize(
+    ("wins", "said"),
+    [((5, 0), "too few"), ((6, 5), "Too close"), ((9, 1), "one is found better"), ((1, 9), "two is found better")],
+)
+def test_a_margin_that_chance_would_give_says_nothing(wins, said):
+    votes = [([named("one"), named("two")], best) for best, count in enumerate(wins) for _ in range(count)]
+    assert said in tally(votes)[0].sentence
+
+
+def test_the_page_shows_one_client_s_votes_and_those_of_base_models(ana, acme: World, targets):
+    cast(ana, targets, "1")
+    globex = create_client(acme.owner, name="Globex")
+    assert "Who is found" not in ana.get(reverse(VOTES)).content.decode()
+    assert acme.artifact.name in ana.get(reverse(VOTES), {"client": acme.client.pk}).content.decode()
+    assert "No votes yet" in ana.get(reverse(VOTES), {"client": globex.pk}).content.decode()
+    assert "No votes yet" in ana.get(reverse(VOTES), {"blind": "1"}).content.decode()
+
+
+def test_the_file_has_a_line_for_each_vote_and_no_formula(ana, acme: World, targets):
+    cast(ana, targets, "1", answer=["=1+1", "On its way."])
+    cast(ana, targets, "")
+    text = body_of_file(ana.get(reverse("serving:votes_export"), {"client": acme.client.pk}))
+    newest, oldest = csv.DictReader(io.StringIO(text))
+    assert (oldest["best"], oldest["answer_1"], oldest["by"]) == (acme.artifact.name, "'=1+1", "ana@example.com")
+    assert newest["best"] == "none" and newest["blind"] == "no"
