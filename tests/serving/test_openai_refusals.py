@@ -1,4 +1,4 @@
-"""What the endpoint refuses before any model is asked: in OpenAI's shape, naming the field, and the same for what is nowhere and another's."""
+"""What the endpoint refuses before any model is asked: in OpenAI's shape, naming the field, the same for what is nowhere and another's."""
 
 import json
 from datetime import timedelta
@@ -43,7 +43,9 @@ def refusal(response: Any) -> tuple[int, str, str | None]:
     told = response.json()
     assert set(told) == {"error"} and set(told["error"]) == {"message", "type", "param", "code"}, told
     assert told["error"]["message"] and response["Content-Type"] == "application/json"
-    expected = "server_error" if response.status_code >= 500 else "rate_limit_error" if response.status_code == 429 else "invalid_request_error"
+    expected = (
+        "server_error" if response.status_code >= 500 else "rate_limit_error" if response.status_code == 429 else "invalid_request_error"
+    )
     assert told["error"]["type"] == expected
     return response.status_code, told["error"]["code"], told["error"]["param"]
 

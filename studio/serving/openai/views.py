@@ -105,7 +105,7 @@ def nowhere(request: HttpRequest) -> NoReturn:
 async def answered(request: HttpRequest, kind: Kind) -> HttpResponse | StreamingHttpResponse:
     try:
         sent = sent_in(request)
-        under = await sync_to_async(begin)(request.member, sent["model"], kind.route)  # type: ignore[attr-defined]
+        under = await found(request, sent["model"], kind.route)
     except Refused as refused:
         return refused.response()
     try:
@@ -120,6 +120,16 @@ async def answered(request: HttpRequest, kind: Kind) -> HttpResponse | Streaming
         await sync_to_async(under.end)(500, "bug")
         raise
     return with_limits(response, under)
+
+
+async def found(request: HttpRequest, model: str, route: str) -> Under:
+    """Also on the record is whoever leaves while it is looked for."""
+    looking = asyncio.ensure_future(sync_to_async(begin)(request.member, model, route))  # type: ignore[attr-defined]
+    try:
+        return await asyncio.shield(looking)
+    except asyncio.CancelledError:
+        await sync_to_async((await looking).end)(LEFT, "left")
+        raise
 
 
 def sent_in(request: HttpRequest) -> dict[str, Any]:
