@@ -255,7 +255,7 @@ class KeptAnswer(Tenant):
 
     class Meta:
         ordering = ["-at"]
-        indexes = [models.Index(fields=["project", "at"])]
+        indexes = [models.Index(fields=["project", "at"]), models.Index(fields=["project", "thumb", "at"])]
 
     def __str__(self) -> str:
         return f"Answer of {self.at:%Y-%m-%d %H:%M}"
