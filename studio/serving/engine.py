@@ -173,7 +173,7 @@ class Door:
         work = asyncio.create_task(self.answer(body, lines))
         watcher = asyncio.create_task(cancel_when_gone(receive, work))
         try:
-            while (line := await lines.get()) is not None:
+            while (line := await lines.get()) is not None and not watcher.done():
                 await send({"type": "http.response.body", "body": json.dumps(line, ensure_ascii=False).encode() + b"\n", "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:

@@ -6,8 +6,6 @@ The whole way is real: two adapters that were trained, the web process, the proc
 import json
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,11 +22,12 @@ from studio.artifacts.models import Artifact
 from studio.basemodels.models import BaseModel
 from studio.releases.models import Release
 from studio.serving.chat_views import AT_ONCE
-from studio.storage import commit_folder
+from studio.storage import commit_folder, sealed_sha256
 from studio.workspaces.models import Member, Project
 from studio.workspaces.services import create_client, create_project
 from tests.fixtures import make_artifact, make_base_model, make_member, make_order, make_owner, make_release
 from tests.ml.conftest import ModelMaker
+from tests.ml.engines import running
 from tests.ml.test_training import RecordingJob, chat
 from tests.web.conftest import Server, cookie, server  # noqa: F401  # a fixture, by its name
 from training_plugins.peft_lora import PeftLora
@@ -81,16 +80,9 @@ class Guest:
 @pytest.fixture
 def engine(settings: Any, data_folder: Path) -> Iterator[Path]:
     """The process that answers, as the supervisor starts it."""
-    socket = data_folder / "e.sock"
-    settings.ENGINE_SOCKET = str(socket)
-    process = subprocess.Popen([sys.executable, "-m", "studio.serving.engine", "--socket", str(socket), "--root", str(data_folder)])
-    deadline = time.monotonic() + 60
-    while not socket.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    yield socket
-    process.kill()
-    process.wait()
+    with running(data_folder) as process:
+        settings.ENGINE_SOCKET = str(process.socket)
+        yield process.socket
 
 
 @pytest.fixture
@@ -98,6 +90,8 @@ def guests(server: Server, engine: Path, trained: dict[str, Path]) -> Iterator[l
     owner = make_owner()
     base = make_base_model(owner)
     place(trained["base"], base.folder)
+    base.sha256 = sealed_sha256(base.folder)
+    base.save()
     found = [guest_of(server, owner, base, name, trained[name]) for name in SECRETS]
     yield found
     for guest in found:
