@@ -27,7 +27,7 @@ def bar(engine: Engine) -> dict[str, Any]:
     """What each model takes of the memory that this engine may take."""
     shown = [(model.name, model.size) for model in engine.models if model.size]
     if engine.others:
-        shown.append(("Other workspaces and clients", engine.others))
+        shown.append(("Others", engine.others))
     return {
         "parts": [{"name": name, "value": size, "text": filesize(size)} for name, size in shown],
         "total": f"{filesize(engine.used)} in memory",

@@ -30,6 +30,7 @@ def pages(member: Any) -> list[dict[str, str]]:
         ("Add a base model", "basemodels:new", "base_model.create"),
         ("Plugins", "plugins:list", "plugin.view"),
         ("Workers", "workers:list", "worker.view"),
+        ("Models in memory", "serving:state", "worker.view"),
         ("Settings", "settings:index", "key.view"),
         ("People", "people:list", "member.view"),
         ("Roles", "settings:roles", "role.view"),

@@ -15,10 +15,12 @@ from studio.serving.subjects import Subject, subject_of
 from studio.workspaces.models import Client, Project
 from tests.fixtures import World, make_artifact, make_member, make_order
 from tests.serving.engine_process import engine_process
+from tests.serving.vllm_elsewhere import elsewhere
 from tests.serving.vllm_machine import adapter_folder, base_folder, gpu_machine
 
 pytestmark = pytest.mark.django_db(transaction=True)
 VLLM = ("--engine", "vllm")
+__all__ = ["elsewhere"]  # a fixture
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_what_a_member_may_not_see_is_bytes_alone(acme, rival, engine, client):
     seen = page(acme.owner, client)
     assert "Adapter of a" in seen
     assert "Adapter of b" not in seen
-    assert "Other workspaces and clients" in seen
+    assert "Others: models of other workspaces" in seen
     told = acme.api.get("/api/v1/serving").json()
     (found,) = told["engines"]
     assert [model["base_model"] for model in found["models"]] == [str(acme.base.pk)]
@@ -131,3 +133,14 @@ def test_where_nobody_answers_the_page_says_so(acme, settings, tmp_path, client)
     settings.ENGINE_SOCKET = str(tmp_path / "nobody.sock")
     assert "The process that answers is not running." in page(acme.owner, client)
     assert acme.api.get("/api/v1/serving").json() == {"running": False, "engines": []}
+
+
+def test_a_model_on_a_server_elsewhere_is_told_without_a_size(acme, settings, tmp_path, tmp_path_factory, client, elsewhere):
+    base = with_files(acme.base, "a" * 64)
+    settings.ENGINE_SOCKET = str(tmp_path_factory.mktemp("s") / "e.sock")
+    server = elsewhere(base.folder, "--served-model-name", "a" * 16)
+    with engine_process(tmp_path, Path(settings.ENGINE_SOCKET), *VLLM, "--vllm-command=", f"--vllm-url={server.url}"):
+        assert "done" in said(subject_of(base))[-1]
+        seen = page(acme.owner, client)
+    assert "On servers elsewhere" in seen
+    assert '<span class="muted">elsewhere</span>' in seen

@@ -370,12 +370,11 @@ class VLLM:
                 "workspace": workspace,
                 "base_sha256": server.base_sha256,
                 "adapters": [put_on.sha256 for put_on in server.adapters.values() if put_on.workspace == workspace],
-                "bytes": server.bytes + sum(put_on.bytes for put_on in server.adapters.values() if put_on.workspace == workspace),
+                "bytes": server.bytes,  # with room for adapters, whether or not any are on it
                 "running": server.by_workspace.get(workspace, 0),
                 "waiting": self.waiting.get((workspace, server.base_sha256), 0),
                 "idle": 0.0 if server.running else time.monotonic() - server.used_at,
                 "cold": server.cold,
-                "elsewhere": server.process is None,
             }
             for workspace in sorted(workspaces | ({server.workspace} if server.workspace else set()))
         ]

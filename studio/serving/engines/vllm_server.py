@@ -12,7 +12,7 @@ from typing import Any
 
 from studio.errors import UserError
 from studio.serving.engines.contract import Subject
-from studio.serving.engines.vllm_adapters import obstacle_of_adapter, size_of
+from studio.serving.engines.vllm_adapters import obstacle_of_adapter
 from studio.serving.engines.vllm_process import LARGEST_RANK, Process
 from studio.serving.engines.vllm_wire import Upstream
 
@@ -39,7 +39,6 @@ class PutOn:
 
     workspace: str
     sha256: str
-    bytes: int
     running: int = 0
     used_at: float = field(default_factory=time.monotonic)
 
@@ -56,6 +55,7 @@ class Server:
         self.loading: dict[str, asyncio.Task[None]] = {}
         self.running, self.used_at, self.cold = 0, time.monotonic(), 0.0
         self.by_workspace: dict[str, int] = {}
+        """Answers under way for each workspace that has asked."""
 
     @property
     def is_alive(self) -> bool:
@@ -94,7 +94,7 @@ class Server:
         except UserError as error:
             if not await self._knows(name):  # of the same name and so the same bytes, from before this process began
                 raise UserError(*self._why_not(error), code="unsupported" if error.code != "broken" else "broken") from error
-        self.adapters[name] = PutOn(subject.workspace, subject.adapter_sha256, size_of(folder))
+        self.adapters[name] = PutOn(subject.workspace, subject.adapter_sha256)
         idle = sorted((found for found in self.adapters if not self.adapters[found].running and found != name), key=self._used_at)
         for old in idle[: max(0, len(self.adapters) - NAMED)]:
             await self.take_off(old)
@@ -137,8 +137,6 @@ class Server:
                 each.running -= 1
                 each.used_at = time.monotonic()
             self.by_workspace[subject.workspace] -= 1
-            if not self.by_workspace[subject.workspace]:
-                del self.by_workspace[subject.workspace]
 
     async def quiet(self, name: str = "") -> None:
         """Returns once no answer is under way, or none of this adapter."""
