@@ -16,7 +16,7 @@ from studio.serving.models import Trial
 
 LINKED = 4000
 """Characters of a prompt that a link to the playground carries."""
-SHORT = 420
+SHORT = 300
 """Characters of an answer that are shown before somebody asks for all of it."""
 
 
@@ -72,8 +72,8 @@ class Cell:
 class Row:
     number: int
     category: str
-    turns: list[tuple[str, list[Cell]]]
-    """Each question with what every column answered."""
+    turns: list[tuple[str, list[tuple[dict[str, str], Cell]]]]
+    """Each question with every column and what it answered."""
     link: str
     """To the playground with the same columns and this prompt."""
 
@@ -120,7 +120,7 @@ def against(own: float | None, first: float | None) -> str:
     if own is None or not first:
         return ""
     percent = round((own / first - 1) * 100)
-    return "as long" if percent == 0 else f"{abs(percent):,} % {'longer' if percent > 0 else 'shorter'}"
+    return "as long" if percent == 0 else f"{abs(percent):,}\u00a0% {'longer' if percent > 0 else 'shorter'}"
 
 
 def places(trial: Trial, *, category: str = "", words: list[str] | None = None) -> list[int]:
@@ -141,7 +141,7 @@ def holds(prompt: dict[str, Any], row: list[dict[str, Any]], words: list[str]) -
 
 def row_of(trial: Trial, place: int) -> Row:
     prompt, row = trial.prompts[place], table_of(trial)[place]
-    turns = [(question, cells(row, turn)) for turn, question in enumerate(prompt["turns"])]
+    turns = [(question, list(zip(trial.columns, cells(row, turn), strict=True))) for turn, question in enumerate(prompt["turns"])]
     return Row(place + 1, prompt["category"], turns, playground_link(trial, prompt["turns"][0]))
 
 
@@ -181,7 +181,7 @@ def as_csv(trial: Trial) -> Iterator[bytes]:
         row = row_of(trial, place)
         for turn, (question, said) in enumerate(row.turns, start=1):
             line: list[Any] = [row.number, cell(row.category), turn, cell(question)]
-            for each in said:
+            for _, each in said:
                 line += [cell(each.text or each.error), each.tokens, each.seconds, each.first] if each.there else ["", "", "", ""]
             yield written(line)
 

@@ -23,7 +23,7 @@ from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client
 from studio.workspaces.searching import matching, words_of
 
-SHOWN = 20
+SHOWN = 10
 """Prompts of a table on a page."""
 OFFERED = 200
 """Prompt sets that a form offers."""

@@ -1,4 +1,4 @@
-"""A whole prompt set is asked of several models by llama.cpp: each answers as itself, a stop is heard, and what was answered is not asked again."""
+"""A whole prompt set is asked of several models: each answers as itself, a stop is heard, what was answered is not asked again."""
 
 import json
 import shutil

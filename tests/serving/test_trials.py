@@ -173,9 +173,9 @@ def test_answers_come_into_the_table_where_they_belong(acme, tmp_path):
     base, adapter = trial_table.summaries(trial)
     assert (base.answered, base.failed, base.missing) == (2, 1, 0)
     assert (adapter.answered, adapter.missing, adapter.speed, adapter.first) == (2, 1, 5.0, 0.1)
-    assert (base.compared, adapter.compared) == ("", "67 % longer")
+    assert (base.compared, adapter.compared) == ("", "67\u00a0% longer")
     row = trial_table.row_of(trial, 0)
-    assert [cell.compared for cell in row.turns[0][1]] == ["", "100 % longer"]
+    assert [cell.compared for _, cell in row.turns[0][1]] == ["", "100\u00a0% longer"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Prompt sets and trials in the browser: a set is made of a file, a whole set is asked, and the table is read on a desk and on a phone."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from studio.orders.models import Order
+from studio.serving.columns import shown
+from studio.serving.models import PromptSet, Trial
+from tests.fixtures import World, make_release, make_trial
+from tests.visits import Visit
+from tests.web.conftest import Do
+
+pytestmark = pytest.mark.browser
+TURNS = ["Compose an engaging travel blog post about a recent trip to Hawaii.", "Rewrite it. Start every sentence with the letter A."]
+LONG = "The island greets you with warm air and the smell of plumeria. " * 14
+WORDS = ("writing", "roleplay", "reasoning", "math")
+
+
+def questions() -> bytes:
+    return b"".join(
+        json.dumps({"question_id": 81 + number, "category": WORDS[number % 4], "turns": TURNS}).encode() + b"\n" for number in range(24)
+    )
+
+
+@pytest.fixture
+def answered(world: World) -> Trial:
+    """A trial of 24 prompts, asked of a base, an adapter and a release; one answer failed."""
+    prompts = [{"turns": TURNS if n % 3 == 0 else [f"Question {n}: what is the capital?"], "category": WORDS[n % 4]} for n in range(24)]
+    PromptSet.objects.create(workspace=world.workspace, client=world.client, name="MT-Bench", prompts=prompts, user=world.owner.user)
+    make_release(world.owner, world.artifact, stage="approved")
+    trial = make_trial(world)
+    third = shown(world.release).kept
+    said = {"tokens": 210, "seconds": 6.1, "first": 0.31, "error": ""}
+    trial.columns = [*trial.columns, third]
+    trial.answers = [
+        [
+            {"turns": [said | {"text": text, "seconds": seconds} for _ in prompt["turns"]]}
+            for text, seconds in ((LONG, 6.1), ("Aloha. Aloha again.", 4.2), (LONG[:300], 2.2))
+        ]
+        for prompt in prompts
+    ]
+    trial.answers[1][1]["turns"][0] = said | {"text": "", "error": "The conversation has 5000 tokens, and 4096 fit. Shorten it."}
+    trial.save()
+    return trial
+
+
+def test_a_set_is_made_of_a_file_edited_and_asked_as_a_whole(browse: Callable[[str, Do], None], world: World) -> None:
+    def work(page: Page) -> None:
+        visit = Visit(page, name="prompt-sets")
+        page.goto(f"{page.url.rstrip('/')}/prompts/")
+        visit.look("empty")
+        page.get_by_role("link", name="New prompt set").first.click()
+        page.get_by_label("For").select_option(label="In-house")
+        expect(page.get_by_label("Or held-out rows")).to_be_visible()
+        page.get_by_label("Name").fill("MT-Bench")
+        visit.look("new", everywhere=True)
+        page.get_by_label("Or a file").set_input_files({"name": "question.jsonl", "mimeType": "application/jsonl", "buffer": questions()})
+        page.get_by_role("button", name="Create prompt set").click()
+        expect(page.get_by_text("24 prompts, 48 questions")).to_be_visible()
+        visit.look("set", everywhere=True)
+        page.get_by_role("link", name="Edit prompt 2", exact=True).click()
+        page.get_by_label("Then ask").fill("And once more, as a limerick.")
+        visit.look("editing")
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_text("24 prompts, 49 questions")).to_be_visible()
+        page.get_by_role("link", name="Ask the whole set").click()
+        page.get_by_label("Column 1").select_option(label="Tiny")
+        page.get_by_label("Column 2").select_option(label=f"Try · {world.project.name}")
+        visit.look("ask", everywhere=True)
+        page.get_by_role("button", name="Ask the whole set").click()
+        expect(page.get_by_text("Waiting for a free worker")).to_be_visible()
+        visit.look("waiting")
+        assert not visit.mistakes, "\n".join(visit.mistakes)
+
+    browse("/", work)
+    assert Trial.objects.get().columns[1]["method"] == "lora"
+
+
+def test_what_is_refused_stands_beside_what_was_typed(browse: Callable[[str, Do], None], world: World) -> None:
+    def work(page: Page) -> None:
+        visit = Visit(page, name="prompt-sets-refused")
+        page.get_by_label("Name").fill("Broken")
+        page.get_by_label("Prompts", exact=True).fill('{"turns": ["One?"]}\n{"turns": []}\n{"turns": ["Three?"')
+        with page.expect_response(lambda response: response.request.method == "POST"):
+            page.get_by_role("button", name="Create prompt set").click()
+        expect(page.get_by_text("Line 2: A question is empty.")).to_be_visible()
+        visit.look("refused")
+
+    browse("/prompts/new/", work)
+    assert not PromptSet.objects.exists()
+
+
+def test_the_table_is_read_filtered_and_taken_home(browse: Callable[[str, Do], None], answered: Trial) -> None:
+    def work(page: Page) -> None:
+        visit = Visit(page, name="trials")
+        expect(page.get_by_role("heading", name="MT-Bench")).to_be_visible()
+        visit.look("table", everywhere=True)
+        more = page.locator(".trial-more").first
+        more.locator("summary").click()
+        expect(more.locator(".trial-answer")).to_be_visible()
+        page.get_by_label("Category").select_option("math")
+        page.get_by_role("button", name="Show", exact=True).click()
+        expect(page.locator(".trial-table tbody")).to_have_count(6)
+        visit.look("math")
+        with page.expect_download() as found:
+            page.get_by_role("link", name="CSV").click()
+        assert found.value.suggested_filename == "mt-bench.csv"
+        page.get_by_role("navigation", name="Breadcrumb").get_by_role("link", name="Trials").click()
+        visit.look("list", everywhere=True)
+        assert not visit.mistakes, "\n".join(visit.mistakes)
+
+    browse(f"/trials/{answered.pk}/", work)
+
+
+def test_a_running_trial_says_how_far_it_is_and_is_stopped(browse: Callable[[str, Do], None], world: World) -> None:
+    trial = make_trial(world, status=Order.Status.RUNNING)
+    Order.objects.filter(pk=trial.order_id).update(done=2, total=6, unit="questions", phase_text="Asking Tiny (1 of 2)", ended_at=None)
+
+    def work(page: Page) -> None:
+        visit = Visit(page, name="trials-running")
+        expect(page.get_by_text("2 of 6 questions")).to_be_visible()
+        visit.look("running", everywhere=True)
+        with ThreadPoolExecutor(1) as worker:  # beside the browser's event loop the database is not asked
+            worker.submit(Order.objects.filter(pk=trial.order_id).update, done=5).result()
+        expect(page.get_by_text("5 of 6 questions")).to_be_visible()
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+        assert not visit.mistakes, "\n".join(visit.mistakes)
+
+    browse(f"/trials/{trial.pk}/", work)
+    trial.order.refresh_from_db()
+    assert trial.order.stop_requested_at is not None
+
+
+def test_a_trial_is_deleted_only_after_a_question(browse: Callable[[str, Do], None], answered: Trial) -> None:
+    def work(page: Page) -> None:
+        page.get_by_role("button", name="Delete this trial").click()
+        dialog: Any = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("gone for everybody")
+        dialog.get_by_role("button", name="Delete").click()
+        expect(page.get_by_text("Nothing was asked yet")).to_be_visible()
+
+    browse(f"/trials/{answered.pk}/", work)
+    assert not Trial.objects.exists()
