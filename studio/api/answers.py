@@ -29,8 +29,8 @@ class JudgedOut(Schema):
     id: UUID
     thumb: int
     """1 good, -1 bad, 0 where nobody has said."""
-    correction: str
-    """What it should have answered; empty where nobody has said."""
+    corrected: bool
+    """Whether somebody has said what it should have answered."""
     judged_at: datetime | None
 
 
@@ -140,11 +140,12 @@ def get_answer(request: HttpRequest, pk: str) -> dict[str, Any]:
 
 
 @router.post("/answers/{pk}/judge", response=JudgedOut, url_name="answer_judge")
-def judge_answer(request: HttpRequest, pk: str, payload: JudgementIn) -> KeptAnswer:
+def judge_answer(request: HttpRequest, pk: str, payload: JudgementIn) -> dict[str, Any]:
     """Says whether an answer is good, or what it should have been. A key that is narrowed to deployments can judge what it asked itself."""
     kept = named(request, pk, "answer.judge")
     answers.judge(request.member, kept, thumb=payload.thumb, correction=payload.correction)  # type: ignore[attr-defined]
-    return kept
+    # Without the text: what answers a repeat of this call is kept elsewhere, and longer.
+    return {"id": kept.pk, "thumb": kept.thumb, "corrected": bool(kept.correction), "judged_at": kept.judged_at}
 
 
 @router.delete("/answers/{pk}", response={204: None}, url_name="answer")

@@ -123,7 +123,7 @@ def everything_measured(client: Client) -> list[dict[str, Any]]:
 def measured_of(holding: Holding, client: Client, disk: Disk, seen: set[tuple[int, int]]) -> dict[str, Any]:
     """One line of the certificate: how many rows there are, how many files of how many bytes, and what they hash to."""
     rows, files, size, hashes = 0, 0, 0, []
-    if holding.bulky:
+    if holding.bulky or not (holding.has_files or holding.hashed):
         rows = holding.rows(client).count()
     else:
         for row in holding.rows(client).iterator():
@@ -180,9 +180,9 @@ class Gathered:
                 continue
             rows = holding.rows(client)
             late = [pk for pk in rows.values_list("pk", flat=True) if str(pk) not in self.ids]
-            for begin in range(0, len(late), AT_ONCE):
+            new.update(str(pk) for pk in late)
+            for begin in range(0, len(late) if holding.has_files else 0, AT_ONCE):
                 for row in rows.filter(pk__in=late[begin : begin + AT_ONCE]):
-                    new.add(str(row.pk))
                     self.paths.update(path for path in holding.files(row, disk) if path.exists() or path.is_symlink())
         if new:
             self.paths.update(disk.naming(new))

@@ -32,6 +32,7 @@ from studio.runs.recipe import recipe_of
 from studio.workspaces.models import Client, Member
 
 AT_ONCE = 1000
+LARGE_AT_ONCE = 50
 """Rows that are read at once."""
 AUDITED = ("id", "at", "user_email", "key", "ip", "verb", "object_kind", "object_id", "label", "change", "place", "sha256")
 README = """Everything of {client}, as it was on {at} (UTC).
@@ -189,11 +190,11 @@ def label(filename: str) -> str:
     return plain[:150] or "file"
 
 
-def in_pieces(found: "models.QuerySet[Any]") -> Iterator[Any]:
+def in_pieces(found: "models.QuerySet[Any]", *, at_once: int = AT_ONCE) -> Iterator[Any]:
     """All rows, some at a time and by their keys: a slow reader holds no cursor open, which would keep SQLite's log from ending."""
     last = None
     ordered = found.order_by("pk")
-    while some := list((ordered if last is None else ordered.filter(pk__gt=last))[:AT_ONCE]):
+    while some := list((ordered if last is None else ordered.filter(pk__gt=last))[:at_once]):
         yield from some
         last = some[-1].pk
 
@@ -202,7 +203,8 @@ def lines(holding: Holding, client: Client, people: dict[int, str]) -> Iterator[
     user = get_user_model()
     fields = [each for each in holding.model._meta.concrete_fields if each.name not in holding.without]
     many = holding.model._meta.many_to_many
-    for row in in_pieces(holding.rows(client).prefetch_related(*(each.name for each in many))):
+    rows_of = holding.rows(client).defer(*holding.without).prefetch_related(*(each.name for each in many))
+    for row in in_pieces(rows_of, at_once=LARGE_AT_ONCE if holding.large else AT_ONCE):
         told = {each.name: row.serializable_value(each.attname) for each in fields}
         told |= {each.name: people.get(told[each.name]) for each in fields if each.related_model is user}
         yield as_line(told | {each.name: [other.pk for other in getattr(row, each.name).all()] for each in many})

@@ -84,11 +84,17 @@ class Holding:
     hashed: str = ""
     """The column with the SHA-256 of what a row stands for, which a certificate names."""
     without: tuple[str, ...] = ()
-    """Columns that no export holds: what opens something."""
+    """Columns that no export holds: what opens something, and what only repeats the others for a search."""
     stays: bool = False
     """Its rows outlive the client, without it: KEPT says why."""
+    large: bool = False
+    """One of them may be a megabyte, so few are read at once."""
     bulky: bool = False
     """There are so many that they are erased by the order or the writing that they belong to, in pieces."""
+
+    @property
+    def has_files(self) -> bool:
+        return self.files is not no_files
 
     def rows(self, client: Client) -> "QuerySet[Any]":
         found: QuerySet[Any] = self.model._base_manager.filter(**{self.client: client.pk})
@@ -101,7 +107,7 @@ HOLDINGS = (
     Holding("talks", "Shared conversations", Talk, "client"),
     Holding("trials", "Prompt sets that were asked", Trial, "client"),
     Holding("prompt_sets", "Prompt sets", PromptSet, "client"),
-    Holding("kept_answers", "Kept answers of the endpoint", KeptAnswer, PROJECT),
+    Holding("kept_answers", "Kept answers of the endpoint", KeptAnswer, PROJECT, without=("said",), large=True),
     Holding("keepings", "How long answers are kept", Keeping, PROJECT),
     Holding("calls", "Requests to the endpoint", Call, "client"),
     Holding("call_hours", "Requests to the endpoint, by the hour", CallHour, "client", stays=True),

@@ -11,13 +11,15 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from studio.audit.models import AuditRecord
+from studio.clients import erasing
 from studio.datasets import drafting
 from studio.errors import UserError
 from studio.serving import answers, keeping
 from studio.serving.answers import Wanted
-from studio.serving.models import KeptAnswer
+from studio.serving.models import Keeping, KeptAnswer
 from studio.workspaces import keys
 from studio.workspaces.services import create_client, create_project
+from tests.clients.test_exporting import jsonl, unzipped
 from tests.fixtures import Api, World, make_deployment, make_kept, make_key, make_member, make_version
 
 
@@ -298,7 +300,8 @@ def test_a_script_reads_judges_and_deletes_them(acme: World) -> None:
     assert whole["messages"] == [{"role": "user", "content": "When does it come?"}]
     assert whole["answer"]["content"] == "Tomorrow."
     told = acme.api.post(f"answers/chatcmpl-{kept.pk.hex}/judge", {"thumb": -1, "correction": "On Monday."})
-    assert (told.status_code, told.json()["thumb"], told.json()["correction"]) == (200, -1, "On Monday.")
+    assert (told.status_code, told.json()["thumb"], told.json()["corrected"]) == (200, -1, True)
+    assert acme.api.get(f"answers/{kept.pk}").json()["correction"] == "On Monday."
     assert acme.api.delete(f"answers/{kept.pk}").status_code == 204
     assert acme.api.get(f"answers/{kept.pk}").status_code == 404
 
@@ -376,3 +379,31 @@ def test_pages_ask_as_often_however_many_answers_there_are(window: Browser, acme
     with CaptureQueriesContext(connection) as many:
         window.get(f"/answers/?project={acme.project.pk}")
     assert len(many) <= len(few)
+
+
+# ── With its client ──
+
+
+def test_what_is_kept_of_a_client_is_exported_without_the_copy_for_searching(acme: World) -> None:
+    answers.judge(acme.owner, acme.kept, thumb=-1, correction="On Monday.")
+    files = unzipped(acme.api.get(f"clients/{acme.client.pk}/export"))
+    (line,) = jsonl(files["records/kept_answers.jsonl"])
+    assert (line["messages"], line["answer"]["content"]) == ([{"role": "user", "content": "When does it come?"}], "Tomorrow.")
+    assert (line["thumb"], line["correction"], line["judged_by"]) == (-1, "On Monday.", "ana@example.com")
+    assert "said" not in line
+    assert jsonl(files["records/keepings.jsonl"])[0]["days"] == 30
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_erased_client_leaves_no_answer_and_its_keys_without_reach(acme: World) -> None:
+    key, secret = keys.create(acme.owner, name="shop", scopes=[], deployments=[acme.deployment])
+    other = create_project(acme.owner, client=create_client(acme.owner, name="Globex", slug=""), name="Q", slug="")
+    _, wide = keys.create(acme.owner, name="both", scopes=[], deployments=[acme.deployment, make_deployment(other, slug="theirs")])
+    assert acme.kept
+    erasing.erase(acme.owner, acme.client, typed=acme.client.name, reason="")
+    assert not KeptAnswer.objects.exists()
+    assert not Keeping.objects.exists()
+    key.refresh_from_db()
+    assert key.revoked_at is not None
+    assert Api(secret).get("me").status_code == 401
+    assert [named["name"] for named in Api(wide).get("me").json()["deployments"]] == ["globex/theirs"]
