@@ -1,5 +1,6 @@
 """A studio with small models that were really made, its web process and the process that answers: what callers of the endpoint ask."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from django.conf import settings
 from openai import OpenAI
 
 from studio.artifacts.models import Artifact
 from studio.releases.models import Release
 from studio.serving.models import Call, Deployment
+from studio.storage import commit_folder
 from studio.workspaces.models import Client, Member, Project
 from studio.workspaces.services import create_client, create_project
 from tests.fixtures import make_artifact, make_base_model, make_deployment, make_key, make_order, make_owner, make_release
@@ -22,18 +25,21 @@ from tests.ml.conftest import make_tiny_model
 
 WITH_TOOLS = """\
 {% if tools %}<|im_start|>system
-Tools: {{ tools|tojson }}<|im_end|>
+{{ tools|tojson }}<|im_end|>
 {% endif %}{% for message in messages %}<|im_start|>{{ message['role'] }}
-{{ message['content'] or '' }}<|im_end|>
+{{ message['content'] or '' }}{% for call in message['tool_calls'] or [] %}
+<tool_call>
+{"name": "{{ call['function']['name'] }}", "arguments": {{ call['function']['arguments']|tojson }}}
+</tool_call>{% endfor %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
 
 @contextmanager
-def engine_at(settings: Any, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def engine_at(configured: Any, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The process that answers, as the supervisor starts it."""
     socket = folder / "e.sock"
-    settings.ENGINE_SOCKET = str(socket)
+    configured.ENGINE_SOCKET = str(socket)
     process = subprocess.Popen([sys.executable, "-m", "studio.serving.engine", "--socket", str(socket), "--root", str(folder)])
     try:
         deadline = time.monotonic() + 60
@@ -62,14 +68,18 @@ class House:
         client = create_client(owner, name="Acme")
         return cls(address, owner, client, create_project(owner, client=client, name="Support"), models)
 
-    def release(self, name: str = "first", *, version: int = 1, **asked_with: Any) -> Release:
-        """Of the model of that name, approved."""
+    def release(self, name: str = "first", *, version: int = 1, adapter: Path | None = None, **asked_with: Any) -> Release:
+        """Of the model of that name, or of an adapter of it; approved."""
         base = make_base_model(self.owner, name=f"{name} {version}")
         base.facts = base.facts | {"takes_tools": name == "tools"}
+        if adapter is not None:
+            base.folder.parent.mkdir(exist_ok=True)
+            temp = Path(settings.DATA_DIR, "temp", base.folder.name)
+            base.sha256 = commit_folder(Path(shutil.copytree(self.models[name], temp)), base.folder)["sha256"]
         base.save()
-        files = {path.name: path.read_bytes() for path in self.models[name].iterdir() if path.is_file()}
-        order = make_order(self.owner, kind="train", client=self.client)
-        artifact = make_artifact(order, self.project, files, kind=Artifact.Kind.MODEL, base_model=base)
+        files = {path.name: path.read_bytes() for path in (adapter or self.models[name]).iterdir() if path.is_file()}
+        kind = Artifact.Kind.ADAPTER if adapter else Artifact.Kind.MODEL
+        artifact = make_artifact(make_order(self.owner, kind="train", client=self.client), self.project, files, kind=kind, base_model=base)
         release = make_release(self.owner, artifact, version=(version, 0, 0), stage=Release.Stage.APPROVED)
         release.asked_with = asked_with
         release.save()

@@ -201,10 +201,22 @@ def test_a_schema_that_the_engine_cannot_read_is_refused(client: OpenAI):
     assert refused.value.type == "invalid_request_error" and "nowhere" in refused.value.message
 
 
-def test_tools_are_called_where_the_template_writes_them(house: House):
-    house.deployment(house.release("tools"), slug="helper")
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Path:
+    """An adapter that was trained until it calls the tool whenever it is shown it."""
+    from tests.ml.test_training import RecordingJob
+    from training_plugins.peft_lora import PeftLora
+
+    said = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    row = {"messages": [{"role": "system", "content": json.dumps([WEATHER])}, *ASK, {"role": "assistant", "content": said}]}
+    config = PeftLora.Config(rank=32, alpha=64.0, learning_rate=0.005, max_steps=150, batch_size=2, max_length=512, precision="fp32")
+    return PeftLora().train(config, RecordingJob(tmp_path_factory.mktemp("caller"), models["tools"], [row] * 20))
+
+
+def test_tools_are_called_where_the_template_writes_them(house: House, caller: Path):
+    house.deployment(house.release("tools", adapter=caller), slug="helper")
     with house.openai() as client:
-        asked: dict[str, Any] = {"model": "acme/helper", "messages": ASK, "max_tokens": 300, "tools": [WEATHER], "temperature": 1}
+        asked: dict[str, Any] = {"model": "acme/helper", "messages": ASK, "max_tokens": 300, "tools": [WEATHER], "temperature": 0}
         for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
             answer = client.chat.completions.create(**asked, tool_choice=choice)
             calls_ = answer.choices[0].message.tool_calls

@@ -40,7 +40,8 @@ class Lines:
         async with self.turns, aclosing(asking.ask(self.subject, self.route, body)) as lines:  # type: ignore[type-var]
             async for line in lines:
                 try:
-                    await asyncio.wait_for(self.queue.put((number, line)), STALLED)
+                    async with asyncio.timeout(STALLED):  # wait_for would lose, on Python 3.11, that it is cancelled
+                        await self.queue.put((number, line))
                 except TimeoutError:
                     return  # the engine is free for others; the answer is never whole
 
