@@ -10,8 +10,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,8 @@ class VLLM:
 
     async def load(self, subject: Subject, state: State) -> None:
         server = await self.server(subject, state)
-        await server.put_on(subject)
+        async with server.answering(subject, state):
+            return
 
     async def ask(
         self, subject: Subject, route: Route, body: dict[str, Any], *, state: State, took: Took
@@ -96,8 +97,7 @@ class VLLM:
         begun = False
         for again in (True, False):
             server = await self.server(subject, state)
-            name = await self._put_on(server, subject, state)
-            async with server.answering(subject, name):
+            async with server.answering(subject, state) as name:
                 took.waited = time.monotonic() - began
                 asked = body | {"model": name, "cache_salt": salt_of(subject.workspace)}
                 try:
@@ -121,7 +121,8 @@ class VLLM:
     async def tokenize(self, subject: Subject, *, text: str = "", messages: list[dict[str, Any]] | None = None) -> list[int]:
         server = await self.server(subject, lambda _: None)
         asked = {"messages": messages} if messages is not None else {"prompt": text, "add_special_tokens": False}
-        tokens = (await server.upstream.call("POST", "/tokenize", {"model": server.name} | asked)).get("tokens")
+        async with server.answering(replace(subject, adapter=None)):  # its tokens are the base's
+            tokens = (await server.upstream.call("POST", "/tokenize", {"model": server.name} | asked)).get("tokens")
         if not isinstance(tokens, list):
             raise UserError("The vLLM server counts no tokens.", code="broken")
         return [token for token in tokens if isinstance(token, int)]
@@ -156,7 +157,7 @@ class VLLM:
             "on_gpu": True,
             "budget": self.most,
             "used": self._used(),
-            "models": [line for server in self.servers.values() for line in self._lines(server)],
+            "models": [line for server in self.servers.values() if server.is_alive for line in self._lines(server)],
             "answers": self.answers,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -171,13 +172,6 @@ class VLLM:
             await upstream.close()
 
     # Answers
-
-    async def _put_on(self, server: Server, subject: Subject, state: State) -> str:
-        if subject.adapter is not None and not subject.adapter.exists():
-            raise UserError("This adapter is not here any more.", code="gone")
-        if subject.adapter is not None and not server.has(subject):
-            state("putting the adapter on")
-        return await server.put_on(subject)
 
     async def _streamed(
         self, server: Server, route: Route, asked: dict[str, Any], took: Took, began: float
@@ -288,7 +282,7 @@ class VLLM:
 
     def _least_used(self) -> tuple[str, str] | None:
         """The server that was started here and has been idle for longest."""
-        idle = {key: server for key, server in self.servers.items() if server.process and not server.running}
+        idle = {key: server for key, server in self.servers.items() if server.process and not server.running and key not in self.waiting}
         return min(idle, key=lambda key: idle[key].used_at, default=None)
 
     async def _clear_dead(self) -> None:
@@ -357,7 +351,8 @@ class VLLM:
             return 0
         left = [name for name in names if name.startswith("adapter.") and name not in known and meant(name.rpartition(".")[2])]
         for name in left:
-            await upstream.unload_adapter(name)
+            with suppress(UserError):  # somebody else took it off meanwhile
+                await upstream.unload_adapter(name)
         return len(left)
 
     # What people read

@@ -3,15 +3,16 @@
 import asyncio
 import hashlib
 import logging
+import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from studio.errors import UserError
-from studio.serving.engines.contract import Subject
+from studio.serving.engines.contract import State, Subject
 from studio.serving.engines.vllm_adapters import obstacle_of_adapter
 from studio.serving.engines.vllm_process import LARGEST_RANK, Process
 from studio.serving.engines.vllm_wire import Upstream
@@ -21,6 +22,8 @@ NAMED = 64
 """Adapters that one server knows by name; the one unused longest is forgotten, and put on again when it is asked for."""
 ANY_RANK = 512
 """What a server that was started elsewhere may take; it says itself where that is too much."""
+SECRET = secrets.token_bytes(32)
+"""Nobody else who reaches a server can guess what the studio's prefixes are kept under."""
 
 
 def adapter_name(subject: Subject) -> str:
@@ -30,7 +33,7 @@ def adapter_name(subject: Subject) -> str:
 
 def salt_of(workspace: str) -> str:
     """What keeps the prefixes of one workspace apart from all others', also of the base alone. Can be no adapter's name."""
-    return f"workspace:{hashlib.sha256(workspace.encode()).hexdigest()}"
+    return f"workspace:{hashlib.sha256(SECRET + workspace.encode()).hexdigest()}"
 
 
 @dataclass
@@ -65,15 +68,14 @@ class Server:
     def largest_rank(self) -> int:
         return LARGEST_RANK if self.process else ANY_RANK
 
-    def has(self, subject: Subject) -> bool:
-        return subject.adapter is None or adapter_name(subject) in self.adapters
-
     async def put_on(self, subject: Subject) -> str:
         """The name that the adapter is asked by; the base's where there is none. Several may ask at once: it is loaded once."""
         if subject.adapter is None:
             return self.name
         name = adapter_name(subject)
         if name not in self.adapters:
+            if not subject.adapter.exists():
+                raise UserError("This adapter is not here any more.", code="gone")
             if name not in self.loading:
                 task = self.loading[name] = asyncio.create_task(self._put_on(name, subject, subject.adapter))
                 task.add_done_callback(lambda done: self._loaded(name, done))
@@ -123,20 +125,30 @@ class Server:
                 log.warning("vLLM at %s did not let go of an adapter: %s", self.upstream.url, error.message)
 
     @asynccontextmanager
-    async def answering(self, subject: Subject, name: str) -> AsyncIterator[None]:
-        """Counts an answer, so that nothing that it needs is let go of."""
-        put_on = self.adapters.get(name)
-        counted: list[Any] = [each for each in (self, put_on) if each is not None]
-        for each in counted:
-            each.running += 1
-        self.by_workspace[subject.workspace] = self.by_workspace.get(subject.workspace, 0) + 1
+    async def answering(self, subject: Subject, state: State = lambda _: None) -> AsyncIterator[str]:
+        """The name to ask by, with the adapter on. Counted from before it is put on, so that nothing which is needed is let go of."""
+        with self._counted(self, subject.workspace):
+            if subject.adapter is not None and adapter_name(subject) not in self.adapters:
+                state("putting the adapter on")
+            name = await self.put_on(subject)
+            with self._counted(self.adapters.get(name)):
+                yield name
+
+    @contextmanager
+    def _counted(self, used: "Server | PutOn | None", workspace: str = "") -> Iterator[None]:
+        if used is None:  # the base alone
+            yield
+            return
+        used.running += 1
+        if workspace:
+            self.by_workspace[workspace] = self.by_workspace.get(workspace, 0) + 1
         try:
             yield
         finally:
-            for each in counted:
-                each.running -= 1
-                each.used_at = time.monotonic()
-            self.by_workspace[subject.workspace] -= 1
+            used.running -= 1
+            used.used_at = time.monotonic()
+            if workspace:
+                self.by_workspace[workspace] -= 1
 
     async def quiet(self, name: str = "") -> None:
         """Returns once no answer is under way, or none of this adapter."""
