@@ -17,7 +17,7 @@ from studio.orders.quotas import quotas_of, stored, telling
 from studio.releases.models import Release
 from studio.runs.models import Run
 from studio.serving.charts import requests_chart
-from studio.serving.models import Deployment, DeploymentState
+from studio.serving.models import Deployment, DeploymentState, Trial
 from studio.serving.periods import period_named
 from studio.serving.reading import Asked, traffic_of
 from studio.workspaces.models import Client, Member, Project
@@ -92,6 +92,12 @@ def running(member: Member, client: Client) -> list[Running]:
     return [Running(deployment, states.get(deployment.last_state)) for deployment in found]
 
 
+def asked_now(member: Member, client: Client) -> list[Trial]:
+    """Trials of its models that are under way."""
+    mine = Trial.objects.for_action(member, "prompts.view").filter(client=client, order__status__in=Order.LIVE)
+    return list(mine.select_related("order").only("name", "created_at", "order")[:FEW])
+
+
 def releases(member: Member, client: Client) -> list[Release]:
     """The newest first, by when their stage was reached."""
     seen = Release.objects.for_action(member, "release.view").filter(project__client=client).select_related("project", "created_by")
@@ -127,6 +133,7 @@ def page_of(member: Member, client: Client) -> dict[str, Any]:
     sizes = stored([client.pk]) if bill else {}
     return {
         "running": running(member, client),
+        "trials": asked_now(member, client),
         "releases": releases(member, client),
         "projects": projects(member, client),
         "datasets": with_newest(datasets[:FEW]),

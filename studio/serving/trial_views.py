@@ -19,6 +19,7 @@ from studio.serving.columns import MOST, Column, column_of, offered
 from studio.serving.models import PromptSet, Trial
 from studio.serving.prompt_views import clients_of
 from studio.streaming import sent
+from studio.training.form import as_text
 from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client
 from studio.workspaces.searching import matching, words_of
@@ -138,7 +139,7 @@ def with_chosen(groups: list[tuple[str, list[Column]]], columns: list[Column]) -
 def defaults(chosen: PromptSet | Trial | None) -> dict[str, Any]:
     asked: dict[str, Any] = services.asked_of({}).model_dump()
     told = asked | (chosen.asked_with if isinstance(chosen, Trial) else {})
-    return {name: "" if value is None else value for name, value in told.items()}
+    return {name: as_text(value) for name, value in told.items()}
 
 
 def typed_settings(request: HttpRequest) -> services.AskedOf:

@@ -281,6 +281,17 @@ def test_the_list_is_newest_first_and_by_client(acme, browser):
     assert 'hx-trigger="every 3s"' in page
 
 
+def test_a_clients_page_mentions_what_is_being_asked(acme, browser):
+    address = f"/clients/{acme.client.pk}/"
+    assert acme.trial
+    assert "Being asked" not in browser.get(address).content.decode()
+    trial = make_trial(acme, status=Order.Status.RUNNING)
+    Order.objects.filter(pk=trial.order_id).update(done=2, total=6)
+    page = browser.get(address).content.decode()
+    assert f"/trials/{trial.pk}/" in page
+    assert "2 of 6 questions" in page
+
+
 def test_the_api_asks_reads_stops_and_deletes(acme):
     body = {"prompt_set": str(acme.prompt_set.pk), "columns": targets(acme), "max_tokens": 32}
     made = acme.api.post("trials", body)

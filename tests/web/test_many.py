@@ -12,6 +12,7 @@ from django.utils import timezone
 from studio.datasets.models import DatasetVersion
 from studio.orders.models import Event, Order
 from studio.runs.pages_of_a_run import POINTS, shown_events
+from studio.serving.models import PromptSet
 from studio.workspaces.services import create_client, create_project
 from tests.fixtures import (
     World,
@@ -26,16 +27,28 @@ from tests.fixtures import (
     make_order,
     make_release,
     make_run,
+    make_trial,
     make_version,
 )
 
 CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "releases", "deployments", "deliveries", "audit", "usage")
-CALLS += ("traffic", "metrics")
+CALLS += ("answers", "traffic", "metrics", "prompt-sets", "trials")
 
 
 def addresses(world: World) -> list[str]:
     lists = ["/", "/projects/", "/clients/", "/runs/", "/artifacts/", "/base-models/", "/playground/", "/settings/", "/settings/audit/"]
-    lists += ["/releases/", "/deployments/", "/deliveries/", "/usage/", "/traffic/", "/settings/people/", "/search/?q=t", "/adapters/new/"]
+    lists += [
+        "/answers/",
+        "/releases/",
+        "/deployments/",
+        "/deliveries/",
+        "/usage/",
+        "/traffic/",
+        "/settings/people/",
+        "/search/?q=t",
+        "/adapters/new/",
+    ]
+    lists += ["/prompts/", "/trials/", f"/trials/new/?client={world.client.pk}", f"/prompts/new/?client={world.client.pk}"]
     one = [
         f"/projects/{world.project.pk}/",
         f"/artifacts/{world.artifact.pk}/",
@@ -77,6 +90,8 @@ def one_more_of_each(world: World, number: int) -> None:
     release = make_release(world.owner, artifact, version=(1, number + 1, 0), stage="approved")
     make_call(make_deployment(world.project, release, slug=f"slot-{number}"))
     make_delivery(world.owner, release, artifact.builds.get())
+    PromptSet.objects.create(workspace=world.workspace, client=world.client, name=f"Set {number}", prompts=world.prompt_set.prompts)
+    make_trial(world)
     make_invitation(world.owner)
     make_member(world.workspace, role="member", email=f"member-{number}@example.com", clients=[world.client])
 
