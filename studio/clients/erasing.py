@@ -198,6 +198,7 @@ def drop_rows(erasure: Erasure) -> None:
     if stop_all(client):
         raise UserError("Something of this client was started just now, and is being stopped. The rest is erased within the hour.")
     zero_what_is_deleted()
+    rollup.take_all(client)
     for holding in HOLDINGS:
         if holding.bulky:
             drop_in_pieces(holding, client)

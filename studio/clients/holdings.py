@@ -109,7 +109,7 @@ HOLDINGS = (
     Holding("prompt_sets", "Prompt sets", PromptSet, "client"),
     Holding("kept_answers", "Kept answers of the endpoint", KeptAnswer, PROJECT, without=("said",), large=True),
     Holding("keepings", "How long answers are kept", Keeping, PROJECT),
-    Holding("calls", "Requests to the endpoint", Call, "client"),
+    Holding("calls", "Requests to the endpoint", Call, "client", bulky=True),
     Holding("call_hours", "Requests to the endpoint, by the hour", CallHour, "client", stays=True),
     Holding("call_totals", "Requests to the endpoint, in all", CallTotal, "client"),
     Holding("deployment_states", "Entries of deployments' histories", DeploymentState, "deployment__client"),

@@ -10,8 +10,10 @@ from studio.cells import cell
 from studio.clients.usage import STORAGE, Bill, Line
 from studio.workspaces.rates import TOKENS
 
-EACH_CLIENT = ("month", "client", "hours", "gpu_hours", "storage_gb_months", "work", "storage", "total", "currency")
-EACH_CLIENT += ("requests", "tokens_read", "tokens_written", "endpoint")
+EACH_CLIENT = (
+    "month", "client", "hours", "gpu_hours", "storage_gb_months", "work", "storage", "total", "currency",
+    "requests", "tokens_read", "tokens_written", "endpoint",
+)  # fmt: skip
 EACH_LINE = ("date", "client", "what", "worker_kind", "hours", "storage_gb_months", "rate", "amount", "currency", "tokens")
 NOBODY = "No client"
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cached_property
+from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, Sum
+from django.db.models import Count, QuerySet, Sum
 from django.utils import timezone
 
 from studio.orders.kinds import KINDS
@@ -184,7 +185,8 @@ def token_lines(workspace: Workspace, month: Month, rates: Rates, clients: Colle
         hours = CallHour.objects.filter(workspace=workspace, hour__gte=piece.begin, hour__lt=piece.end)
         calls = Call.objects.filter(client__workspace=workspace, counted_at=None, at__gte=piece.begin, at__lt=piece.end)
         found: dict[UUID | None, Line] = {}
-        for rows, number in ((hours, Sum("calls")), (calls, Count("pk"))):
+        counted: tuple[tuple[QuerySet[Any], Any], ...] = ((hours, Sum("calls")), (calls, Count("pk")))
+        for rows, number in counted:
             rows = rows if clients is None else rows.filter(client__in=clients)
             for row in rows.order_by().values("client_id").annotate(requests=number, **columns):
                 day = piece.begin.astimezone(rates.zone).date()

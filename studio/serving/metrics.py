@@ -75,8 +75,7 @@ def labelled(found: dict[Key, Sums]) -> Iterator[tuple[list[str], Sums]]:
     )
     by_name: dict[tuple[str, ...], Sums] = defaultdict(Sums)
     for (client, deployment, release, canary), sums in found.items():
-        names = (clients.get(client, ""), deployments.get(deployment, ""), releases.get(release, ""), str(canary).lower())
-        by_name[names].add(sums)
+        by_name[clients.get(client, ""), deployments.get(deployment, ""), releases.get(release, ""), str(canary).lower()].add(sums)
     for names, sums in sorted(by_name.items()):
         yield [*names], sums
 

@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, QuerySet, Sum
+from django.db.models import Count, Manager, QuerySet, Sum
 from django.utils import timezone
 
-from studio.serving.models import AddedUp, Call, CallHour, CallTotal
+from studio.serving.models import Call, CallHour, CallTotal
 from studio.serving.traffic import Sums
 from studio.workspaces.models import Client
 
@@ -61,9 +61,10 @@ def sums_by(calls: "QuerySet[Any]", *columns: str) -> dict[Key, Sums]:
     return found
 
 
-def put(model: type[AddedUp], found: dict[Key, Sums], workspaces: dict[Any, Any], **where: Any) -> None:
+def put(model: type[CallHour] | type[CallTotal], found: dict[Key, Sums], workspaces: dict[Any, Any], **where: Any) -> None:
     """Adds to the rows that are there, and makes the others."""
-    held = model._base_manager.select_for_update().filter(client__in={key[0] for key in found}, **where)
+    every: Manager[Any] = model._base_manager
+    held = every.select_for_update().filter(client__in={key[0] for key in found}, **where)
     rows = {tuple(getattr(row, column) for column in OF): row for row in held}
     new = []
     for key, sums in found.items():
@@ -78,7 +79,7 @@ def put(model: type[AddedUp], found: dict[Key, Sums], workspaces: dict[Any, Any]
             for name, value in vars(both).items():
                 setattr(row, name, value)
             row.save()
-    model._base_manager.bulk_create(new, 500)
+    every.bulk_create(new, 500)
 
 
 def delete_old() -> int:
@@ -89,8 +90,13 @@ def delete_old() -> int:
     return gone
 
 
-def let_go(client: Client) -> None:
-    """The client is erased: its hours stay for the bills of past months, without it and without what answered."""
+def take_all(client: Client) -> None:
+    """What hours have not taken of a client yet, also of the hour that runs."""
     while (waiting := Call.objects.filter(client=client, counted_at=None).order_by("at").first()) is not None:
         add_up(hour_of(waiting.at), client=client)
+
+
+def let_go(client: Client) -> None:
+    """The client is erased: its hours stay for the bills of past months, without it and without what answered."""
+    take_all(client)
     CallHour.objects.filter(client=client).update(client=None, deployment=None, release=None, canary=False)

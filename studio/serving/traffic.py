@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from studio.serving.models import LEFT, Call, CallHour
+from studio.serving.models import LEFT, AddedUp, Call
 from studio.serving.steps import COUNT, STEPS, percentile
 
 __all__ = ["STEPS", "Sums", "record_call"]
@@ -76,7 +76,7 @@ class Sums:
         """What went wrong, the most frequent first."""
         return [(outcome, count) for outcome, count in self.outcomes.most_common() if is_error(outcome)]
 
-    def add_hour(self, hour: CallHour | Mapping[str, Any]) -> None:
+    def add_hour(self, hour: AddedUp | Mapping[str, Any]) -> None:
         """What an hour holds; of a mapping, the columns that it has."""
         columns = hour if isinstance(hour, Mapping) else vars(hour)
         for name in COUNTS:

@@ -24,9 +24,10 @@ from studio.datasets.models import DatasetVersion, Draft, RowMark
 from studio.errors import UserError
 from studio.orders import storedays
 from studio.orders.models import Event, Order, StoredDay, Usage
+from studio.serving.models import Call, CallHour, CallTotal
 from studio.workspaces.models import ApiKey, Client, Erasure, Tenant
 from tests.clients.test_exporting import fill
-from tests.fixtures import Api, make_deployment, make_invitation, make_key, make_member, make_order, make_upload
+from tests.fixtures import Api, make_call, make_deployment, make_invitation, make_key, make_member, make_order, make_upload
 from tests.workspaces.conftest import name_everything, world_of_another_client
 
 WORD = "Sentinelword"
@@ -189,6 +190,19 @@ def test_what_it_stored_by_the_day_stays_for_invoices_without_a_name(acme, doome
     assert StoredDay.objects.filter(client=acme.client).count() == 1
     assert KEPT[StoredDay] in erasure.certificate["kept"]
     assert "stored_days" not in [line["name"] for line in erasure.certificate["erased"]]
+
+
+def test_what_its_endpoint_was_asked_stays_for_invoices_without_a_name(acme, doomed):
+    deployment = make_deployment(doomed.project, doomed.release, slug="asked")
+    make_call(deployment, at=timezone.now() - timedelta(hours=2))
+    make_call(deployment)
+    erasure = erasing.erase(acme.owner, doomed.client, typed=WORD)
+    hours = CallHour.objects.all()
+    assert sum(hour.calls for hour in hours) == 2
+    assert {(hour.workspace, hour.client, hour.deployment, hour.release) for hour in hours} == {(acme.workspace, None, None, None)}
+    assert not Call.objects.exists() and not CallTotal.objects.exists()
+    assert KEPT[CallHour] in erasure.certificate["kept"]
+    assert next(line["rows"] for line in erasure.certificate["erased"] if line["name"] == "calls") == 2
 
 
 def test_nobody_sees_more_once_the_client_is_gone(acme, doomed):
