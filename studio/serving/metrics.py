@@ -106,10 +106,12 @@ def memory(member: Member, engine: dict[str, Any] | None) -> Iterator[Metric]:
         "bytes": GaugeMetricFamily("adapter_studio_model_bytes", "Memory that a model takes with its adapters.", labels=("model",)),
         "adapters": GaugeMetricFamily("adapter_studio_model_adapters", "Adapters that are ready on a model.", labels=("model",)),
     }
+    by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)  # one may be there twice, as on a GPU and beside it
     for model in mine:
-        name = names.get(model["base_sha256"], model["base_sha256"][:12])
+        by_name[names.get(model["base_sha256"], model["base_sha256"][:12])].append(model)
+    for name, models in by_name.items():
         for column, gauge in gauges.items():
-            gauge.add_metric([name], amount(model[column]))
+            gauge.add_metric([name], sum(amount(model[column]) for model in models))
     yield GaugeMetricFamily("adapter_studio_models_in_memory", "Models that are ready to answer.", value=float(len(mine)))
     yield from gauges.values()
 

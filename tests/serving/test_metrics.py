@@ -83,11 +83,13 @@ def test_a_key_reads_only_what_it_may_see(acme, rival, deployment):
 
 def test_only_the_workspaces_own_models_in_memory_are_told(acme, rival):
     base = {"base_sha256": acme.base.sha256, "adapters": ["a", "b"], "bytes": 300, "running": 2, "waiting": 1, "idle": 0.0}
-    engine = {"models": [base | {"workspace": str(acme.workspace.pk)}, base | {"workspace": "another"}]}
+    mine = base | {"workspace": str(acme.workspace.pk)}
+    engine = {"models": [mine, mine | {"adapters": []}, base | {"workspace": "another"}]}
     families = text_string_to_metric_families(metrics.exposition(acme.owner, engine).decode())
     samples = {sample.name: sample for family in families for sample in family.samples}
-    assert samples["adapter_studio_models_in_memory"].value == 1
+    assert samples["adapter_studio_models_in_memory"].value == 2
     assert samples["adapter_studio_answers_running"].labels == {"model": acme.base.name}
+    assert samples["adapter_studio_answers_running"].value == 4
     assert samples["adapter_studio_model_adapters"].value == 2
     assert b"models_in_memory 0.0" in metrics.exposition(rival.owner, engine)
 
