@@ -337,9 +337,10 @@ class LlamaCpp:
         except httpx.HTTPError as problem:
             hung = isinstance(problem, httpx.TimeoutException)
             log.warning("The server of %s %s", Path(home.model).name, "said nothing for too long" if hung else f"broke off: {problem!r}")
-            server.end()
-            await server.process.wait()
-            words = "The model said nothing for too long, so it was ended." if hung else "The model's process ended while it answered."
+            if hung or not await server.is_well():
+                server.end()
+                await server.process.wait()
+            words = "The model said nothing for too long, so it was ended." if hung else "The model broke off its answer."
             raise UserError(f"{words} Ask again.", code="broken") from problem
 
     async def watch(self) -> None:

@@ -21,6 +21,10 @@ import psutil
 from studio.errors import UserError
 
 
+ONE_EACH = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+"""A connection for each question: llama.cpp closes those that rest just when the next one is sent."""
+
+
 @dataclass(frozen=True)
 class Load:
     """What a server has in memory and how it shares it out."""
@@ -43,7 +47,7 @@ class Server:
     def __init__(self, load: Load, process: Process, socket: Path, *, patience: float):
         self.load, self.process, self.socket = load, process, socket
         self.client = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None)),
+            transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=ONE_EACH),
             timeout=httpx.Timeout(patience, connect=10),
             base_url="http://llama",
         )
@@ -60,6 +64,12 @@ class Server:
     @property
     def ended(self) -> bool:
         return self.process.returncode is not None
+
+    async def is_well(self) -> bool:
+        try:
+            return (await self.client.get("/health", timeout=10)).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     @property
     def bytes(self) -> int:
