@@ -13,7 +13,7 @@ import httpx
 from django.conf import settings
 
 from studio.orders.outofmemory import free_memory
-from studio.worker.gpumemory import gpu_memory
+from studio.worker.gpumemory import gpu_memory, gpus_in_use
 from studio.workspaces.templatetags.studio import filesize
 
 LONGEST = 60.0
@@ -47,7 +47,7 @@ def make_room(need: Need, *, say: Callable[[str, str], None], go_on: Callable[[]
     """
     until, said = time.monotonic() + LONGEST, False
     while (short := need.bytes - need.free()) > 0:
-        answer = ask(short, on_gpu=need.on_gpu)
+        answer = ask(short, gpus=gpus_in_use() if need.on_gpu else [])
         freed, held = int(answer.get("freed", 0)), int(answer.get("answering", 0))
         if freed:
             say(LEFT.format(freed=filesize(freed)), "info")
@@ -62,13 +62,13 @@ def make_room(need: Need, *, say: Callable[[str, str], None], go_on: Callable[[]
         time.sleep(EVERY)
 
 
-def ask(wanted: int, *, on_gpu: bool) -> dict[str, Any]:
+def ask(wanted: int, *, gpus: list[str]) -> dict[str, Any]:
     """`{"freed": bytes, "answering": bytes}`: what idle models gave up, what those hold that answer. Empty where nothing serves here."""
     if not Path(settings.ENGINE_SOCKET).exists():
         return {}
     try:
         with httpx.Client(transport=httpx.HTTPTransport(uds=settings.ENGINE_SOCKET), timeout=TIMEOUT) as client:
-            answer = client.post("http://engine/make_room", json={"bytes": wanted, "gpu": on_gpu})
+            answer = client.post("http://engine/make_room", json={"bytes": wanted, "gpus": gpus})
     except httpx.HTTPError:
         return {}
     found: dict[str, Any] = answer.json() if answer.status_code == 200 else {}

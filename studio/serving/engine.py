@@ -23,6 +23,7 @@ from studio.errors import UserError
 from studio.lifeline import die_with_parent
 from studio.serving.engines.choosing import add_options, chosen
 from studio.serving.engines.contract import Engine, Route, Subject, Took
+from studio.worker.gpumemory import gpus_in_use
 
 log = logging.getLogger("studio.engine")
 MAX_BODY = 4 << 20
@@ -75,8 +76,8 @@ class Room(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     bytes: int = Field(ge=0)
-    gpu: bool = False
-    """Of the GPU's memory, not of the machine's."""
+    gpus: list[str] = []
+    """Of these GPUs' memory; none for the machine's."""
 
 
 class Pulse:
@@ -152,8 +153,11 @@ class Door:
     async def make_room(self, body: bytes) -> dict[str, Any]:
         """What idle models gave up, and what those hold that answer."""
         asked = Room.model_validate_json(body)
-        freed = await self.engine.make_room(asked.bytes, on_gpu=asked.gpu)
-        return {"freed": freed, "answering": answering(self.engine.metrics(), on_gpu=asked.gpu)}
+        on_gpu = bool(asked.gpus)
+        if on_gpu and not set(asked.gpus) & set(gpus_in_use()[:1]):  # models are on the first one alone
+            return {"freed": 0, "answering": 0}
+        freed = await self.engine.make_room(asked.bytes, on_gpu=on_gpu)
+        return {"freed": freed, "answering": answering(self.engine.metrics(), on_gpu=on_gpu)}
 
     def subject(self, wanted: Wanted) -> Subject:
         adapter = self.inside(wanted.adapter) if wanted.adapter else None

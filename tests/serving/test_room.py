@@ -170,6 +170,15 @@ def test_a_run_on_a_gpu_is_given_the_memory_of_the_models_there(acme, slot, vllm
     assert in_memory() == []
 
 
+def test_a_run_on_another_gpu_leaves_models_where_they_are(acme, gpu, vllm, monkeypatch):
+    assert "done" in said(subject_of(with_files(acme.base, "a" * 64)))[-1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    told: list[str] = []
+    make_room(Need(MORE_THAN_THERE_IS, on_gpu=True), say=lambda text, level: told.append(text), go_on=lambda: True)
+    assert told == []
+    assert len(in_memory()) == 1
+
+
 def test_a_run_in_the_machines_memory_leaves_models_on_the_gpu_alone(acme, vllm):
     assert "done" in said(subject_of(with_files(acme.base, "a" * 64)))[-1]
     told: list[str] = []
