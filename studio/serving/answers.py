@@ -19,7 +19,7 @@ from studio.errors import UserError
 from studio.releases.models import Release
 from studio.serving.keeping import plain
 from studio.serving.models import Deployment, KeptAnswer
-from studio.workspaces.models import Member, Project, hold
+from studio.workspaces.models import Member, Project, ScopedQuerySet, hold
 from studio.workspaces.searching import words_of
 
 GOOD, BAD, UNJUDGED = 1, -1, 0
@@ -94,8 +94,8 @@ def typed_day(text: str) -> date | None:
     return day if 2000 <= day.year <= 2100 else None
 
 
-def visible(who: HttpRequest | Member, action: str) -> "QuerySet[KeptAnswer]":
-    found: QuerySet[Any] = KeptAnswer.objects.for_action(who, action)
+def visible(who: HttpRequest | Member, action: str) -> ScopedQuerySet:
+    found: ScopedQuerySet = KeptAnswer.objects.for_action(who, action)
     found = found.annotate(is_corrected=Case(When(correction="", then=False), default=True))
     return found.select_related("project__client", "deployment__client", "release", "judged_by", "key", "dataset_version__dataset")
 

@@ -195,18 +195,18 @@ def offered_of(member: Member, scopes: list[str]) -> list[str]:
 
 
 def change_limits(member: Member, key: ApiKey, limits: Limits) -> bool:
-    """They hold from the next request on; the secret stays. False where they are so already."""
+    """They hold from the next request on; the secret stays. False where they are so already. A key lifts none above its own."""
     limits.refuse_impossible()
-    limits = limits.within(Limits.of(member.key)) if member.key else limits
     with transaction.atomic():
         hold(key)
         key.refresh_from_db(fields=list(LARGEST))
-        before = Limits.of(key)
-        change = {name: [getattr(before, name), number] for name, number in vars(limits).items() if getattr(before, name) != number}
+        wanted = {name: number for name, number in vars(limits).items() if getattr(key, name) != number}
+        allowed = Limits(**wanted).within(Limits.of(member.key)) if member.key else limits
+        change = {name: [getattr(key, name), number] for name in wanted if (number := getattr(allowed, name)) != getattr(key, name)}
         if not change:
             return False
-        for name in change:
-            setattr(key, name, getattr(limits, name))
+        for name, (_, number) in change.items():
+            setattr(key, name, number)
         key.save(update_fields=list(change))
         of = {"of": str(key.member.user)} if key.member_id != member.pk else {}
         record(member, "key.limit", key, change=change | of)

@@ -186,6 +186,10 @@ def test_a_key_makes_only_narrower_ones(acme: World, shop: Deployment) -> None:
             keys.change_limits(ops, key, limits)
     keys.change_limits(ops, key, keys.NO_LIMITS)
     assert keys.Limits.of(key) == keys.Limits(100, None, 3)
+    key.requests_per_minute = 500  # as somebody set it who may
+    key.save()
+    keys.change_limits(ops, key, keys.Limits(500, 9000, 3))
+    assert keys.Limits.of(key) == keys.Limits(500, 9000, 3)  # what is not changed stays
 
 
 def test_a_narrow_key_makes_and_sees_no_key(made: tuple[ApiKey, Api], shop: Deployment) -> None:
