@@ -179,9 +179,13 @@ class Playground {
 
   /** The columns stand in the address, so that a reload and a link keep them. */
   remember() {
+    history.replaceState(null, "", `?${this.query()}`);
+  }
+
+  query() {
     const query = new URLSearchParams({ client: form.dataset.client });
     for (const column of this.columns) query.append("column", column.target);
-    history.replaceState(null, "", `?${query.toString().replaceAll("%3A", ":")}`);
+    return query.toString().replaceAll("%3A", ":");
   }
 
   /** What can be pressed as things stand. */
@@ -195,6 +199,8 @@ class Playground {
         if (button) button.disabled = never || this.running !== null;
       }
     });
+    const whole = document.querySelector("[data-whole-set]");
+    if (whole) whole.search = this.query();
     const more = document.querySelector("[data-add]");
     if (more) more.disabled = this.columns.length >= Number(form.dataset.most) || this.running !== null;
     if (this.shareButton) this.shareButton.disabled = !said || this.running !== null || this.round !== "";
