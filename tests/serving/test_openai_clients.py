@@ -220,17 +220,16 @@ def test_tools_are_called_where_the_template_writes_them(house: House, caller: P
         for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
             answer = client.chat.completions.create(**asked, tool_choice=choice)
             calls_ = answer.choices[0].message.tool_calls
-            print(answer)
             assert answer.choices[0].finish_reason == "tool_calls" and calls_
             function: Any = calls_[0].function  # type: ignore[union-attr]
             assert calls_[0].id and function.name == "weather" and json.loads(function.arguments)["city"] in ("Paris", "Rome")
-        pieces, ids, names = "", [], []
+        told: dict[int, dict[str, str]] = {}
         for chunk in client.chat.completions.create(**asked, tool_choice="required", stream=True):
             for call in chunk.choices[0].delta.tool_calls or []:
-                ids += [call.id] if call.id else []
-                names += [call.function.name] if call.function and call.function.name else []
-                pieces += (call.function.arguments or "") if call.function else ""
-        assert len(ids) == 1 and names == ["weather"] and json.loads(pieces)["city"] in ("Paris", "Rome")
+                assert bool(call.id) == bool(call.function and call.function.name) == (call.index not in told)  # once, with the first piece
+                begun = told.setdefault(call.index, {"name": str(call.function.name if call.function else ""), "arguments": ""})
+                begun["arguments"] += (call.function.arguments or "") if call.function else ""
+        assert told[0]["name"] == "weather" and json.loads(told[0]["arguments"])["city"] in ("Paris", "Rome")
         result = [
             *ASK,
             {"role": "assistant", "content": None, "tool_calls": [call.model_dump() for call in calls_]},

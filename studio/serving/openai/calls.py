@@ -146,5 +146,5 @@ def find(member: Member, model: str) -> Deployment | Release:
 def begin(member: Member, model: str, route: str) -> Under:
     found = find(member, model)
     if isinstance(found, Deployment):
-        return Under(member, found.client, route, deployment=found)
+        return Under(member, found.client, route, deployment=found, release=found.release)
     return Under(member, found.artifact.project.client, route, release=found)

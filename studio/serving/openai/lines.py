@@ -37,7 +37,7 @@ class Lines:
                 self.queue.put_nowait(None)
 
     async def one(self, number: int, body: dict[str, Any]) -> None:
-        async with self.turns, aclosing(asking.ask(self.subject, self.route, body)) as lines:  # type: ignore[type-var]
+        async with self.turns, aclosing(asking.ask(self.subject, self.route, body)) as lines:
             async for line in lines:
                 try:
                     async with asyncio.timeout(STALLED):  # wait_for would lose, on Python 3.11, that it is cancelled
