@@ -1,0 +1,279 @@
+"""Eight adapters on one base against one merged model alone: throughput, memory, adding an adapter; and against llama.cpp's own order.
+
+    python benchmarks/serving.py --model FOLDER [--callers 32,8] [--rounds 3]
+
+FOLDER is a base model, such as SmolLM2-135M-Instruct. The engine is the process that the studio runs, asked through its socket; the
+adapters have random weights. What is compared is asked in turns, round by round, and the medians of the rounds' ratios are printed.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from studio.ml.gguf.exporting import export
+from studio.serving.engines.contract import Took
+from studio.serving.engines.servers import Load, Stable
+from studio.serving.engines.wire import chunks_of
+from studio.storage import commit_folder, sealed_sha256
+
+ADAPTERS = 8
+MORE = 3
+"""Adapters that are added while others answer."""
+RANK = 16
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TOPICS = ("parcels", "invoices", "trains", "bread", "gardens", "bicycles", "rain", "lamps")
+Ask = Callable[[int, dict[str, Any]], Awaitable[dict[str, float]]]
+"""The number of a caller and what is asked -> tokens, and seconds to the first token and in all."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--callers", default="32,8")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--each", type=int, default=2, help="Questions of each caller in a round.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="studio-serving-") as folder:
+        asyncio.run(measure(Path(folder), options))
+
+
+async def measure(root: Path, options: argparse.Namespace) -> None:
+    base, merged, adapters = prepare(root, options.model)
+    print(f"load of the machine before: {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
+    with Engine(root) as engine:
+        await ask_all(engine.asking([subject(base)]), callers=4, each=1)
+        alone = await engine.bytes_of(base)
+        await ask_all(engine.asking([subject(merged)]), callers=4, each=1)
+        for adapter in adapters[:ADAPTERS]:
+            await engine.ask(subject(base, adapter), question(0, random.Random(0), tokens=1))
+        eight = engine.asking([subject(base, adapter) for adapter in adapters[:ADAPTERS]])
+        await ask_all(eight, callers=8, each=1)
+        held, files = await engine.bytes_of(base), sum(path.stat().st_size for path in root.glob("cache/serving/1/*.lora.gguf"))
+        print(f"memory: base {mb(alone)}, with {ADAPTERS} adapters {mb(held)}, their files {mb(files)}")
+        print(f"    with adapters / (base + files) {held / (alone + files):.3f} (at most 1.10)")
+        async with llama(root, adapters[:ADAPTERS]) as (plain, process):
+            ways = {
+                "merged": (engine.asking([subject(merged)]), engine.process),
+                "eight": (eight, engine.process),
+                "plain": (plain, process),
+            }
+            for callers in map(int, options.callers.split(",")):
+                for unit, found in (await in_turns(ways, callers, options)).items():
+                    print(f"{callers} callers, tokens per {unit}:", ", ".join(f"{name} {found[name]:.1f}" for name in ways))
+                    print(f"    eight / merged {found['eight/merged']:.2f} (at least 0.80 at 32)")
+                    print(f"    eight / llama.cpp's own order {found['eight/plain']:.2f}")
+        await adding(engine, base, adapters, eight)
+
+
+async def in_turns(ways: dict[str, tuple[Ask, Any]], callers: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Tokens per second, and per second of all processors, which is steadier where others work beside."""
+    rates: dict[str, dict[str, list[float]]] = {"second": {}, "CPU second": {}}
+    for _ in range(options.rounds):
+        for name, (ask, process) in ways.items():
+            began, cpu = time.monotonic(), cpu_of(process)
+            done = await ask_all(ask, callers=callers, each=options.each)
+            tokens = sum(each["tokens"] for each in done)
+            rates["second"].setdefault(name, []).append(tokens / (time.monotonic() - began))
+            rates["CPU second"].setdefault(name, []).append(tokens / (cpu_of(process) - cpu))
+    return {unit: with_ratios(each) for unit, each in rates.items()}
+
+
+def with_ratios(rates: dict[str, list[float]]) -> dict[str, float]:
+    found = {name: statistics.median(each) for name, each in rates.items()}
+    for name in ("merged", "plain"):
+        found[f"eight/{name}"] = statistics.median(one / other for one, other in zip(rates["eight"], rates[name], strict=True))
+    return found
+
+
+def cpu_of(process: Any) -> float:
+    """Of a process and all that it started and that is still there."""
+    whole = psutil.Process(process.pid)
+    return sum(times.user + times.system for times in (each.cpu_times() for each in (whole, *whole.children(recursive=True))))
+
+
+async def adding(engine: "Engine", base: Path, adapters: list[Path], eight: Ask) -> None:
+    """Four callers ask without a pause; then adapters are added meanwhile, one after another."""
+    ended, latencies, adding_now = asyncio.Event(), list[tuple[bool, float]](), False
+
+    async def caller(number: int) -> None:
+        dice = random.Random(number)
+        while not ended.is_set():
+            before = adding_now
+            done = await eight(number, question(number, dice, tokens=24))
+            latencies.append((before or adding_now, done["seconds"]))
+
+    callers = [asyncio.create_task(caller(number)) for number in range(4)]
+    took = []
+    for adapter in adapters[ADAPTERS:]:
+        await asyncio.sleep(12)
+        adding_now = True
+        told = await engine.ask(subject(base, adapter), question(0, random.Random(1), tokens=1))
+        took.append(told["loaded"])
+        adding_now = False
+    ended.set()
+    await asyncio.gather(*callers)
+    normal, meanwhile = ([seconds for during, seconds in latencies if during == wanted] for wanted in (False, True))
+    quiet = []
+    for number in range(3):
+        adapter, cpu = make_adapter(base, base.parent, f"quiet{number}", seed=100 + number), cpu_of(engine.process)
+        told = await engine.ask(subject(base, adapter), question(0, random.Random(1), tokens=1))
+        quiet.append((told["loaded"], cpu_of(engine.process) - cpu))
+    alone, computed = (statistics.median(each) for each in zip(*quiet, strict=True))
+    print(f"to add an adapter: {alone:.2f} s while nobody asks (below 1), of which {computed:.2f} s computing with the first token")
+    print(f"    {statistics.median(took):.2f} s while 4 callers ask")
+    print(
+        f"p95 of {len(meanwhile)} answers while one is added {p95(meanwhile):.2f} s, of {len(normal)} others {p95(normal):.2f} s: "
+        f"{p95(meanwhile) / p95(normal):.2f} (at most 2)"
+    )
+
+
+async def ask_all(ask: Ask, *, callers: int, each: int) -> list[dict[str, float]]:
+    async def caller(number: int) -> list[dict[str, float]]:
+        dice = random.Random(number)
+        return [await ask(number, question(number, dice)) for _ in range(each)]
+
+    return [done for told in await asyncio.gather(*(caller(number) for number in range(callers))) for done in told]
+
+
+def question(number: int, dice: random.Random, *, tokens: int | None = None) -> dict[str, Any]:
+    """No two begin alike, and answers are of several lengths."""
+    text = f"Question {dice.randrange(10_000)} of caller {number}: what should I know about {dice.choice(TOPICS)}?"
+    return {
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": tokens or dice.choice((16, 24, 32, 40)),
+        "temperature": 0,
+        "ignore_eos": True,
+    }
+
+
+class Engine:
+    """The process that answers."""
+
+    def __init__(self, root: Path):
+        self.root, self.socket = root, root / "e.sock"
+        command = [sys.executable, "-m", "studio.serving.engine", "--engine", "llamacpp", "--socket", str(self.socket), "--root", str(root)]
+        self.process = subprocess.Popen(command, cwd=Path(__file__).resolve().parent.parent)
+        self.client = httpx.AsyncClient(transport=transport(self.socket), timeout=600, base_url="http://engine")
+
+    def __enter__(self) -> "Engine":
+        while not self.socket.exists():
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def asking(self, subjects: list[dict[str, str]]) -> Ask:
+        async def ask(number: int, body: dict[str, Any]) -> dict[str, float]:
+            return await self.ask(subjects[number % len(subjects)], body)
+
+        return ask
+
+    async def ask(self, subject: dict[str, str], body: dict[str, Any]) -> dict[str, float]:
+        began, loaded = time.monotonic(), 0.0
+        async with self.client.stream("POST", "/ask", json={"subject": subject, "route": "chat", "body": body}) as answer:
+            async for text in answer.aiter_lines():
+                line = json.loads(text)
+                if line.get("state") in ("waiting for a turn", "answering"):
+                    loaded = loaded or time.monotonic() - began
+        if "error" in line:
+            raise SystemExit(line["error"]["message"])
+        done = line["done"]
+        return {"tokens": done["completion_tokens"], "first": done["first"], "seconds": time.monotonic() - began, "loaded": loaded}
+
+    async def bytes_of(self, base: Path) -> int:
+        models = (await self.client.get("/state")).json()["models"]
+        [found] = [model["bytes"] for model in models if model["base_sha256"] == sealed_sha256(base)]
+        return int(found)
+
+
+@asynccontextmanager
+async def llama(root: Path, adapters: list[Path]) -> AsyncIterator[tuple[Ask, Any]]:
+    """One llama.cpp server with all adapters, that everybody asks at once and that keeps its own order."""
+    cache = root / "cache" / "serving" / "1"
+    [model] = cache.glob("*.q8_0.gguf")
+    files = [next(cache.glob(f"*-{sealed_sha256(adapter)[:16]}.lora.gguf")) for adapter in adapters]
+    (root / "plain").mkdir()
+    server = await Stable(root / "plain", patience=600).start(Load(str(model), tuple(map(str, files))))
+
+    async def ask(number: int, body: dict[str, Any]) -> dict[str, float]:
+        began, took = time.monotonic(), Took()
+        asked = body | {"stream": True, "stream_options": {"include_usage": True}, "lora": server.lora(str(files[number % len(files)]))}
+        async for _ in chunks_of(server.client, "/v1/chat/completions", asked, took):
+            pass
+        return {"tokens": took.completion_tokens, "first": 0.0, "seconds": time.monotonic() - began, "loaded": 0.0}
+
+    try:
+        yield ask, server.process
+    finally:
+        server.end()
+
+
+def prepare(root: Path, model: Path) -> tuple[Path, Path, list[Path]]:
+    """The base, one adapter merged into it as a GGUF file, and adapters with random weights."""
+    commit_folder(Path(shutil.copytree(model, root / "base-draft")), root / "base")
+    base = root / "base"
+    adapters = [make_adapter(base, root, f"adapter{number}", seed=number) for number in range(ADAPTERS + MORE)]
+    (root / "merged-draft").mkdir()
+    export(base=base, adapter=adapters[0], quantization="q8_0", target=root / "merged-draft" / "merged.gguf", name="merged")
+    commit_folder(root / "merged-draft", root / "merged")
+    return base, root / "merged" / "merged.gguf", adapters
+
+
+def make_adapter(base: Path, root: Path, name: str, *, seed: int) -> Path:
+    """Rank 16 on every linear layer, with B about as large as a short training makes it."""
+    dice, draft, weights = np.random.default_rng(seed), root / f"{name}-draft", {}
+    draft.mkdir()
+    with safe_open(base / "model.safetensors", framework="np") as file:
+        for key in file.keys():  # noqa: SIM118
+            if key.split(".")[-2] in LINEAR:
+                rows, columns = file.get_slice(key).get_shape()
+                stem = f"base_model.model.{key.removesuffix('.weight')}"
+                weights[f"{stem}.lora_A.weight"] = dice.standard_normal((RANK, columns), dtype=np.float32) / columns**0.5
+                weights[f"{stem}.lora_B.weight"] = dice.standard_normal((rows, RANK), dtype=np.float32) * 0.002
+    save_file(weights, draft / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": list(LINEAR), "task_type": "CAUSAL_LM"}
+    (draft / "adapter_config.json").write_text(json.dumps(settings))
+    commit_folder(draft, root / name)
+    return root / name
+
+
+def subject(base: Path, adapter: Path | None = None) -> dict[str, str]:
+    found = {"workspace": "1", "base": str(base), "base_sha256": sealed_sha256(base)}
+    return found | ({"adapter": str(adapter), "adapter_sha256": sealed_sha256(adapter)} if adapter else {})
+
+
+def p95(values: list[float]) -> float:
+    return sorted(values)[int(0.95 * (len(values) - 1))] if values else float("nan")
+
+
+def mb(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
+
+
+def transport(socket: Path) -> httpx.AsyncHTTPTransport:
+    return httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None))
+
+
+if __name__ == "__main__":
+    main()
