@@ -71,7 +71,6 @@ class OrderKind(ABC):
         """What trackers outside the studio are told of it; None for an order that is none of their business."""
         return None
 
-
     def memory(self, order: Order) -> Need | None:
         """What it was expected to take at most on the worker that has it; None where nobody can say."""
         return None
