@@ -23,6 +23,8 @@ from studio.workspaces.searching import matching, words_of
 SHOWN = 25
 """Prompts of a set on a page."""
 OFFERED = 100
+IN_USE = Q(client__isnull=True) | Q(client__archived_at__isnull=True)
+"""Of the whole workspace, or of a client that is not archived."""
 
 
 class Length(Func):
@@ -37,22 +39,28 @@ class Length(Func):
 
 def sets(request: HttpRequest) -> HttpResponse:
     visible = PromptSet.objects.for_action(request, "prompts.view")
-    visible = visible.filter(Q(client__isnull=True) | Q(client__archived_at__isnull=True))
-    clients = clients_of(request, "prompts.view")
-    chosen = clients.named(request.GET["client"]) if request.GET.get("client") else None
+    chosen = chosen_client(request)
     typed = request.GET.get("q", "")
-    rows = visible.filter(client=chosen) if chosen else visible
+    rows = visible.filter(client=chosen) if chosen else visible.filter(IN_USE)
     rows = rows.filter(matching(PromptSet, words_of(typed), names=("name", "client__name"))).order_by("name", "-created_at", "pk")
     counted = rows.select_related("client", "user").defer("prompts").annotate(count=Length("prompts"))
     context = {
         "section": "prompts",
         "page": page_of(request, counted),
         "query": query_of(request),
-        "clients": clients,
+        "clients": clients_of(request, "prompts.view"),
         "chosen": chosen,
         "typed": typed,
     }
     return render(request, "prompts/list.html", context)
+
+
+def chosen_client(request: HttpRequest) -> Client | None:
+    """Whose things alone a list is to show; also those of an archived client, which it leaves out otherwise."""
+    found: Client | None = None
+    if wanted := request.GET.get("client"):
+        found = Client.objects.for_action(request, "prompts.view").named(wanted)
+    return found
 
 
 def clients_of(request: HttpRequest, action: str) -> ScopedQuerySet:

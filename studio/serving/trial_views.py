@@ -17,7 +17,7 @@ from studio.serving import trial_table as table
 from studio.serving import trials as services
 from studio.serving.columns import MOST, Column, column_of, offered
 from studio.serving.models import PromptSet, Trial
-from studio.serving.prompt_views import clients_of
+from studio.serving.prompt_views import IN_USE, chosen_client, clients_of
 from studio.streaming import sent
 from studio.training.form import as_text
 from studio.workspaces.lists import page_of, query_of
@@ -39,18 +39,16 @@ FORMATS: dict[str, tuple[str, Callable[[Trial], Iterator[bytes]]]] = {
 
 def trials(request: HttpRequest) -> HttpResponse:
     visible = Trial.objects.for_action(request, "prompts.view")
-    visible = visible.filter(Q(client__isnull=True) | Q(client__archived_at__isnull=True))
-    clients = clients_of(request, "prompts.view")
-    chosen = clients.named(request.GET["client"]) if request.GET.get("client") else None
+    chosen = chosen_client(request)
     typed = request.GET.get("q", "")
-    rows = visible.filter(client=chosen) if chosen else visible
+    rows = visible.filter(client=chosen) if chosen else visible.filter(IN_USE)
     rows = rows.filter(matching(Trial, words_of(typed), names=("name", "client__name"))).order_by("-created_at", "-pk")
     page = page_of(request, rows.select_related("client", "order", "order__created_by").defer(*HEAVY))
     context = {
         "section": "prompts",
         "page": page,
         "query": query_of(request),
-        "clients": clients,
+        "clients": clients_of(request, "prompts.view"),
         "chosen": chosen,
         "typed": typed,
         "any_live": any(trial.order.is_live for trial in page),
@@ -123,7 +121,7 @@ def only(clients: Any) -> Client | None:
 
 def sets_of(request: HttpRequest, client: Client | None) -> list[PromptSet]:
     """The sets that may be asked: those of the workspace, and of the client where one is chosen."""
-    mine = PromptSet.objects.for_action(request, "prompts.edit").filter(Q(client__isnull=True) | Q(client__archived_at__isnull=True))
+    mine = PromptSet.objects.for_action(request, "prompts.edit").filter(IN_USE)
     if client is not None:
         mine = mine.filter(Q(client__isnull=True) | Q(client=client))
     return list(mine.select_related("client").defer("prompts").order_by("name", "pk")[:OFFERED])
