@@ -33,6 +33,9 @@ COPIES = 3
 SPARE = 1 << 30
 LINGER, PATIENCE = 1 << 20, 0.5
 """Bytes that are still taken in before a refusal is said, and seconds that each may let wait."""
+LEFT = "studio.left"
+"""In the scope of a request: an event that is set once its caller has hung up. A view that waits for others can be told by it; what Django
+cancels then is lost where a thread of the middleware is just at work."""
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -66,8 +69,9 @@ class Intake:
         if announced is not None and announced > limit:
             await answer(too_large(request, limit), send)
             return
+        left = asyncio.Event()
         try:
-            await self.app(scope, counted(receive, limit), send)
+            await self.app(scope | {LEFT: left}, counted(receive, limit, left), send)
         except TooLarge:  # raised while the body is read, so nothing has been answered yet
             await linger(receive)
             await answer(too_large(request, limit), send)
@@ -78,12 +82,14 @@ def announced_size(scope: Scope) -> int | None:
     return int(lengths[0]) if len(lengths) == 1 and lengths[0].isdigit() and len(lengths[0]) < 20 else None
 
 
-def counted(receive: Receive, limit: int) -> Receive:
+def counted(receive: Receive, limit: int, gone: asyncio.Event) -> Receive:
     left = limit
 
     async def count() -> Mapping[str, Any]:
         nonlocal left
         message = await receive()
+        if message["type"] == "http.disconnect":
+            gone.set()
         left -= len(message.get("body", b""))
         if left < 0:
             raise TooLarge

@@ -86,11 +86,11 @@ def test_who_leaves_a_stream_frees_the_slot(house: House):
 
 def test_who_leaves_while_the_whole_answer_is_made_frees_the_slot(house: House):
     with house.plain() as http, pytest.raises(httpx.ReadTimeout):
-        http.post("/v1/chat/completions", json=ENDLESS, timeout=1.0)
+        http.post("/v1/chat/completions", json=ENDLESS | {"n": 8}, timeout=2.0)
     assert seconds_until(0) < SOON
     call = calls(2)[1]
     assert (call.status, call.error, call.streamed) == (499, "left", False)
-    assert call.completion_tokens > 0  # what was written until then counts
+    assert 1 < call.seconds < 10
 
 
 def test_all_answers_of_one_request_are_let_go_of(house: House):
@@ -174,7 +174,7 @@ def test_fifty_streams_half_of_which_vanish(house: House):
             if number % 2:
                 return whole(http)
             try:
-                http.post("/v1/chat/completions", json=ENDLESS, timeout=4 + number / 20)
+                http.post("/v1/chat/completions", json=ENDLESS | {"n": 2}, timeout=8 + number / 20)
             except httpx.ReadTimeout:
                 return "left"
             return "stayed"
@@ -184,4 +184,5 @@ def test_fifty_streams_half_of_which_vanish(house: House):
     assert told[::2] == ["left"] * (STREAMS // 2)
     assert told[1::2] == [alone] * (STREAMS // 2)
     assert seconds_until(0) < SOON_FOR_ALL
-    assert sorted(call.status for call in calls(STREAMS + 2)) == [200] * (STREAMS // 2 + 2) + [499] * (STREAMS // 2)
+    ended = sorted(call.status for call in calls(STREAMS + 2, patience=SOON_FOR_ALL))
+    assert ended == [200] * (STREAMS // 2 + 2) + [499] * (STREAMS // 2)

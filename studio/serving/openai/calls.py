@@ -145,6 +145,6 @@ def find(member: Member, model: str) -> Deployment | Release:
 
 def begin(member: Member, model: str, route: str) -> Under:
     found = find(member, model)
-    if isinstance(found, Deployment):
+    if isinstance(found, Deployment):  # whoever asks wrongly is put down to what answers most
         return Under(member, found.client, route, deployment=found, release=found.release)
     return Under(member, found.artifact.project.client, route, release=found)

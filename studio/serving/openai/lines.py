@@ -19,13 +19,17 @@ Line = tuple[int, dict[str, Any]]
 class Lines:
     """`await lines.next()` is the next `(number, line)`; None once every answer is whole, or one of them failed."""
 
-    def __init__(self, subject: Subject, route: str, bodies: list[dict[str, Any]]):
+    def __init__(self, subject: Subject, route: str, bodies: list[dict[str, Any]], *, left: asyncio.Event | None = None):
         self.subject, self.route, self.bodies = subject, route, bodies
         self.queue: asyncio.Queue[Line | None] = asyncio.Queue(AHEAD)
         self.turns = asyncio.Semaphore(AT_ONCE)
         self.loop = asyncio.get_running_loop()
         self.kept: Line | None = None
         self.task = asyncio.create_task(self.pump())
+        if left is not None:
+            watch = asyncio.create_task(left.wait())
+            watch.add_done_callback(lambda _: self.task.cancel())
+            self.task.add_done_callback(lambda _: watch.cancel())
 
     async def pump(self) -> None:
         try:

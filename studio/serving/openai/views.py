@@ -19,6 +19,7 @@ from studio.serving.openai.errors import Refused, invalid
 from studio.serving.openai.lines import Lines
 from studio.serving.openai.requests import Asking, ChatRequest, CompletionRequest, EmbeddingRequest, Sampled, read
 from studio.serving.openai.streaming import Conversation, Events, Telling
+from studio.workspaces.intake import LEFT as LEFT_EVENT
 
 PATIENCE = 3.0
 """Seconds that a stream waits for its first word, so that what is refused at once is refused by its status."""
@@ -109,7 +110,7 @@ async def answered(request: HttpRequest, kind: Kind) -> HttpResponse | Streaming
     except Refused as refused:
         return refused.response()
     try:
-        return await answer(under, kind, sent)
+        return await answer(under, kind, sent, left=getattr(request, "scope", {}).get(LEFT_EVENT))
     except Refused as refused:
         await sync_to_async(under.end)(refused.status, refused.code)
         response: HttpResponse = refused.response()
@@ -149,7 +150,7 @@ def sent_in(request: HttpRequest) -> dict[str, Any]:
     return sent
 
 
-async def answer(under: Under, kind: Kind, sent: dict[str, Any]) -> HttpResponse | StreamingHttpResponse:
+async def answer(under: Under, kind: Kind, sent: dict[str, Any], *, left: asyncio.Event | None) -> HttpResponse | StreamingHttpResponse:
     under.streamed = sent.get("stream") is True
     asked = read(kind.request, sent)
 
@@ -161,7 +162,9 @@ async def answer(under: Under, kind: Kind, sent: dict[str, Any]) -> HttpResponse
         return subject, bodies
 
     subject, bodies = await sync_to_async(prepare)()
-    lines = Lines(subject, kind.route, bodies)
+    if left is not None and left.is_set():
+        raise asyncio.CancelledError
+    lines = Lines(subject, kind.route, bodies, left=left)
     try:
         answers = kind.answers(asked, Head(under.pk, asked.model, fingerprint(under)), under.usage)
         telling = Telling(under, lines, answers, model=asked.model, asked_in=kind.asked_in)
