@@ -79,6 +79,7 @@ class TrafficOut(Schema):
     end: datetime
     total: FiguresOut
     releases: list[OfReleaseOut]
+    """What was asked most first; empty where neither a deployment nor a client is named."""
     items: list[PartOut]
     """Every hour or day, the earliest first, those without a request included."""
 
@@ -118,12 +119,12 @@ def traffic(request: HttpRequest, filters: Query[TrafficFilters]) -> dict[str, A
         where["deployment"] = Deployment.objects.for_action(member, "traffic.view").named(filters.deployment).pk
     if filters.client is not None:
         where["client"] = Client.objects.for_action(member, "traffic.view").named(filters.client).pk
-    told = traffic_of(Asked(member, where), period_asked(filters, member), "release_id", "canary")
-    edges, total = told.period.edges, told.total
-    names = dict(Release.objects.filter(pk__in=[release for release, _ in told.groups if release]).values_list("pk", "name"))
+    told = traffic_of(Asked(member, where), period_asked(filters, member), *(("release_id", "canary") if where else ()))
+    edges, total, groups = told.period.edges, told.total, told.groups if where else {}
+    names = dict(Release.objects.filter(pk__in=[release for release, _ in groups if release]).values_list("pk", "name"))
     releases = [
         {"release": release, "name": names.get(release, ""), "canary": canary, "share": sums.calls / total.calls, **figures(sums)}
-        for (release, canary), sums in sorted(told.groups.items(), key=lambda group: -group[1].calls)
+        for (release, canary), sums in sorted(groups.items(), key=lambda group: -group[1].calls)
     ]
     parts = zip(edges, edges[1:], told.parts, strict=False)
     items = [{"begin": begin, "end": end, **figures(sums)} for begin, end, sums in parts]
