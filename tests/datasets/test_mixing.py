@@ -14,7 +14,7 @@ from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.runs.recipe import recipe_of
-from tests.fixtures import work_off
+from tests.fixtures import make_member, work_off
 from tests.workspaces.conftest import world_of_another_client
 
 
@@ -287,6 +287,9 @@ def test_a_dataset_says_on_what_terms_its_rows_may_be_used(acme, ana):
     assert 'name="license" value=""' in ana.get(page).content.decode()
     assert ana.post(f"/datasets/{acme.version.dataset_id}/license/", {"license": " cc-by-4.0 "})["Location"] == page
     assert 'name="license" value="cc-by-4.0"' in ana.get(page).content.decode()
+    viewer = Browser()
+    viewer.force_login(make_member(acme.workspace, role="viewer", email="vic@example.com").user)
+    assert "<dd>cc-by-4.0</dd>" in viewer.get(page).content.decode()
     told = acme.api.patch(f"datasets/{acme.version.dataset_id}", {"license": "x" * 81})
     assert (told.status_code, told.json()["error"]["fields"]) == (422, {"license": "At most 80 characters: its short name."})
     assert acme.api.patch(f"datasets/{acme.version.dataset_id}", {"license": ""}).json()["license"] == ""
