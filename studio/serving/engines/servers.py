@@ -20,7 +20,6 @@ import psutil
 
 from studio.errors import UserError
 
-
 ONE_EACH = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 """A connection for each question: llama.cpp closes those that rest just when the next one is sent."""
 
