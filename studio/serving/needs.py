@@ -24,7 +24,9 @@ def failing(member: Member) -> list[Need]:
     if not member.may("deployment.promote"):  # only who may do something about it
         return []
     lately = Call.objects.for_action(member, "traffic.view").filter(at__gte=timezone.now() - timedelta(hours=1), deployment__isnull=False)
-    sums = lately.order_by().values("deployment").annotate(calls=Count("pk"), errors=Count("pk", filter=Q(status__gte=400) & ~Q(status=LEFT)))
+    sums = (
+        lately.order_by().values("deployment").annotate(calls=Count("pk"), errors=Count("pk", filter=Q(status__gte=400) & ~Q(status=LEFT)))
+    )
     bad = {row["deployment"]: row for row in sums.filter(calls__gte=ENOUGH, errors__gt=F("calls") * TOO_MANY)}
     worst = sorted(bad, key=lambda pk: -bad[pk]["errors"] / bad[pk]["calls"])[:MOST]
     deployments = Deployment.objects.filter(archived_at=None).select_related("client").in_bulk(worst)

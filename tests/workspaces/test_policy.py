@@ -238,7 +238,6 @@ QUERY_OBJECTS = {
     ("usage:invoice", "GET"): ("client", lambda pk: {"client": pk}),
     ("traffic:list", "GET"): ("client", lambda pk: {"client": pk}),
     ("traffic:table", "GET"): ("client", lambda pk: {"client": pk}),
-    ("api:traffic", "GET"): ("deployment", lambda pk: {"deployment": pk}),
     ("projects:new", "POST"): ("client", lambda pk: {"client": pk, "name": "New"}),
     ("people:invite", "POST"): ("client", lambda pk: {"role": "viewer", "sees": "some", "clients": pk, "days": "7"}),
     ("datasets:new", "GET"): ("project", lambda pk: {"project": pk}),
