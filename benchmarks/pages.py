@@ -93,7 +93,8 @@ def addresses(member: Any) -> dict[str, Address]:
     fixed = [
         "/", "/clients/", "/projects/", "/projects/?page=20", "/runs/", "/runs/?page=100", "/runs/?status=failed", "/runs/queue/",
         "/artifacts/", "/artifacts/?page=200", "/artifacts/?kind=gguf", "/releases/", "/deployments/", "/base-models/", "/playground/",
-        "/usage/", "/traffic/", "/traffic/?period=month", "/settings/", "/settings/audit/", "/settings/people/", "/runs/new/", "/adapters/new/",
+        "/usage/", "/traffic/", "/traffic/?period=month", "/settings/", "/settings/audit/", "/settings/people/", "/runs/new/",
+        "/adapters/new/",
         "/api/v1/clients", "/api/v1/projects", "/api/v1/runs", "/api/v1/artifacts", "/api/v1/releases", "/api/v1/deployments",
         "/api/v1/audit", "/api/v1/datasets", "/api/v1/usage", "/api/v1/traffic", "/api/v1/metrics",
     ]  # fmt: skip

@@ -122,7 +122,7 @@ class Call(Tenant):
 
     class Meta:
         ordering = ["-at"]
-        # Both of the last hour and of what no hour has taken yet, or SQLite looks through every call of a deployment for the few that count.
+        # Both of the last hour and of what no hour has taken, or SQLite looks through every call of a deployment for the few that count.
         indexes = [
             models.Index(fields=["counted_at", "at"]),
             models.Index(fields=["client", "at"]),

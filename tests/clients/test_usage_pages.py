@@ -155,7 +155,7 @@ def test_lines_are_rounded_once_and_add_up_to_the_total(acme, ana):
         used(acme, at(f"2026-03-0{day}T08:00"), hours=0.1 * day, title=f"Run {day}")
         StoredDay.objects.create(workspace=acme.workspace, client=acme.client, day=f"2026-03-0{day}", size=3_333_333_333, price="0.0777")
     total = bill(acme, "2026-03").sums.total
-    head, *rows = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
+    _, *rows = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
     assert head[:5] == ["date", "client", "what", "worker_kind", "hours"]
     assert len(rows) == 8 and sum(Decimal(row[7]) for row in rows) == total
     _, everyone = lines(ana.get("/usage/invoice.csv?month=2026-03"))

@@ -120,7 +120,9 @@ def test_a_deployment_that_fails_too_often_stands_on_the_home_page_of_who_can_ac
     assert "requests in the last hour failed" not in seen(viewer, "/")
 
 
-@pytest.mark.parametrize(("failed", "calls", "columns"), [(2, 19, {}), (1, 20, {}), (5, 20, {"status": 499}), (5, 20, {"at": ago(hours=2)})])
+@pytest.mark.parametrize(
+    ("failed", "calls", "columns"), [(2, 19, {}), (1, 20, {}), (5, 20, {"status": 499}), (5, 20, {"at": ago(hours=2)})]
+)
 def test_a_few_failures_old_ones_and_callers_who_left_wait_for_nobody(ana, deployment, failed, calls, columns):
     for number in range(calls):
         make_call(deployment, **({"status": 500} | columns if number < failed else {}))

@@ -540,7 +540,9 @@ def wrongs(who: Person, town: Town, name: str) -> Any:
             response = ask(who, name, method, pk, **({} if method == "GET" and right == "done" else BY_SCRIPT))
             told = f"{method} {name} on {world}: {response.status_code}"
             if right == "done":
-                refusals = {401, 405} | (set() if name in ABOUT_ONESELF else {403} if action == PUBLIC or name == "api_openai:model" else {403, 404})
+                refusals = {401, 405} | (
+                    set() if name in ABOUT_ONESELF else {403} if action == PUBLIC or name == "api_openai:model" else {403, 404}
+                )
                 if response.status_code in refusals or response.status_code >= 500:
                     yield told
             elif response.status_code not in right:
