@@ -155,7 +155,7 @@ def test_lines_are_rounded_once_and_add_up_to_the_total(acme, ana):
         used(acme, at(f"2026-03-0{day}T08:00"), hours=0.1 * day, title=f"Run {day}")
         StoredDay.objects.create(workspace=acme.workspace, client=acme.client, day=f"2026-03-0{day}", size=3_333_333_333, price="0.0777")
     total = bill(acme, "2026-03").sums.total
-    _, *rows = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
+    head, *rows = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
     assert head[:5] == ["date", "client", "what", "worker_kind", "hours"]
     assert len(rows) == 8 and sum(Decimal(row[7]) for row in rows) == total
     _, everyone = lines(ana.get("/usage/invoice.csv?month=2026-03"))
@@ -355,7 +355,7 @@ def test_tokens_cost_by_the_million_from_the_day_of_their_rate_on(acme, ana):
     rollup.roll_up()
     found = bill(acme, "2026-03", acme.client)
     assert found.sums.total == Decimal("4.00") and found.kinds == ["Tokens"]
-    head, *rows = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
+    _, *rows = lines(ana.get(f"/usage/invoice.csv?month=2026-03&client={acme.client.pk}"))
     assert [(row[2], row[6], row[7], row[9]) for row in rows] == [
         ("Requests to the endpoint", "", "", "800000"),
         ("Requests to the endpoint", "2.5", "4.00", "1600000"),
