@@ -1,10 +1,12 @@
 """The web process: pages and API by Django, live events by Channels. No socket answers to a foreign origin."""
 
+import gc
 import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "studio.settings")
 
 from django.core.asgi import get_asgi_application
+from django.urls import get_resolver
 
 http = get_asgi_application()
 
@@ -18,3 +20,8 @@ from studio.workspaces.intake import Intake
 application = ProtocolTypeRouter(
     {"http": Intake(http), "websocket": AllowedHostsOriginValidator(SessionMiddlewareStack(URLRouter(websocket_urlpatterns)))}
 )
+
+# What is loaded now stays as long as the process runs. Looking through it for garbage would hold up a request for a quarter of a second.
+_ = get_resolver().url_patterns
+gc.collect()
+gc.freeze()
