@@ -33,14 +33,15 @@ export class Column {
     this.running = new AbortController();
     if (this.stop) this.stop.hidden = false;
     const told = { text: "", error: "" };
+    const messages = this.messages;
     const shown = this.show(question);
     shown.answer.dataset.streaming = "";
-    this.messages.push({ role: "user", content: question });
+    messages.push({ role: "user", content: question });
     try {
       const response = await fetch(this.page.url, {
         method: "POST",
         headers: { "Content-Type": "application/json", "X-CSRFToken": csrf() },
-        body: JSON.stringify({ target: this.target, messages: this.messages, ...this.page.settings() }),
+        body: JSON.stringify({ target: this.target, messages, ...this.page.settings() }),
         signal: AbortSignal.any([signal, this.running.signal]),
       });
       if (!response.ok) throw new Error(await refusal(response));
@@ -52,7 +53,7 @@ export class Column {
     }
     if (this.stop) this.stop.hidden = true;
     delete shown.answer.dataset.streaming;
-    this.finish(told, shown);
+    this.finish(told, shown, messages);
     return told;
   }
 
@@ -67,7 +68,7 @@ export class Column {
     shown.answer.append(told.text);
     if (told.tokens != null) shown.words.textContent = speed(told);
     if (told.error) shown.words.textContent = told.error;
-    this.finish(told, shown);
+    this.finish(told, shown, this.messages);
   }
 
   show(question) {
@@ -79,17 +80,19 @@ export class Column {
     return { answer, figures, words };
   }
 
-  finish(told, shown) {
+  /** `messages` are those of the conversation that was asked. */
+  finish(told, shown, messages) {
     told.shown = shown;
+    if (messages !== this.messages) return; // somebody started over meanwhile
     if (!told.text) {
-      this.messages.pop(); // without an answer the question is not part of the conversation
+      messages.pop(); // without an answer the question is not part of the conversation
       return;
     }
-    this.messages.push({ role: "assistant", content: told.text });
+    messages.push({ role: "assistant", content: told.text });
     const tools = make("span", "bubble-tools");
     tools.append(copyButton(told.text));
     shown.figures.append(tools);
-    this.page.offer?.(this, tools, structuredClone(this.messages));
+    this.page.offer?.(this, tools, structuredClone(messages));
   }
 
   take(line, told, { answer, words }) {

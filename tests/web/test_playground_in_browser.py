@@ -211,6 +211,25 @@ def test_one_column_that_fails_or_is_stopped_does_not_stop_the_others(browse: Ca
     assert wire.left  # the engine heard that nobody listens any more
 
 
+def test_who_starts_over_while_an_answer_comes_has_an_empty_conversation(
+    browse: Callable[[str, Do], None], world: World, wire: Wire
+) -> None:
+    def start_over(page: Page) -> None:
+        wire.waits = True
+        ask(page)
+        expect(page.locator("[data-answers]").nth(1)).to_contain_text("call us.and and")
+        page.get_by_role("button", name="Start over").click()
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+        expect(page.locator(".bubble")).to_have_count(0)
+        wire.waits = False
+        ask(page, "And how are you?")
+        answered(page, 2)
+
+    browse("/playground/", start_over)
+    for asked in wire.asked[-2:]:
+        assert asked["body"]["messages"] == [{"role": "user", "content": "And how are you?"}]
+
+
 def test_a_blind_round_tells_the_names_once_somebody_has_voted(
     browse: Callable[[str, Do], None], world: World, wire: Wire, release: Release
 ) -> None:
