@@ -26,6 +26,7 @@ class Playground {
     this.composer();
     const settings = document.querySelector("[data-sampling]");
     if (settings) this.sampling = new Sampling(settings, { key: form.dataset.client ?? "", said: (names) => this.tell(names) });
+    this.unanswered = form.querySelector("[data-unanswered]"); // what a blind round says where it cannot be voted on
     const bar = form.querySelector("[data-vote]");
     if (bar) this.voting = new Voting(bar, { url: bar.dataset.vote, send: (best) => this.vote(best), done: (told) => this.voted(told) });
     this.tools();
@@ -62,7 +63,7 @@ class Playground {
     this.running = new AbortController();
     const turn = { prompt: question, answers: new Map() };
     this.turns.push(turn);
-    this.voting?.withdraw();
+    this.withdraw();
     this.busy(true);
     const asked = this.columns.map(async (column) => turn.answers.set(column, await column.ask(question, this.running.signal)));
     await Promise.all(asked);
@@ -82,7 +83,9 @@ class Playground {
   /** Every column has ended: what was said can be voted on and shared. */
   ended(turn) {
     const answers = this.columns.map((column) => turn.answers.get(column));
-    if (this.voting && answers.length > 1 && answers.every((told) => told?.text && !told.error) && form.dataset.voted !== "yes") {
+    const whole = answers.every((told) => told?.text && !told.error);
+    if (this.unanswered) this.unanswered.hidden = whole || !this.round;
+    if (this.voting && answers.length > 1 && whole && form.dataset.voted !== "yes") {
       this.voting.offer(this.columns.map((column) => column.title));
       if (this.round) {
         form.querySelector("[data-vote]").focus();
@@ -96,9 +99,15 @@ class Playground {
     this.running?.abort();
     this.turns = [];
     for (const column of this.columns) column.clear();
-    this.voting?.withdraw();
+    this.withdraw();
     this.arrange();
     this.prompt.focus();
+  }
+
+  /** What was said last is not voted on any more. */
+  withdraw() {
+    this.voting?.withdraw();
+    if (this.unanswered) this.unanswered.hidden = true;
   }
 
   /** Words that the first column does not have are marked in the others. */
@@ -170,7 +179,7 @@ class Playground {
   }
 
   changed() {
-    this.voting?.withdraw();
+    this.withdraw();
     this.remember();
     this.arrange();
     this.compare();
@@ -203,6 +212,11 @@ class Playground {
     if (whole) whole.search = this.query();
     const more = document.querySelector("[data-add]");
     if (more) more.disabled = this.columns.length >= Number(form.dataset.most) || this.running !== null;
+    const blind = document.querySelector("[data-blind]");
+    if (blind) {
+      blind.disabled = this.columns.length < 2;
+      blind.title = blind.disabled ? "It takes two columns" : "";
+    }
     if (this.shareButton) this.shareButton.disabled = !said || this.running !== null || this.round !== "";
   }
 
@@ -260,7 +274,7 @@ class Playground {
       if (told.best === at) box.querySelector("[data-best-mark]").hidden = false;
     });
     form.querySelector("[data-revealed]").hidden = false;
-    form.querySelector("[data-again]").focus();
+    form.querySelector("[data-revealed] [data-again]").focus();
     this.arrange();
   }
 

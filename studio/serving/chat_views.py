@@ -23,7 +23,7 @@ AT_ONCE = 8
 WAITING: Counter[int] = Counter()
 LONGEST = 500_000
 """Bytes of a conversation."""
-SILENT = "This one cannot answer now. Vote on the others, or begin another round."
+SILENT = "This one cannot answer now. Ask again, or begin another round."
 """All that is said of a column whose name nobody may know yet, where it cannot answer."""
 HUSHED = "getting ready"
 """And while it is waited for: an adapter that is put on would give it away."""

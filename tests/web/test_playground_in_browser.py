@@ -230,6 +230,40 @@ def test_who_starts_over_while_an_answer_comes_has_an_empty_conversation(
         assert asked["body"]["messages"] == [{"role": "user", "content": "And how are you?"}]
 
 
+def test_a_blind_round_waits_for_a_second_column_and_for_every_answer(browse: Callable[[str, Do], None], world: World, wire: Wire) -> None:
+    def go_blind(page: Page) -> None:
+        visit = Visit(page, name="playground-blind-unanswered")
+        blind, over = page.get_by_role("button", name="Blind"), page.get_by_role("button", name="Begin another round")
+        expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        expect(blind).to_be_disabled()
+        page.get_by_role("button", name="Add a column").click()
+        page.locator("#picker").get_by_role("option").first.click()
+        expect(blind).to_be_enabled()
+        page.locator("[data-answers]").nth(1).get_by_role("button", name="Remove this column").click()
+        expect(blind).to_be_disabled()
+        page.goto(f"{page.url.partition('?')[0]}?column=base:{world.base.pk}&column=adapter:{world.artifact.pk}&blind=1")
+        expect(over).to_be_hidden()
+        wire.refuses = True
+        ask(page)
+        expect(page.get_by_text("This one cannot answer now. Ask again, or begin another round.")).to_be_visible()
+        expect(over).to_be_visible()
+        expect(page.get_by_role("group", name="Which answer is best?")).to_be_hidden()
+        visit.look("failed", everywhere=True)
+        wire.refuses = False
+        ask(page, "And now?")
+        expect(page.get_by_role("group", name="Which answer is best?")).to_be_visible()
+        expect(over).to_be_hidden()
+        wire.waits = True
+        ask(page, "And once more?")
+        page.get_by_role("button", name="Stop all").click()
+        over.click()
+        expect(page.locator(".bubble")).to_have_count(0)
+        expect(page.get_by_role("heading", name="Answer 1")).to_be_visible()
+        assert not visit.mistakes, visit.mistakes
+
+    browse(f"/playground/?column=base:{world.base.pk}", go_blind)
+
+
 def test_a_blind_round_tells_the_names_once_somebody_has_voted(
     browse: Callable[[str, Do], None], world: World, wire: Wire, release: Release
 ) -> None:
