@@ -54,9 +54,10 @@ def offered(request: HttpRequest, wanted: Wanted) -> dict[str, Any]:
     deployments = Deployment.objects.for_action(request, "answer.view").filter(project=wanted.project).select_related("client")
     releases = Release.objects.for_action(request, "answer.view").filter(project=wanted.project).exclude(deployments=None, canaries=None)
     chosen = [wanted.release] if wanted.release else []
+    slots = [wanted.deployment] if wanted.deployment else []
     return {
         "projects": projects,
-        "deployments": deployments[:OFFERED],
+        "deployments": [*slots, *deployments.exclude(pk__in=[row.pk for row in slots])[:OFFERED]],
         "releases": [*chosen, *releases.exclude(pk__in=[row.pk for row in chosen]).distinct().order_by("-created_at")[:OFFERED]],
     }
 
@@ -82,7 +83,7 @@ def draw(
     request: HttpRequest, kept: KeptAnswer, *, error: UserError | None = None, typed: str | None = None, status: int = 200
 ) -> HttpResponse:
     member: Member = request.member  # type: ignore[attr-defined]
-    newer, older = answers.beside(Wanted.read(request).of(KeptAnswer.objects.for_action(request, "answer.view"), member), kept)
+    newer, older = answers.beside(Wanted.read(request).of(answers.in_time(request, "answer.view"), member), kept)
     context = {
         "section": "deployments",
         "kept": kept,
@@ -160,7 +161,7 @@ def setting(request: HttpRequest, pk: str) -> HttpResponse:
     if request.method == "POST":
         stops = request.POST.get("stop") == "true"
         days = None if stops else int(typed) if typed.isascii() and typed.isdecimal() and len(typed) < 5 else 0
-        confirmed = stops or request.POST.get("confirm") == "true"
+        confirmed = stops or request.POST.get("confirm") == typed
         try:
             deleted = keeping.set_keeping(request.member, project, days=days, confirmed=confirmed)  # type: ignore[attr-defined]
         except UserError as problem:

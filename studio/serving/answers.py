@@ -94,8 +94,14 @@ def typed_day(text: str) -> date | None:
     return day if 2000 <= day.year <= 2100 else None
 
 
+def in_time(who: HttpRequest | Member, action: str) -> ScopedQuerySet:
+    """Those that may still be read: whose time is over is nobody's any more, whenever it is swept away."""
+    found: ScopedQuerySet = KeptAnswer.objects.for_action(who, action).filter(until__gt=timezone.now())
+    return found
+
+
 def visible(who: HttpRequest | Member, action: str) -> ScopedQuerySet:
-    found: ScopedQuerySet = KeptAnswer.objects.for_action(who, action)
+    found = in_time(who, action)
     found = found.annotate(is_corrected=Case(When(correction="", then=False), default=True))
     return found.select_related("project__client", "deployment__client", "release", "judged_by", "key", "dataset_version__dataset")
 

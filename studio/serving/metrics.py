@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from django.db import connection, transaction
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -43,11 +45,23 @@ def sums_so_far(member: Member) -> dict[Key, Sums]:
     """By client, deployment, release and canary: the hours that were added up, and the calls that are not yet."""
     found: dict[Key, Sums] = defaultdict(Sums)
     added_up = CallTotal.objects.for_action(member, "traffic.view")
-    for row in added_up.values(*OF, *COUNTS, "outcomes", "seconds", "first"):
-        found[tuple(row[column] for column in OF)].add_hour(row)
-    for key, sums in sums_by(Call.objects.for_action(member, "traffic.view").filter(counted_at=None), *OF).items():
-        found[key].add(sums)
+    with one_moment():
+        for row in added_up.values(*OF, *COUNTS, "outcomes", "seconds", "first"):
+            found[tuple(row[column] for column in OF)].add_hour(row)
+        for key, sums in sums_by(Call.objects.for_action(member, "traffic.view").filter(counted_at=None), *OF).items():
+            found[key].add(sums)
     return found
+
+
+@contextmanager
+def one_moment() -> Iterator[None]:
+    """All queries inside see the same: an hour that is added up between two of them would stand in neither, and a counter would fall."""
+    begins = not connection.in_atomic_block
+    with transaction.atomic():
+        if begins and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
 
 
 def traffic(member: Member) -> Iterator[Metric]:

@@ -64,6 +64,7 @@ def share(request: HttpRequest) -> JsonResponse:
     try:
         made = talks.share(
             member,
+            client=client_named(request, request.POST.get("client")),
             columns=columns_of(request, request.POST.getlist("column")),
             turns=said(request.POST.get("turns", "")),
             asked_with=sampling(said(request.POST.get("settings", "{}"))),
@@ -102,6 +103,7 @@ def cast(request: HttpRequest) -> JsonResponse:
         found = columns_of(request, drawn.targets if drawn else request.POST.getlist("column"))
         made = votes.cast(
             member,
+            client=client_named(request, request.POST.get("client")),
             columns=found,
             prompt=request.POST.get("prompt", ""),
             answers=request.POST.getlist("answer"),

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from studio.audit.services import record
 from studio.errors import UserError
 from studio.serving.columns import Column, client_of
+from studio.serving.keeping import plain
 from studio.serving.models import Talk
-from studio.workspaces.models import Member
+from studio.workspaces.models import Client, Member
 
 MOST_TURNS = 100
 Text = Annotated[str, Field(max_length=100_000)]
@@ -38,8 +39,11 @@ class Turn(BaseModel):
 TURNS = TypeAdapter(Annotated[list[Turn], Field(min_length=1, max_length=MOST_TURNS)])
 
 
-def share(member: Member, *, columns: Sequence[Column], turns: Any, asked_with: dict[str, Any]) -> Talk:
-    """Stores a conversation as it stands on the page, with the names that its columns have now."""
+def share(member: Member, *, client: Client | None, columns: Sequence[Column], turns: Any, asked_with: dict[str, Any]) -> Talk:
+    """Stores a conversation as it stands on the page, with the names that its columns have now.
+
+    It is its columns' client's; where base models alone are left, that of the page's `client`: what was said may still be theirs.
+    """
     try:
         said = [turn.model_dump() for turn in TURNS.validate_python(turns)]
     except ValidationError as problem:
@@ -49,10 +53,10 @@ def share(member: Member, *, columns: Sequence[Column], turns: Any, asked_with: 
     with transaction.atomic():
         made: Talk = Talk.objects.create(
             workspace=member.workspace,
-            client=client_of(columns),
+            client=client_of(columns) or client,
             columns=[column.kept for column in columns],
-            asked_with=asked_with,
-            turns=said,
+            asked_with=plain(asked_with),
+            turns=plain(said),
             user=member.user,
         )
         record(member, "talk.share", made, change={"columns": [None, [column.title for column in columns]], "questions": [None, len(said)]})

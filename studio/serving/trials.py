@@ -198,9 +198,10 @@ def delete_trial(member: Member, trial: Trial) -> None:
         if order.is_live:
             raise UserError("This is still being asked. Stop it first, then delete it.")
         record(member, "trial.delete", trial, change={"prompts": [len(trial.prompts), 0]})
+        folder = order.folder.parent  # an order that is deleted does not know its own any more
         trial.delete()
         order.delete()
-        transaction.on_commit(lambda: remove_folder(order.folder.parent))
+        transaction.on_commit(lambda: remove_folder(folder))
 
 
 def columns_again(member: Member, targets: Sequence[str]) -> list[Column]:

@@ -28,11 +28,11 @@ def playground(request: HttpRequest) -> HttpResponse:
         columns, turns = going_on(request, talk)
     else:
         columns, turns = named_by(request, request.GET, client=client), []
-    client = client or client_of(columns)
+    client = client or (talk.client if talk else None) or client_of(columns)
     clients = list(Client.objects.for_action(request, "client.view").current())
     if client is None and clients:
         client = clients[0]
-    is_blind = "blind" in request.GET and len(columns) > 1 and talk is None
+    is_blind = member.may("prompts.edit") and "blind" in request.GET and len(columns) > 1 and talk is None
     context = {
         "section": "playground",
         "client": client,
@@ -105,7 +105,9 @@ def keepers(request: HttpRequest, client: Client | None) -> list[Dataset]:
 def keep(request: HttpRequest) -> JsonResponse:
     """A conversation whose last answer somebody marked good, as a row that their draft of a dataset adds."""
     dataset = Dataset.objects.for_action(request, "dataset.create").select_related("project__client").named(request.POST.get("dataset"))
-    target = request.POST.get("target", "")
+    client, target = client_named(request, request.POST.get("client")), request.POST.get("target", "")
+    if client is not None and client != dataset.project.client:  # the conversation may hold what this client's models said
+        raise Http404
     if not target.startswith("base:"):  # what a client's model says stays with that client
         said_by = side(request, target)
         if said_by.client != dataset.project.client:

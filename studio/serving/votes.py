@@ -14,7 +14,7 @@ from studio.cells import cell
 from studio.errors import UserError
 from studio.serving.columns import Column, client_of
 from studio.serving.models import Vote
-from studio.workspaces.models import Member
+from studio.workspaces.models import Client, Member
 
 LONGEST = 100_000
 """Characters of a question, and of an answer."""
@@ -25,9 +25,19 @@ HEADINGS = ["at", "by", "blind", "question", "best", *(f"{what}_{place}" for pla
 
 
 def cast(
-    member: Member, *, columns: Sequence[Column], prompt: str, answers: Sequence[str], best: int | None, round_pk: uuid.UUID | None = None
+    member: Member,
+    *,
+    client: Client | None,
+    columns: Sequence[Column],
+    prompt: str,
+    answers: Sequence[str],
+    best: int | None,
+    round_pk: uuid.UUID | None = None,
 ) -> Vote:
-    """One vote with its audit record. `best` is the column that is best, None for none of them; blind where it was in a round."""
+    """One vote with its audit record. `best` is the column that is best, None for none of them; blind where it was in a round.
+
+    Of base models alone it is that of the page's `client`, as a shared conversation is.
+    """
     if len(columns) < 2:
         raise UserError("There is one answer alone. Ask at least two, then say which is best.")
     if len(answers) != len(columns) or any(not isinstance(answer, str) or len(answer) > LONGEST for answer in (prompt, *answers)):
@@ -36,7 +46,7 @@ def cast(
         raise UserError("There is no such column. Choose one of those that answered, or none.")
     told = {
         "workspace": member.workspace,
-        "client": client_of(columns),
+        "client": client_of(columns) or client,
         "columns": [column.kept for column in columns],
         "prompt": prompt,
         "answers": list(answers),

@@ -250,9 +250,10 @@ def test_what_would_be_deleted_is_asked_about_first(window: Browser, acme: World
     asked = window.post(address, {"days": "7"})
     assert asked.status_code == 422
     assert "This deletes 1 answer older than 7 days." in asked.content.decode()
-    assert 'name="confirm" value="true"' in asked.content.decode()
+    assert 'name="confirm" value="7"' in asked.content.decode()
+    assert window.post(address, {"days": "1", "confirm": "7"}).status_code != 302
     assert KeptAnswer.objects.exists()
-    assert window.post(address, {"days": "7", "confirm": "true"}).status_code == 302
+    assert window.post(address, {"days": "7", "confirm": "7"}).status_code == 302
     assert not KeptAnswer.objects.exists()
 
 

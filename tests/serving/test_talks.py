@@ -102,6 +102,15 @@ def test_conversations_of_two_clients_are_not_shared(ana, acme: World):
     assert not Talk.objects.exists()
 
 
+def test_what_base_models_alone_were_asked_on_a_client_s_page_stays_that_client_s(ana, acme: World):
+    alone = [{"prompt": "What did it say?", "answers": [{"text": "Half \x00 of it."}]}]
+    assert share(ana, acme, alone, column=f"base:{acme.base.pk}").status_code == 200
+    talk = Talk.objects.get()
+    assert talk.client == acme.client and "\x00" not in talk.turns[0]["answers"][0]["text"]
+    create_client(acme.owner, name="Another")  # stands before it in the list
+    assert ana.get(reverse("serving:playground"), {"talk": talk.pk}).context["client"] == acme.client
+
+
 def test_its_maker_and_admins_take_it_back_and_nobody_else(acme: World):
     mia, max_ = (make_member(acme.workspace, role="member", email=f"{name}@example.com") for name in ("mia", "max"))
     first, second = (share(signed_in(mia), acme).json()["url"] for _ in range(2))

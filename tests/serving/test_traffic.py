@@ -41,9 +41,10 @@ def test_the_steps_reach_from_five_milliseconds_to_ten_minutes():
 
 
 def test_an_hour_that_is_over_is_added_up_once(deployment):
+    then = ago(hours=2)
     for seconds in (0.5, 1.0, 4.0):
-        make_call(deployment, at=ago(hours=2), seconds=seconds)
-    make_call(deployment, at=ago(hours=2), status=429, error="rate_limit_exceeded", seconds=0.01, first=None)
+        make_call(deployment, at=then, seconds=seconds)
+    make_call(deployment, at=then, status=429, error="rate_limit_exceeded", seconds=0.01, first=None)
     make_call(deployment)
     rollup.roll_up()
     rollup.roll_up()

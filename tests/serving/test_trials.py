@@ -251,7 +251,7 @@ def test_a_trial_is_asked_again_with_the_same_columns(acme, browser):
     assert Trial.objects.count() == 2
 
 
-def test_a_trial_is_stopped_and_deleted_with_its_order(acme, browser):
+def test_a_trial_is_stopped_and_deleted_with_its_order_and_files(acme, browser, django_capture_on_commit_callbacks):
     trial = make_trial(acme, status=Order.Status.QUEUED)
     folder = trial.order.folder
     folder.mkdir(parents=True)
@@ -261,9 +261,11 @@ def test_a_trial_is_stopped_and_deleted_with_its_order(acme, browser):
     trial.order.refresh_from_db()
     assert trial.order.status == "stopped"
     assert "It was stopped before the first answer was whole." in browser.get(f"/trials/{trial.pk}/").content.decode()
-    browser.post(f"/trials/{trial.pk}/delete/")
+    with django_capture_on_commit_callbacks(execute=True):
+        browser.post(f"/trials/{trial.pk}/delete/")
     assert not Trial.objects.exists()
     assert not Order.objects.filter(kind="trial").exists()
+    assert not folder.parent.exists()
 
 
 def test_a_trial_that_failed_says_why(acme, browser):

@@ -16,7 +16,7 @@ from studio.serving.models import Vote
 from studio.serving.side_by_side import sides
 from studio.serving.votes import tally
 from studio.workspaces.services import create_client, create_project
-from tests.fixtures import World, make_artifact, make_member, make_order
+from tests.fixtures import World, make_artifact, make_base_model, make_member, make_order
 
 VOTES = "serving:votes"
 
@@ -45,6 +45,12 @@ def test_a_vote_names_the_best_and_is_on_record_without_what_was_said(ana, acme:
     assert (vote.client, vote.best, vote.blind, vote.answers) == (acme.client, 1, False, ["Who knows.", "On its way."])
     record = AuditRecord.objects.get(verb="vote.cast")
     assert record.client == acme.client and "Where is it?" not in f"{record.label} {record.change}"
+
+
+def test_a_vote_on_base_models_is_of_the_client_whose_page_it_was(ana, acme: World):
+    targets = [f"base:{acme.base.pk}", f"base:{make_base_model(acme.owner, name='Other').pk}"]
+    assert cast(ana, targets, "0", client=acme.client.pk).status_code == 200
+    assert Vote.objects.get().client == acme.client
 
 
 def test_none_can_be_best(ana, targets):

@@ -234,6 +234,15 @@ def test_a_blind_page_knows_no_name_and_no_id_of_what_answers(ana, acme: World, 
     assert sorted(blind.opened(acme.owner, page.context["sealed"]).targets) == sorted(wanted)
 
 
+def test_who_cannot_vote_is_shown_the_names(acme: World, release):
+    viewer = Browser()
+    viewer.force_login(make_member(acme.workspace, role="viewer", email="vera@example.com").user)
+    wanted = [f"base:{acme.base.pk}", f"release:{release.pk}"]
+    page = viewer.get(reverse(PAGE), {"client": acme.client.pk, "column": wanted, "blind": "1"})
+    assert page.status_code == 200 and targets(page) == wanted and not page.context["sealed"]
+    assert "Blind: you see" not in page.content.decode()
+
+
 def test_the_order_is_drawn(acme: World, release):
     found = sides(acme.owner, [f"base:{acme.base.pk}", f"release:{release.pk}"])
     orders = {tuple(blind.opened(acme.owner, blind.sealed(acme.owner, found)).targets) for _ in range(40)}
@@ -288,6 +297,7 @@ def test_what_a_client_s_model_said_stays_with_that_client(keep, acme: World):
     theirs = make_version(acme.owner, other, name="Theirs").dataset_id
     assert keep(dataset=theirs).status_code == 404
     assert keep(dataset=theirs, target=f"base:{acme.base.pk}").status_code == 200
+    assert keep(dataset=theirs, target=f"base:{acme.base.pk}", client=acme.client.pk).status_code == 404  # it was this client's page
     released = make_release(acme.owner, acme.artifact)
     for target in (f"release:{released.pk}", f"build:{acme.build.pk}", f"deployment:{make_deployment(acme.project, released).pk}"):
         assert keep(dataset=theirs, target=target).status_code == 404
