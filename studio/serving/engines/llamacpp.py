@@ -19,6 +19,7 @@ from studio.serving.engines.contract import Route, State, Subject, Took
 from studio.serving.engines.cores import Cores
 from studio.serving.engines.room import Room, words
 from studio.serving.engines.servers import Load, Server, Stable
+from studio.serving.engines.watching import Watch
 from studio.serving.engines.wire import chunks_of, post
 from studio.serving.floor import Floor
 from studio.storage import sealed_sha256
@@ -344,16 +345,13 @@ class LlamaCpp:
             raise UserError(f"{words} Ask again.", code="broken") from problem
 
     async def watch(self) -> None:
-        """Ends servers that go on computing though nobody asks: a chat template that never ends, of somebody who has left."""
-        burnt: dict[Server, float] = {}
+        """Ends servers that go on computing though nobody asks."""
+        watch = Watch(most=WATCH / 10)
         while True:
             await asyncio.sleep(WATCH)
-            now = {home.server: home.server.seconds for home in self.homes.values() if home.ready and home.server and not home.server.users}
-            for server, seconds in now.items():
-                if server in burnt and not server.users and seconds - burnt[server] > WATCH / 10:
-                    log.warning("The server of %s computes though nobody asks; it is ended.", Path(server.load.model).name)
-                    server.end()
-            burnt = now
+            for server in watch.look([server for home in self.homes.values() if (server := home.ready)]):
+                log.warning("The server of %s computes though nobody asks; it is ended.", Path(server.load.model).name)
+                server.end()
 
     async def embed(self, server: Server, body: dict[str, Any], took: Took) -> dict[str, Any]:
         began = time.monotonic()

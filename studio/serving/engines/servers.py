@@ -51,7 +51,9 @@ class Server:
             base_url="http://llama",
         )
         self.users = 0
-        self.retired = False
+        self.uses = 0
+        """How often it has been used."""
+        self.retired = self.over = False
         self.cold = 0.0
         """Seconds that its start took."""
         self.props: dict[str, Any] = {}
@@ -62,7 +64,7 @@ class Server:
 
     @property
     def ended(self) -> bool:
-        return self.process.returncode is not None
+        return self.over or self.process.returncode is not None  # a process that was killed is there until it is waited for
 
     async def is_well(self) -> bool:
         try:
@@ -90,6 +92,7 @@ class Server:
 
     def __enter__(self) -> "Server":
         self.users += 1
+        self.uses += 1
         return self
 
     def __exit__(self, *problem: object) -> None:
@@ -107,6 +110,7 @@ class Server:
         """At once. Whoever still reads from it gets an error."""
         if not self.ended:
             self.process.kill()
+        self.over = True
         self.socket.unlink(missing_ok=True)
 
 
@@ -122,7 +126,7 @@ class Stable:
             left.unlink()
 
     def make_ready(self) -> None:
-        if self.spare is None:
+        if self.spare is None or (self.spare.done() and (self.spare.cancelled() or self.spare.exception())):
             self.spare = asyncio.create_task(waiting_process())
 
     async def take(self) -> Process:
@@ -162,7 +166,10 @@ class Stable:
 
 async def waiting_process() -> Process:
     command = [sys.executable, "-m", "studio.ml.llamaserver"]
-    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=None if os.isatty(2) else DEVNULL)
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=None if os.isatty(2) else DEVNULL)
+    except OSError as problem:  # no memory for it, or too many files open
+        raise UserError("This machine could not start another process. Ask again in a moment.", code="broken") from problem
     assert process.stdout
     await process.stdout.readline()
     return process
