@@ -135,8 +135,12 @@ class VLLM:
         count = len(held)
         for key in held:
             self._end_when_quiet(self.servers.pop(key))
+        for (_, base_sha256), task in self.starting.items():
+            if meant(base_sha256):
+                count += 1
+                task.cancel()
         for server in self.servers.values():
-            for name in [name for name, put_on in server.adapters.items() if meant(put_on.sha256)]:
+            for name in [name for name in server.names if meant(name.rpartition(".")[2])]:
                 count += 1
                 self._later(self._take_off_when_quiet(server, name))
         for upstream in self.elsewhere:  # also what was put on before this process began
@@ -232,6 +236,8 @@ class VLLM:
             self.waiting[subject.home] -= 1
             if not self.waiting[subject.home]:
                 del self.waiting[subject.home]
+        if task.cancelled():
+            raise UserError("This model is not here any more.", code="gone")
         return task.result()
 
     def _started(self, home: tuple[str, str], task: "asyncio.Task[Server]") -> None:
@@ -298,6 +304,8 @@ class VLLM:
         self._later(end())
 
     async def _take_off_when_quiet(self, server: Server, name: str) -> None:
+        if loading := server.loading.get(name):
+            await asyncio.wait({loading})
         await server.quiet(name)
         await server.take_off(name)
 
@@ -344,7 +352,7 @@ class VLLM:
 
     async def _take_off_leftovers(self, upstream: Upstream, meant: Callable[[str], bool]) -> int:
         """Adapters of this studio that a server elsewhere still knows from before this process began."""
-        known = {name for server in self.servers.values() if server.upstream is upstream for name in server.adapters}
+        known = {name for server in self.servers.values() if server.upstream is upstream for name in server.names}
         try:
             names = [str(card.get("id")) for card in await upstream.models()]
         except UserError:

@@ -68,6 +68,11 @@ class Server:
     def largest_rank(self) -> int:
         return LARGEST_RANK if self.process else ANY_RANK
 
+    @property
+    def names(self) -> set[str]:
+        """Of the adapters that are on it or are being put on."""
+        return {*self.adapters, *self.loading}
+
     async def put_on(self, subject: Subject) -> str:
         """The name that the adapter is asked by; the base's where there is none. Several may ask at once: it is loaded once."""
         if subject.adapter is None:
@@ -80,6 +85,8 @@ class Server:
                 task = self.loading[name] = asyncio.create_task(self._put_on(name, subject, subject.adapter))
                 task.add_done_callback(lambda done: self._loaded(name, done))
             await asyncio.shield(self.loading[name])
+        if name not in self.adapters:
+            raise UserError("This adapter is not here any more.", code="gone")
         self.adapters[name].used_at = time.monotonic()
         return name
 
