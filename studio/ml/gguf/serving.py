@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,20 +48,28 @@ def prepare(*, base: Path, adapter: Path | None, cache: Path, precision: Precisi
     """
     cache.mkdir(parents=True, exist_ok=True)
     served = _prepare(base=base, adapter=adapter, cache=cache, precision=precision)
-    for path in served.files:
-        os.utime(path, (time.time(), path.stat().st_mtime))
+    mark_used(served)
     sweep(cache, keep=served.files)
     return served
 
 
+def mark_used(served: Served) -> None:
+    """So that what is asked for leaves last. Raises FileNotFoundError where a file is not there any more."""
+    for path in served.files:
+        os.utime(path, (time.time(), path.stat().st_mtime))
+
+
 def sweep(cache: Path, *, keep: list[Path]) -> None:
     """Deletes what was not used for longest, until MOST bytes are left. Whoever has a file open goes on reading it."""
-    found = sorted(cache.rglob("*.gguf"), key=lambda path: path.stat().st_atime)
-    size = sum(path.stat().st_size for path in found)
-    for path in found:
+    found = []
+    for path in cache.rglob("*.gguf"):
+        with suppress(FileNotFoundError):  # somebody else sweeps, or erases
+            found.append((path.stat().st_atime, path.stat().st_size, path))
+    size = sum(each for _, each, _ in found)
+    for _, each, path in sorted(found):
         if size > MOST and path not in keep:
-            size -= path.stat().st_size
-            path.unlink()
+            size -= each
+            path.unlink(missing_ok=True)
 
 
 def _prepare(*, base: Path, adapter: Path | None, cache: Path, precision: Precision) -> Served:

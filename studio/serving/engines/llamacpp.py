@@ -5,7 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import httpx
 
 from studio.errors import UserError
 from studio.ml.gguf.footprint import Footprint, footprint
-from studio.ml.gguf.serving import Precision, Served, prepare, sweep
+from studio.ml.gguf.serving import Precision, Served, mark_used, prepare, sweep
 from studio.serving.engines.contract import Route, State, Subject, Took
 from studio.serving.engines.cores import Cores
 from studio.serving.engines.room import Room, words
@@ -37,6 +37,8 @@ TURN = 8
 """Questions to one adapter while others wait."""
 PATIENCE = 600.0
 """Seconds that a server may say nothing: more than any prompt takes that fits."""
+TELL_EVERY = 30.0
+"""Seconds after which those who wait for files are told again."""
 WATCH = 5.0
 """Seconds between two looks at servers that nobody asks."""
 WORK_AT_ONCE = 16_000_000_000
@@ -106,6 +108,9 @@ class LlamaCpp:
         self.cores = Cores()
         self.homes: dict[Key, Home] = {}
         self.served: dict[Subject, Served] = {}
+        self.preparing: dict[Subject, asyncio.Task[Served]] = {}
+        self.bases: dict[tuple[str, str], asyncio.Lock] = {}
+        """Of each base whose files were prepared: who makes one now."""
         self.counts = {"answers": 0, "prompt_tokens": 0, "completion_tokens": 0}
 
     # ── What the contract asks ──
@@ -147,11 +152,15 @@ class LlamaCpp:
         """Questions that still wait for what was dropped are refused; those to others on the same base wait for it to be loaded again."""
         self.served = {subject: served for subject, served in self.served.items() if not named(names, *map(str, served.files))}
         dropped = 0
-        for home in self.homes.values():
+        for home in list(self.homes.values()):
             told = {path for path, sha256 in home.adapters.items() if named(names, path, sha256)}
             for path in told:
                 del home.adapters[path]
-            if home.server and (told or named(names, home.model, home.sha256)):
+            if home.swapping:  # the server that it brings was told to load what was dropped
+                with suppress(UserError):
+                    await asyncio.shield(home.swapping)
+            loaded = home.ready.load.adapters if home.ready else ()
+            if home.ready and (told.intersection(loaded) or named(names, home.model, home.sha256, *loaded)):
                 dropped += 1
                 await self.let_go(home)
         return dropped
@@ -215,14 +224,37 @@ class LlamaCpp:
         check(subject.base, subject.base_sha256)
         if subject.adapter:
             check(subject.adapter, subject.adapter_sha256)
-        served = self.served.get(subject)
-        if served is None or not all(path.exists() for path in served.files):
-            state("preparing the model")
+        if served := self.served.get(subject):
+            with suppress(FileNotFoundError):
+                mark_used(served)
+                return served
+        if subject not in self.preparing:
+            self.preparing[subject] = asyncio.create_task(self.prepare(subject))
+            self.preparing[subject].add_done_callback(lambda done: self.prepared(subject, done))
+        return await self.told_meanwhile(self.preparing[subject], "preparing the model", state)
+
+    async def prepare(self, subject: Subject) -> Served:
+        """Once for all who ask. Of one base one file at a time, so that no more threads than one wait for its lock."""
+        async with self.bases.setdefault(subject.home, asyncio.Lock()):
             folder = self.cache / subject.workspace
             served = await asyncio.to_thread(prepare, base=subject.base, adapter=subject.adapter, cache=folder, precision=self.precision)
             await asyncio.to_thread(sweep, self.cache, keep=served.files)
-            self.served[subject] = served
+        self.served[subject] = served
         return served
+
+    def prepared(self, subject: Subject, task: "asyncio.Task[Served]") -> None:
+        del self.preparing[subject]
+        if not task.cancelled():
+            task.exception()  # those who wait hear of it; where they have left, nobody does
+
+    async def told_meanwhile(self, task: "asyncio.Task[Served]", words: str, state: State) -> Served:
+        """What the task brings. Whoever waits is told again and again, by which the process is also known to be alive."""
+        began = time.monotonic()
+        while not task.done():
+            passed = time.monotonic() - began
+            state(words if passed < TELL_EVERY else f"{words}, {passed:.0f} s so far")
+            await asyncio.wait({task}, timeout=TELL_EVERY)
+        return task.result()
 
     async def home(self, subject: Subject, served: Served, *, embedding: bool) -> Home:
         key = (subject.workspace, str(served.model), embedding)
@@ -235,9 +267,7 @@ class LlamaCpp:
 
     async def ready(self, home: Home, served: Served, subject: Subject, state: State) -> Server:
         """A server that has the base and the adapter in memory. One load at a time brings what all wait for; whoever leaves ends none."""
-        self.want(home, served, subject)
-        while not home.has(served.adapter):
-            self.want(home, served, subject)
+        while not self.has(home, served, subject):
             state("adding the adapter" if home.ready else f"loading the model ({words(home.size.weights)})")
             own = home.swapping is None
             if home.swapping is None:
@@ -250,18 +280,22 @@ class LlamaCpp:
         assert home.server
         return home.server
 
-    def want(self, home: Home, served: Served, subject: Subject) -> None:
+    def has(self, home: Home, served: Served, subject: Subject) -> bool:
+        """Whether it is in memory; if not, the next server will have it. Raises UserError where it was erased while it was waited for."""
         home.used_at = time.time()
+        if not all(path.exists() for path in served.files):
+            raise UserError(GONE, code="gone")
         if served.adapter:
             home.adapters[str(served.adapter)] = subject.adapter_sha256
             home.adapters.move_to_end(str(served.adapter))
-        if not all(path.exists() for path in served.files):  # erased while it was waited for
-            raise UserError(GONE, code="gone")
+        return home.has(served.adapter)
 
     async def swap(self, home: Home, *, only: Path | None) -> None:
         """Starts a server with all adapters that are wanted beside the one that answers, and lets that end with its last answer."""
         known = home.ready.load.adapters if home.ready else ()
         try:
+            for path in [path for path in home.adapters if not Path(path).exists()]:  # erased, or swept away while nobody asked
+                del home.adapters[path]
             while len(home.adapters) > self.most_adapters:
                 home.adapters.popitem(last=False)
             load = self.load_of(home)
