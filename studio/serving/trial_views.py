@@ -66,8 +66,6 @@ def new(request: HttpRequest) -> HttpResponse:
     if chosen is not None and chosen.client is not None:
         client = chosen.client
     columns = columns_of(request, chosen)
-    if client is None and request.method == "GET":
-        client = next((column.client for column in columns if column.client), None) or only(clients)
     if request.method == "POST":
         try:
             if chosen is None:
@@ -77,12 +75,17 @@ def new(request: HttpRequest) -> HttpResponse:
             error = problem
         else:
             return redirect("trials:detail", pk=made.pk)
-    groups = offered(request, client, action=action)
+    else:
+        if client is None and "client" not in request.GET:
+            client = next((column.client for column in columns if column.client), None) or only(clients)
+        columns = [column for column in columns if column.client in (None, client)]  # another client may just have been chosen
+    groups, sets = offered(request, client, action=action), sets_of(request, client)
     context = {
         "section": "prompts",
         "source": chosen,
         "again": isinstance(chosen, Trial),
-        "sets": sets_of(request, client),
+        "sets": sets,
+        "any": bool(chosen or sets or sets_of(request, None)),
         "clients": clients,
         "client": client,
         "client_id": str(client.pk) if client else "",

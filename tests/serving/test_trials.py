@@ -130,6 +130,34 @@ def test_nobodys_questions_are_asked_of_another_clients_models(acme, browser):
     assert Trial.objects.get().client.name == "Globex"
 
 
+def test_columns_stay_chosen_while_the_set_and_the_client_are(acme, browser):
+    other = of_another(acme)
+    shared = PromptSet.objects.create(workspace=acme.workspace, name="Shared", prompts=[{"turns": ["Hi?"], "category": ""}])
+
+    def form(**changed: Any) -> Any:
+        return browser.get(
+            "/trials/new/", {"set": shared.pk, "client": acme.client.pk, "column": [*targets(acme), "", ""]} | changed
+        ).context
+
+    assert form()["places"] == [*targets(acme), "", ""]
+    assert form(set=acme.prompt_set.pk)["places"] == [*targets(acme), "", ""]
+    elsewhere = form(client=other.project.client.pk)  # nobody's models are asked beside another's
+    assert (elsewhere["client"], elsewhere["places"]) == (other.project.client, [targets(acme)[0], "", "", ""])
+    alone = form(client="")
+    assert (alone["client"], alone["places"]) == (None, [targets(acme)[0], "", "", ""])
+    again = form(set="", trial=acme.trial.pk, column=["", targets(acme)[1], "", ""])
+    assert again["places"] == [targets(acme)[1], "", "", ""]
+
+
+def test_a_client_without_a_prompt_set_is_still_a_choice(acme, browser):
+    assert acme.prompt_set
+    other = create_client(acme.owner, name="Globex")
+    page = browser.get("/trials/new/", {"client": other.pk}).content.decode()
+    assert "There is none for Globex yet." in page and 'id="trial-who"' in page
+    PromptSet.objects.all().delete()
+    assert "No prompt set yet" in browser.get("/trials/new/", {"client": other.pk}).content.decode()
+
+
 def test_who_sees_another_client_finds_neither_its_models_nor_its_trials(acme):
     other = of_another(acme)
     assert acme.trial

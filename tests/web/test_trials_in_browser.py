@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from studio.orders.models import Order
 from studio.serving.columns import shown
 from studio.serving.models import PromptSet, Trial
+from studio.workspaces.services import create_client
 from tests.fixtures import World, make_release, make_trial
 from tests.visits import Visit
 from tests.web.conftest import Do
@@ -93,6 +94,42 @@ def test_what_is_refused_stands_beside_what_was_typed(browse: Callable[[str, Do]
 
     browse("/prompts/new/", work)
     assert not PromptSet.objects.exists()
+
+
+def test_what_is_typed_stays_while_the_set_and_the_client_are_chosen(browse: Callable[[str, Do], None], world: World) -> None:
+    prompts = [{"turns": ["Hi?"], "category": ""}]
+    for name, client in (("Everybody's", None), ("Ours", world.client)):
+        PromptSet.objects.create(workspace=world.workspace, client=client, name=name, prompts=prompts)
+    create_client(world.owner, name="Globex")
+
+    def work(page: Page) -> None:
+        visit = Visit(page, name="trials-new")
+        page.get_by_label("Models of").select_option(label="In-house")
+        page.get_by_label("Column 2").select_option(label=f"Try · {world.project.name}")  # offered once the client is chosen
+        page.get_by_label("Column 1").select_option(label="Tiny")
+        page.get_by_label("System prompt").fill("Be kind.")
+        page.get_by_label("Temperature").fill("0.7")
+        page.locator("summary", has_text="Advanced").click()
+        page.get_by_label("Seed").fill("9")
+        with page.expect_response(lambda response: "set=" in response.url) as found:
+            page.get_by_label("Prompt set").select_option(label="Ours (In-house)")
+        assert "csrf" not in found.value.url
+        expect(page.get_by_label("Models of")).to_have_count(0)
+        expect(page.get_by_text("Its prompts are asked of its own models and of base models.")).to_be_visible()
+        expect(page.get_by_label("Column 2")).to_have_value(f"adapter:{world.artifact.pk}")
+        page.get_by_label("Prompt set").select_option(label="Everybody's")
+        expect(page.get_by_label("Models of")).to_have_value(str(world.client.pk))
+        page.get_by_label("Models of").select_option(label="Globex")
+        expect(page.get_by_label("Column 2")).to_have_value("")
+        expect(page.get_by_label("Column 1")).to_have_value(f"base:{world.base.pk}")
+        visit.look("chosen", everywhere=True)
+        page.get_by_role("button", name="Ask the whole set").click()
+        expect(page.get_by_text("Waiting for a free worker")).to_be_visible()
+        assert not visit.mistakes, "\n".join(visit.mistakes)
+
+    browse("/trials/new/", work)
+    asked = Trial.objects.get().asked_with
+    assert (asked["system"], asked["temperature"], asked["seed"]) == ("Be kind.", 0.7, 9)
 
 
 def test_the_table_is_read_filtered_and_taken_home(browse: Callable[[str, Do], None], answered: Trial) -> None:
