@@ -201,6 +201,22 @@ def test_a_schema_that_the_engine_cannot_read_is_refused(client: OpenAI):
     assert refused.value.type == "invalid_request_error" and "nowhere" in refused.value.message
 
 
+def test_a_schema_that_recurs_is_written_and_one_without_an_end_takes_nobody_down(client: OpenAI):
+    def ask(schema: dict[str, Any]) -> str:
+        format_: Any = {"type": "json_schema", "json_schema": {"name": "tree", "schema": schema}}
+        answer = client.chat.completions.create(model="acme/support", messages=ASK, max_tokens=200, temperature=0, response_format=format_)
+        return str(answer.choices[0].message.content)
+
+    tree = {"type": "object", "properties": {"next": {"$ref": "#/$defs/tree"}}, "additionalProperties": False}
+    assert ask({"$defs": {"tree": tree}, "$ref": "#/$defs/tree"}).lstrip().startswith("{")
+    endless = tree | {"properties": {"next": {"allOf": [{"$ref": "#/$defs/tree"}]}}}
+    for schema in ({"$defs": {"tree": endless}, "$ref": "#/$defs/tree"}, {"allOf": [{"$ref": "#/allOf/0"}]}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask(schema)
+        assert (refused.value.code, refused.value.param) == ("invalid_json_schema", "response_format.json_schema.schema")
+    assert ask({"enum": ["still here"]}) == '"still here"'
+
+
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Path:
     """An adapter that was trained until it calls the tool whenever it is shown it."""

@@ -14,6 +14,7 @@ from studio.releases.models import Release
 from studio.serving.models import Call
 from studio.serving.openai.errors import Refused
 from studio.serving.openai.requests import Asking, ChatRequest, CompletionRequest, EmbeddingRequest, read
+from studio.serving.openai.schemas import Unfit, look_through
 from studio.workspaces.services import create_client, create_project
 from tests.fixtures import World, make_deployment, make_key, make_member, make_release
 
@@ -247,6 +248,16 @@ WRONG_CHATS: list[tuple[dict[str, Any], str, str]] = [
         "response_format.json_schema.schema",
         "invalid_json_schema",
     ),
+    (
+        formatted({"$defs": {"a": {"$ref": "#/$defs/a"}}, "allOf": [{"$ref": "#/$defs/a"}]}),
+        "response_format.json_schema.schema",
+        "invalid_json_schema",
+    ),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"allOf": [{"$ref": "#/allOf/0"}]}}}]},
+        "tools[0].function.parameters",
+        "invalid_json_schema",
+    ),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
     ({"tools": [{"type": "function", "function": {"name": "with space"}}]}, "tools[0].function.name", "invalid_value"),
     ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
@@ -268,6 +279,60 @@ def test_a_value_that_cannot_be_used_is_refused_by_the_name_of_its_field(caller:
     assert refusal(response) == (400, code, param)
     assert param in response.json()["error"]["message"] or "'" in response.json()["error"]["message"]
     assert Call.objects.get().error == code  # the model is theirs to ask, so the attempt is counted
+
+
+AGAIN = {"$ref": "#/$defs/again"}
+"""In a schema that is called so: its own kind."""
+
+
+def about(schema: Any) -> dict[str, Any]:
+    return {"$defs": {"again": schema}, "type": "object", "properties": {"first": AGAIN}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        about(AGAIN),
+        about({"anyOf": [{"type": "null"}, AGAIN]}),
+        about({"oneOf": [{"allOf": [AGAIN]}]}),
+        about({"$ref": "#/properties/first"}),
+        about({"$ref": "#/$defs/ag%61in"}),
+        about({"properties": {"next": {"allOf": [AGAIN]}}}),
+        about({"items": {"allOf": [{"anyOf": [AGAIN, {"type": "null"}]}]}}),
+        {"allOf": [{"$ref": "#"}]},
+        {"allOf": [{"$ref": "#/allOf/00"}]},
+        {"$defs": {"a~1b": {"$ref": "#/$defs/a~1b"}}, "allOf": [{"$ref": "#/$defs/a~1b"}]},
+    ],
+)
+def test_a_schema_without_an_end_is_refused(schema: Any):
+    with pytest.raises(Unfit, match="leads back to itself"):
+        look_through(schema)
+
+
+@pytest.mark.parametrize("ref", ["#/$defs/other", "#/", "#again", "#/properties/first/0", "#/allOf/0x", "#/allOf/-0", "#/allOf/1"])
+def test_a_ref_that_leads_nowhere_is_refused(ref: str):
+    with pytest.raises(Unfit, match="leads nowhere"):
+        look_through(about({"$ref": ref}) | {"allOf": [{"type": "object"}]})
+
+
+def test_a_schema_that_doubles_with_every_ref_is_refused():
+    doubling = {f"a{n}": {"properties": {side: {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}]} for side in "lr"}} for n in range(60)}
+    with pytest.raises(Unfit, match="too large"):
+        look_through({"$defs": doubling | {"a60": {"type": "string"}}, "allOf": [{"$ref": "#/$defs/a0"}]})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        about({"type": "object", "properties": {"next": AGAIN, "others": {"type": "array", "items": AGAIN}}}),
+        about({"type": "object", "properties": {"next": {"anyOf": [AGAIN, {"type": "null"}]}}}),
+        about({"type": "object", "properties": {"allOf": AGAIN}}) | {"allOf": [AGAIN]},
+        {"type": "object", "properties": {"next": {"$ref": "#"}}},
+        {"$defs": {"a/b": {"type": "string"}}, "allOf": [{"$ref": "#/$defs/a~1b"}, {"$ref": "#/$defs/a~1b"}]},
+    ],
+)
+def test_a_schema_that_recurs_through_a_property_or_items_is_read(schema: Any):
+    look_through(schema)
 
 
 @pytest.mark.parametrize(
