@@ -1,6 +1,7 @@
 """llama.cpp's servers as processes: who computes for nobody is found, nobody else is, and one that cannot be started is tried again."""
 
 import asyncio
+import subprocess
 import sys
 import time
 from asyncio.subprocess import DEVNULL
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from studio.errors import UserError
+from studio.serving.engines.cores import own_seconds
 from studio.serving.engines.servers import Load, Server, Stable
 from studio.serving.engines.watching import Watch
 
@@ -97,3 +99,9 @@ def test_after_a_process_could_not_be_started_another_one_is_tried(tmp_path: Pat
         await process.wait()
 
     run(work)
+
+
+def test_what_a_server_computed_stays_the_studios_own_after_it_ended():
+    before = own_seconds()
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"], check=True)
+    assert own_seconds() - before > 0.9

@@ -79,6 +79,6 @@ class Engine(Protocol):
     def metrics(self) -> dict[str, Any]:
         """`{"engine", "on_gpu", "budget", "used", "models": [{"workspace", "base_sha256", "adapters", "bytes", "running", "waiting",
         "idle", "cold"}], "answers", "prompt_tokens", "completion_tokens"}`; bytes, seconds, counts since it began. `cold` is how long the
-        start took. Where there are several engines, `engines` has one such object for each.
+        start took; what runs on processors also has "threads". Where there are several engines, `engines` has one such object for each.
         """
         ...

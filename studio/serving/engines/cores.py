@@ -16,7 +16,7 @@ class Cores:
         """The cores that were free since it was last looked, this process and its servers not counted; at least one."""
         now, busy, own = time.monotonic(), busy_seconds(), own_seconds()
         if (passed := now - self.looked_at) >= 1:
-            others = max(0.0, busy - self.busy - max(0.0, own - self.own)) / passed  # servers that ended take their seconds along
+            others = max(0.0, busy - self.busy - max(0.0, own - self.own)) / passed
             self.free = max(1, round(self.count - others))
             self.looked_at, self.busy, self.own = now, busy, own
         return self.free
@@ -29,8 +29,11 @@ def busy_seconds() -> float:
 
 
 def own_seconds() -> float:
-    total = 0.0
-    for process in (me := psutil.Process(), *me.children()):
+    """Of this process, its servers, and those that have ended: their computing was no other's."""
+    me = psutil.Process()
+    ended = me.cpu_times()
+    total = float(ended.children_user + ended.children_system)
+    for process in (me, *me.children()):
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:

@@ -181,6 +181,7 @@ class LlamaCpp:
                 "adapters": list(home.adapters.values()),
                 "embedding": home.embedding,
                 "bytes": server.bytes,
+                "threads": server.load.threads,
                 "running": home.floor.running,
                 "waiting": home.wanted - home.floor.running,
                 "idle": round(time.time() - home.used_at, 1) if home.idle else 0.0,
