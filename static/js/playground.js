@@ -240,7 +240,7 @@ class Playground {
     button.type = "button";
     button.addEventListener("click", async () => {
       button.disabled = true;
-      const told = await post(form.dataset.keepUrl, { dataset: choice.value, target: column.target, messages: JSON.stringify(messages) });
+      const told = await post(form.dataset.keepUrl, { dataset: choice.value, client: form.dataset.client ?? "", target: column.target, messages: JSON.stringify(messages) });
       button.disabled = told !== null;
       if (told) {
         button.textContent = "Kept";

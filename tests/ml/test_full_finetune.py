@@ -18,7 +18,7 @@ from studio.storage import commit_folder  # noqa: E402
 from studio.training import DatasetFacts, HostFacts, Stopped  # noqa: E402
 from studio.training.facts import Gpu  # noqa: E402
 from studio.training.testing import TINY_MODEL, check_plugin  # noqa: E402
-from tests.ml.test_engine import Process  # noqa: E402
+from tests.ml.engines import running  # noqa: E402
 from tests.ml.test_resume import PausingJob  # noqa: E402
 from tests.ml.test_training import ROWS, RecordingJob  # noqa: E402
 from training_plugins.full_finetune import FullFinetune  # noqa: E402
@@ -185,10 +185,6 @@ def test_what_cannot_work_is_said_in_plain_words(host, chosen, level, field, wor
 def test_the_result_can_be_talked_to(train, tmp_path):
     folder = tmp_path / "models" / "ours"
     commit_folder(train(max_steps=12).out, folder)
-    engine = Process(tmp_path / "models")
-    try:
-        lines = engine.ask(folder, [{"role": "user", "content": "What is 2 and 2?"}], max_tokens=4)
-    finally:
-        engine.process.kill()
-        engine.process.wait()
-    assert lines[-1]["done"] is True and lines[-1]["tokens"] > 0
+    with running(tmp_path / "models") as engine:
+        lines = engine.ask(folder, messages=[{"role": "user", "content": "What is 2 and 2?"}], max_tokens=4)
+    assert lines[-1]["done"]["completion_tokens"] > 0
