@@ -58,7 +58,13 @@ class Events:
         return self
 
     async def __anext__(self) -> bytes:
-        return await anext(self.pieces)
+        try:
+            return await anext(self.pieces)
+        except StopAsyncIteration:
+            raise
+        except Exception:  # a bug, which flies on; but the caller has not left
+            await sync_to_async(self.telling.under.end)(500, "bug")
+            raise
 
     async def write(self) -> AsyncIterator[bytes]:
         telling, under, answers = self.telling, self.telling.under, self.telling.answers
