@@ -83,7 +83,7 @@ def test_who_leaves_a_stream_frees_the_slot(house: House):
     assert seconds_until(0) < AT_ONCE
     call = calls(2)[1]
     assert (call.status, call.error, call.streamed) == (499, "left", True)
-    assert call.completion_tokens > 0 and call.first is not None
+    assert call.completion_tokens > 0 and call.prompt_tokens > 0 and call.first is not None
 
 
 def test_who_leaves_while_the_whole_answer_is_made_frees_the_slot(house: House):

@@ -17,24 +17,41 @@ TOKEN = ("token", "logprob", "bytes")
 
 @dataclass
 class Usage:
-    """Tokens of all answers to one request together."""
+    """Tokens of all answers to one request together. A prompt counts once, however many answers to it are asked for."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    prompts: list[int] = field(default_factory=list)
+    """About how many tokens each prompt has."""
+    each: int = 1
+    """Answers to each prompt."""
+    counted: set[int] = field(default_factory=set)
+    """Prompts that are."""
     under_way: Counter[int] = field(default_factory=Counter)
-    """Pieces of each answer that has not ended: about as many tokens."""
+    """Pieces of each answer that has begun and not ended: about as many tokens."""
 
     def add(self, number: int, took: dict[str, Any]) -> None:
         del self.under_way[number]
-        self.prompt_tokens += int(took.get("prompt_tokens") or 0)
-        self.cached_tokens += int(took.get("cached_tokens") or 0)
         self.completion_tokens += int(took.get("completion_tokens") or 0)
+        if self.is_first(number):
+            self.prompt_tokens += int(took.get("prompt_tokens") or 0)
+            self.cached_tokens += int(took.get("cached_tokens") or 0)
 
     def settle(self) -> None:
-        """Whoever leaves, or is cut off, has used what was written until then."""
-        self.completion_tokens += self.under_way.total()
+        """Whoever leaves, or is cut off, has used what was read and written until then: nobody told how much, so about as much."""
+        for number, pieces in self.under_way.items():
+            self.completion_tokens += pieces
+            if self.is_first(number):
+                self.prompt_tokens += self.prompts[number // self.each]
         self.under_way.clear()
+
+    def is_first(self, number: int) -> bool:
+        """Of the answers to its prompt, to be counted. Asked once for each."""
+        if (prompt := number // self.each) in self.counted:
+            return False
+        self.counted.add(prompt)
+        return True
 
     @property
     def total(self) -> int:

@@ -135,9 +135,14 @@ def tools(asked: ChatRequest) -> Body:
     return body | ({"tool_choice": choice} if choice else {})
 
 
-def expected_tokens(bodies: list[Body]) -> int:
+def expected_tokens(bodies: list[Body], *, each: int) -> int:
     """About how many tokens will be read and written, for the limits of the key; what it was is told them in the end."""
-    return sum(characters(body) // CHARACTERS_PER_TOKEN + 1 + length(body) for body in bodies)
+    return sum(prompts(bodies, each=each)) + sum(length(body) for body in bodies)
+
+
+def prompts(bodies: list[Body], *, each: int) -> list[int]:
+    """About how many tokens each prompt has, to which there are `each` answers."""
+    return [characters(body) // CHARACTERS_PER_TOKEN + 1 for body in bodies[::each]]
 
 
 def length(body: Body) -> int:

@@ -158,7 +158,10 @@ async def answer(under: Under, kind: Kind, sent: dict[str, Any], *, left: asynci
         release = under.choose(asked.user)
         bodies = kind.bodies(asked, release)
         subject = under.subject(asked.model)
-        under.admit(composing.expected_tokens(bodies))
+        usage = under.usage
+        usage.each = asked.n or 1 if isinstance(asked, Sampled) else 1
+        usage.prompts = composing.prompts(bodies, each=usage.each)
+        under.admit(composing.expected_tokens(bodies, each=usage.each))
         return subject, bodies
 
     subject, bodies = await sync_to_async(prepare)()
