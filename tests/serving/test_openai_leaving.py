@@ -121,6 +121,18 @@ def test_who_leaves_gives_their_place_under_the_keys_limit_back(house: House):
     assert ApiKey.objects.filter(sha256=ApiKey.hash(secret)).get().calls.filter(status=499).count() == 1
 
 
+def test_a_key_that_may_wait_for_one_answer_at_once_gets_those_of_a_request_one_after_another(house: House):
+    with house.plain() as http:
+        http.headers["Authorization"] = f"Bearer {house.key(at_once=1)}"
+        whole = http.post("/v1/chat/completions", json=ENDLESS | {"n": 3, "max_tokens": 2}).json()
+        assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
+        with http.stream("POST", "/v1/chat/completions", json=ENDLESS | {"n": 8, "stream": True}) as answer:
+            told = (line for line in answer.iter_lines() if line.startswith("data: "))
+            events = [json.loads(next(told).removeprefix("data: ")) for _ in range(40)]
+            assert {event["choices"][0]["index"] for event in events} == {0}
+            assert running() <= 1
+
+
 def test_who_reads_nothing_is_let_go_of_in_the_end(house: House, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lines, "STALLED", 1.0)
     monkeypatch.setattr(lines, "AHEAD", 4)

@@ -18,6 +18,7 @@ from studio.serving.choosing import choose
 from studio.serving.models import Call, Deployment
 from studio.serving.openai.answers import Usage
 from studio.serving.openai.errors import Refused, not_found
+from studio.serving.openai.lines import AT_ONCE
 from studio.serving.reach import deployments_for, releases_for
 from studio.serving.subjects import Subject, subject_of
 from studio.workspaces.models import Client, Member
@@ -82,6 +83,11 @@ class Under:
             self.place = limits.admit(self.member.key, expected_tokens=expected_tokens)
         except limits.Limited as problem:
             raise Refused(429, "rate_limit_exceeded", problem.message, headers=problem.headers) from problem
+
+    @property
+    def side_by_side(self) -> int:
+        """How many of its answers are written at a time: a place under a key's limit of answers at once is for one."""
+        return 1 if self.member.key is not None and self.member.key.at_once else AT_ONCE
 
     def end(self, status: int, error: str = "", *, said: tuple[list[dict[str, Any]], dict[str, Any]] | None = None) -> None:
         """Records it, once; `said` is the conversation and the answer, which the project may keep."""

@@ -8,7 +8,7 @@ from studio.serving import asking
 from studio.serving.subjects import Subject
 
 AT_ONCE = 4
-"""Answers of one request that are asked for side by side."""
+"""Answers of one request that are asked for side by side, where its key has no limit of them."""
 AHEAD = 64
 """Lines that the engine may be ahead of a caller who reads slowly."""
 STALLED = 60.0
@@ -19,10 +19,18 @@ Line = tuple[int, dict[str, Any]]
 class Lines:
     """`await lines.next()` is the next `(number, line)`; None once every answer is whole, or one of them failed."""
 
-    def __init__(self, subject: Subject, route: str, bodies: list[dict[str, Any]], *, left: asyncio.Event | None = None):
+    def __init__(
+        self,
+        subject: Subject,
+        route: str,
+        bodies: list[dict[str, Any]],
+        *,
+        left: asyncio.Event | None = None,
+        side_by_side: int = AT_ONCE,
+    ):
         self.subject, self.route, self.bodies = subject, route, bodies
         self.queue: asyncio.Queue[Line | None] = asyncio.Queue(AHEAD)
-        self.turns = asyncio.Semaphore(AT_ONCE)
+        self.turns = asyncio.Semaphore(side_by_side)
         self.loop = asyncio.get_running_loop()
         self.kept: Line | None = None
         self.task = asyncio.create_task(self.pump())

@@ -167,7 +167,7 @@ async def answer(under: Under, kind: Kind, sent: dict[str, Any], *, left: asynci
     subject, bodies = await sync_to_async(prepare)()
     if left is not None and left.is_set():
         raise asyncio.CancelledError
-    lines = Lines(subject, kind.route, bodies, left=left)
+    lines = Lines(subject, kind.route, bodies, left=left, side_by_side=under.side_by_side)
     try:
         answers = kind.answers(asked, Head(under.pk, asked.model, fingerprint(under)), under.usage)
         telling = Telling(under, lines, answers, model=asked.model, asked_in=kind.asked_in)
