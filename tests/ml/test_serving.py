@@ -248,6 +248,28 @@ def test_what_is_erased_while_a_server_loads_it_is_not_in_memory_afterwards(root
     asyncio.run(work())
 
 
+def test_an_idle_server_that_was_started_for_other_cores_than_are_free_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(llamacpp, "WATCH", 0.5)
+    monkeypatch.setattr(llamacpp, "MISFITS", 2)
+
+    async def work() -> None:
+        async with llama(root) as engine:
+            engine.cores.count = 64  # none of which others can have taken
+            await asyncio.sleep(1)
+            await engine.load(subject_of(root, "heron"), lambda _: None)
+            [home] = engine.homes.values()
+            assert (first := home.ready) and first.load.threads > 32
+            engine.cores.count = 1
+            deadline = time.monotonic() + 60
+            while not home.ready or home.ready.load.threads > 1:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+            assert first.ended and home.ready.load.adapters == first.load.adapters
+            assert [model["threads"] for model in engine.metrics()["models"]] == [1]
+
+    asyncio.run(work())
+
+
 def test_many_who_wait_for_files_to_be_made_hold_no_thread_each_and_are_told_again(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(llamacpp, "TELL_EVERY", 0.1)
 

@@ -33,7 +33,7 @@ LONGEST_EMBEDDED = 2048
 """Tokens of one text that becomes a vector: all of them are computed at once."""
 SLOTS = 4
 """Conversations that a base model answers side by side."""
-TURN = 8
+TURN = 16
 """Questions to one adapter while others wait."""
 PATIENCE = 600.0
 """Seconds that a server may say nothing: more than any prompt takes that fits."""
@@ -41,6 +41,10 @@ TELL_EVERY = 30.0
 """Seconds after which those who wait for files are told again."""
 WATCH = 5.0
 """Seconds between two looks at servers that nobody asks."""
+MISFITS = 6
+"""Looks in a row at which an idle server has another number of threads than cores are free, until another one takes its place."""
+RECENT = 600.0
+"""Seconds after the last question in which that is worth a start."""
 WORK_AT_ONCE = 16_000_000_000
 """Parameters times tokens that one thread computes in about a second on a busy machine."""
 SMALLEST_BATCH, LARGEST_BATCH = 8, 256
@@ -69,6 +73,7 @@ class Home:
     used_at: float = 0.0
     need: int = 0
     """Bytes, as they were estimated."""
+    misfits: int = 0
 
     @property
     def slots(self) -> int:
@@ -380,13 +385,32 @@ class LlamaCpp:
             raise UserError(f"{words} Ask again.", code="broken") from problem
 
     async def watch(self) -> None:
-        """Ends servers that go on computing though nobody asks."""
+        """Ends servers that go on computing though nobody asks, and replaces those whose threads do not fit the machine any more."""
         watch = Watch(most=WATCH / 10)
         while True:
             await asyncio.sleep(WATCH)
             for server in watch.look([server for home in self.homes.values() if (server := home.ready)]):
                 log.warning("The server of %s computes though nobody asks; it is ended.", Path(server.load.model).name)
                 server.end()
+            for home in self.misfits():
+                home.swapping = asyncio.create_task(self.renew(home))
+
+    def misfits(self) -> list[Home]:
+        """What was asked lately, is idle, and has been loaded for other cores than are free. For none of them another base has to leave."""
+        free, used = self.cores.look(), sum(home.need for home in self.homes.values() if home.ready or home.swapping)
+        found = []
+        for home in self.homes.values():
+            fits = not home.ready or not home.idle or home.ready.load.threads == free
+            home.misfits = 0 if fits else home.misfits + 1
+            if home.misfits == MISFITS and time.time() - home.used_at < RECENT and not self.room.lacks(home.need, used=used):
+                found.append(home)
+        return found[:1]
+
+    async def renew(self, home: Home) -> None:
+        try:
+            await self.swap(home, only=None)
+        except UserError as problem:  # nobody waits for it; the next question tells whoever asks
+            log.warning("The server of %s could not be started anew: %s", Path(home.model).name, problem.message)
 
     async def embed(self, server: Server, body: dict[str, Any], took: Took) -> dict[str, Any]:
         began = time.monotonic()
