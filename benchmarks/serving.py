@@ -1,6 +1,6 @@
 """Eight adapters on one base against one merged model alone: throughput, memory, adding an adapter; and against llama.cpp's own order.
 
-    python benchmarks/serving.py --model FOLDER [--callers 32,8] [--rounds 3]
+    python benchmarks/serving.py --model FOLDER [--callers 32,8] [--rounds 3] [--each 8]
 
 FOLDER is a base model, such as SmolLM2-135M-Instruct. The engine is the process that the studio runs, asked through its socket; the
 adapters have random weights. What is compared is asked in turns, round by round, and the medians of the rounds' ratios are printed.
@@ -30,7 +30,9 @@ from safetensors.numpy import save_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from studio.ml.gguf.exporting import export
+from studio.ml.gguf.footprint import footprint
 from studio.serving.engines.contract import Took
+from studio.serving.engines.llamacpp import batch_of
 from studio.serving.engines.servers import Load, Stable
 from studio.serving.engines.wire import chunks_of
 from studio.storage import commit_folder, sealed_sha256
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--callers", default="32,8")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--each", type=int, default=2, help="Questions of each caller in a round.")
+    parser.add_argument("--each", type=int, default=8, help="Questions of each caller in a round: enough that most come in turns.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="studio-serving-") as folder:
         asyncio.run(measure(Path(folder), options))
@@ -70,7 +72,9 @@ async def measure(root: Path, options: argparse.Namespace) -> None:
         held, files = await engine.bytes_of(base), sum(path.stat().st_size for path in root.glob("cache/serving/1/*.lora.gguf"))
         print(f"memory: base {mb(alone)}, with {ADAPTERS} adapters {mb(held)}, their files {mb(files)}")
         print(f"    with adapters / (base + files) {held / (alone + files):.3f} (at most 1.10)")
-        async with llama(root, adapters[:ADAPTERS]) as (plain, process):
+        threads = {"merged": await engine.threads_of(merged), "eight": await engine.threads_of(base)}
+        print("threads:", ", ".join(f"{name} {count}" for name, count in threads.items()), f"plain {threads['eight']}")
+        async with llama(root, adapters[:ADAPTERS], threads=threads["eight"]) as (plain, process):
             ways = {
                 "merged": (engine.asking([subject(merged)]), engine.process),
                 "eight": (eight, engine.process),
@@ -105,9 +109,10 @@ def with_ratios(rates: dict[str, list[float]]) -> dict[str, float]:
 
 
 def cpu_of(process: Any) -> float:
-    """Of a process and all that it started and that is still there."""
+    """Of a process and all that it started."""
     whole = psutil.Process(process.pid)
-    return sum(times.user + times.system for times in (each.cpu_times() for each in (whole, *whole.children(recursive=True))))
+    ended = whole.cpu_times()
+    return ended.children_user + ended.children_system + sum(times.user + times.system for times in (each.cpu_times() for each in (whole, *whole.children(recursive=True))))
 
 
 async def adding(engine: "Engine", base: Path, adapters: list[Path], eight: Ask) -> None:
@@ -202,19 +207,26 @@ class Engine:
         return {"tokens": done["completion_tokens"], "first": done["first"], "seconds": time.monotonic() - began, "loaded": loaded}
 
     async def bytes_of(self, base: Path) -> int:
-        models = (await self.client.get("/state")).json()["models"]
-        [found] = [model["bytes"] for model in models if model["base_sha256"] == sealed_sha256(base)]
-        return int(found)
+        return int((await self.model(base))["bytes"])
+
+    async def threads_of(self, base: Path) -> int:
+        return int((await self.model(base))["threads"])
+
+    async def model(self, base: Path) -> dict[str, Any]:
+        models: list[dict[str, Any]] = (await self.client.get("/state")).json()["models"]
+        [found] = [model for model in models if model["base_sha256"] == sealed_sha256(base)]
+        return found
 
 
 @asynccontextmanager
-async def llama(root: Path, adapters: list[Path]) -> AsyncIterator[tuple[Ask, Any]]:
-    """One llama.cpp server with all adapters, that everybody asks at once and that keeps its own order."""
+async def llama(root: Path, adapters: list[Path], *, threads: int) -> AsyncIterator[tuple[Ask, Any]]:
+    """One llama.cpp server with all adapters, and the engine's threads and batch, that everybody asks at once: it keeps its own order."""
     cache = root / "cache" / "serving" / "1"
     [model] = cache.glob("*.q8_0.gguf")
     files = [next(cache.glob(f"*-{sealed_sha256(adapter)[:16]}.lora.gguf")) for adapter in adapters]
     (root / "plain").mkdir()
-    server = await Stable(root / "plain", patience=600).start(Load(str(model), tuple(map(str, files))))
+    batch = batch_of(footprint(model).parameters, threads)
+    server = await Stable(root / "plain", patience=600).start(Load(str(model), tuple(map(str, files)), batch=batch, threads=threads))
 
     async def ask(number: int, body: dict[str, Any]) -> dict[str, float]:
         began, took = time.monotonic(), Took()
