@@ -112,7 +112,11 @@ def cpu_of(process: Any) -> float:
     """Of a process and all that it started."""
     whole = psutil.Process(process.pid)
     ended = whole.cpu_times()
-    return ended.children_user + ended.children_system + sum(times.user + times.system for times in (each.cpu_times() for each in (whole, *whole.children(recursive=True))))
+    return (
+        ended.children_user
+        + ended.children_system
+        + sum(times.user + times.system for times in (each.cpu_times() for each in (whole, *whole.children(recursive=True))))
+    )
 
 
 async def adding(engine: "Engine", base: Path, adapters: list[Path], eight: Ask) -> None:
