@@ -603,4 +603,4 @@ def test_an_id_that_is_none_is_not_found_and_no_error(town, typed):
         given = {"data": json.dumps(fields), "content_type": "application/json"} if name == "serving:chat" else {"data": fields}
         address = f"{reverse(name)}?{urlencode(fields)}" if name == "uploads:create" else reverse(name)
         status = getattr(who.browser, method.lower())(address, **given).status_code
-        assert status in (400, 404) or (typed == "" and status < 400), f"{method} {name}"
+        assert status in (400, 404) or (typed == "" and (status < 400 or status == 422)), f"{method} {name}"  # a form may ask for it
