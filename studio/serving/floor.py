@@ -56,9 +56,11 @@ class Floor:
         self.give()
 
     def forget(self, adapter: str, mine: "Future[None]") -> None:
-        self.queues[adapter].remove(mine)
-        if not self.queues[adapter]:
-            del self.queues[adapter]
+        queue = self.queues.get(adapter, deque())
+        if mine in queue:  # else its turn came while it was leaving
+            queue.remove(mine)
+            if not queue:
+                del self.queues[adapter]
         self.give()  # with whoever left, the wish for a change of turns may have gone
 
     def give(self) -> None:
@@ -84,5 +86,6 @@ class Floor:
         mine = queue.popleft()
         if not queue:
             del self.queues[adapter]
-        self.running += 1
-        mine.set_result(None)
+        if not mine.done():  # else whoever asked has left, and their task has not noticed yet
+            self.running += 1
+            mine.set_result(None)

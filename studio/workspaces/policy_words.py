@@ -55,6 +55,10 @@ WORDS: dict[str, dict[str, str]] = {
         "deployment.view": "See what runs where",
         "deployment.create": "Make deployments",
         "deployment.promote": "Promote and roll back",
+        "traffic.view": "See how much the endpoint is asked, and how quickly it answers",
+        "answer.view": "Read what the endpoint was asked and answered, where a project keeps it",
+        "answer.judge": "Say which kept answers are good, and correct them",
+        "answer.keep": "Say whether a project keeps answers, and for how long",
     },
     "Clients": {
         "client.view": "See clients",

@@ -114,8 +114,30 @@ def test_who_leaves_before_or_after_their_turn_came_takes_no_slot_along():
             await asyncio.sleep(dice.random() / 1000)
             for task in dice.sample(tasks, 3):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
             assert floor.running == 0 and not floor.queues
+
+    run(work)
+
+
+def test_a_slot_that_comes_free_while_the_next_in_line_leaves_goes_to_the_one_behind():
+    async def work() -> None:
+        floor, told = Floor(slots=1, turn=4), []
+
+        async def hold(name: str, until: asyncio.Event) -> None:
+            async with floor.place("a"):
+                told.append(name)
+                await until.wait()
+
+        first, now = asyncio.Event(), asyncio.Event()
+        now.set()
+        tasks = [asyncio.create_task(hold(name, until)) for name, until in (("first", first), ("leaves", now), ("behind", now))]
+        await asyncio.sleep(0)
+        first.set()
+        tasks[1].cancel()  # the slot is given away before this one has noticed
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        assert told == ["first", "behind"]
+        assert floor.running == 0 and not floor.queues
 
     run(work)
 

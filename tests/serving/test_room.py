@@ -23,7 +23,7 @@ from tests.serving.engine_process import engine_process
 from tests.serving.test_models_in_memory import said, with_files
 from tests.serving.vllm_machine import gpu_machine
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.torch]
 MORE_THAN_THERE_IS = 1 << 50
 
 

@@ -18,7 +18,7 @@ from django.db import transaction
 from django.test import Client as Browser
 from django.urls import reverse
 
-from studio.serving.models import Deployment
+from studio.serving.models import Deployment, PromptSet
 from studio.workspaces.models import Client, Project
 from studio.workspaces.policy import ROUTES
 from tests.fixtures import Api, World, make_key, make_member, make_release
@@ -30,8 +30,9 @@ TOKEN = re.compile(r"\b[0-9A-Za-z]{64}\b")
 """Django masks its token anew for each page."""
 SAYS_MORE = ("amount_", "unit_", "most_")
 """Beginnings of fields of a mix that say how much of a dataset is taken. Which is taken is said by `use_` and `version_`."""
-SELECTORS = (Client, Project, Deployment)
-"""Says for whom something is to be: there an owner may choose another client's. A key may ask deployments of several."""
+SELECTORS = (Client, Project, Deployment, PromptSet)
+"""Says for whom something is to be: there an owner may choose another client's. A key may ask deployments of several, and a set's client is
+whose models are asked."""
 
 
 # ── What is there, before and after ──
@@ -301,6 +302,7 @@ LISTS = {
     "erasures": {"after": "erasure"},
     "audit": {"client": "client", "object": "run"},
     "usage": {"client": "client"},
+    "traffic": {"client": "client", "deployment": "deployment"},
 }
 """Queries of GET that name something."""
 
