@@ -95,7 +95,7 @@ def test_an_owner_sets_a_rate_and_is_told_what_is_wrong_with_one(browse: Callabl
     def change(page: Page) -> None:
         seen = Visit(page, name="rates")
         seen.look("rates", everywhere=True)
-        page.get_by_label("Worker", exact=True).fill("NVIDIA B200")
+        page.get_by_label("Worker, or Tokens", exact=True).fill("NVIDIA B200")
         page.get_by_label("An hour, or a million tokens", exact=True).fill("a lot")
         page.get_by_role("button", name="Save").nth(1).click()
         expect(page.get_by_text("such as 2.40")).to_be_visible(timeout=SLOW)
