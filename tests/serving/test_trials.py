@@ -350,6 +350,7 @@ def test_a_set_of_an_archived_client_is_asked_no_more(acme, browser):
     assert asked(browser, set=kept.pk, column=[f"base:{acme.base.pk}"]).status_code == 404
 
 
+@pytest.mark.django_db(transaction=True)
 def test_an_erased_client_leaves_no_set_no_trial_and_no_order(acme):
     other = create_client(acme.owner, name="Globex")
     trial = acme.trial
