@@ -321,7 +321,7 @@ def test_a_dora_adapter_cannot_be_swapped_but_is_served_merged(
 
     assert alone.adapter is None and swapped.model == alone.model != whole.model
     assert swapped.adapter and whole.adapter is None
-    killed = cache / f".{alone['model'].name}.1.1.part"
+    killed = cache / f".{alone.model.name}.1.1.part"
     killed.write_bytes(b"half")
     made = {path: path.stat().st_mtime_ns for path in cache.glob("*.gguf")}
     prepare(base=base, adapter=lora, cache=cache)
