@@ -4,15 +4,13 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from django.db.models import Q
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
 from pydantic import Field
 
 from studio.api.fields import Input, Line, Moment
-from studio.api.paging import ClientsPaging, Page, cut
-from studio.errors import UserError
+from studio.api.paging import ClientsPaging, Page, page_of
 from studio.serving import answers, keeping
 from studio.serving.models import KeptAnswer
 from studio.workspaces.models import Project
@@ -120,13 +118,7 @@ def list_answers(request: HttpRequest, filters: Query[AnswerFilters]) -> dict[st
     times = {"at__gte": filters.since, "at__lt": filters.until}
     rows = filters.of(visible).filter(**named, **{name: moment for name, moment in times.items() if moment is not None})
     wanted = answers.Wanted(judged=filters.judged, typed=filters.q).of(rows, request.member)  # type: ignore[attr-defined]
-    if filters.after is not None:
-        last = visible.filter(pk=filters.after).values_list("at", flat=True).first()
-        if last is None:
-            raise UserError("The list cannot go on from there.", fields={"after": "There is no such item in this list."})
-        wanted = wanted.filter(Q(at__lt=last) | Q(at=last, pk__lt=filters.after))
-    found = list(wanted[: filters.limit + 1])
-    return cut(request, [answer_out(kept) for kept in found], limit=filters.limit, after=lambda: found[filters.limit - 1].pk)
+    return page_of(request, wanted, filters, show=answer_out, among=visible, by="at")
 
 
 def named(request: HttpRequest, name: str, action: str) -> KeptAnswer:

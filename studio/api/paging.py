@@ -43,11 +43,24 @@ class ClientsPaging(Paging):
 def page(request: HttpRequest, visible: "QuerySet[Any]", paging: Paging, *, show: Callable[[Any], Any], **where: Any) -> dict[str, Any]:
     """A page of those rows of `visible` that fit `where`; a condition that is None is left out."""
     rows = visible.filter(**{name: value for name, value in where.items() if value is not None}).order_by("-created_at", "-pk")
+    return page_of(request, rows, paging, show=show, among=visible)
+
+
+def page_of(
+    request: HttpRequest,
+    rows: "QuerySet[Any]",
+    paging: Paging,
+    *,
+    show: Callable[[Any], Any],
+    among: "QuerySet[Any]",
+    by: str = "created_at",
+) -> dict[str, Any]:
+    """A page of `rows`, which stand by `by` and id, the newest first. It goes on from one of `among`, whether or not that still fits."""
     if paging.after is not None:
-        last = visible.filter(pk=paging.after).values_list("created_at", flat=True).first()
+        last = among.filter(pk=paging.after).values_list(by, flat=True).first()
         if last is None:
             raise UserError("The list cannot go on from there.", fields={"after": "There is no such item in this list."})
-        rows = rows.filter(Q(created_at__lt=last) | Q(created_at=last, pk__lt=paging.after))
+        rows = rows.filter(Q(**{f"{by}__lt": last}) | Q(**{by: last}, pk__lt=paging.after))
     found = list(rows[: paging.limit + 1])
     return cut(request, [show(row) for row in found], limit=paging.limit, after=lambda: found[paging.limit - 1].pk)
 

@@ -6,8 +6,7 @@ from django.db.models import Count, F, Q
 from django.urls import reverse
 from django.utils import timezone
 
-from studio.serving.models import Call, Deployment
-from studio.serving.traffic import LEFT
+from studio.serving.models import LEFT, Call, Deployment
 from studio.workspaces.models import Member
 from studio.workspaces.needs import Need
 

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from studio.workspaces.models import Client, Member, Project
 from studio.workspaces.services import create_client, create_project
 from tests.fixtures import make_artifact, make_base_model, make_deployment, make_key, make_order, make_owner, make_release
 from tests.ml.conftest import make_tiny_model
+from tests.serving.engine_process import engine_process
 
 WITH_TOOLS = """\
 {% if tools %}<|im_start|>system
@@ -37,19 +37,11 @@ WITH_TOOLS = """\
 
 @contextmanager
 def engine_at(configured: Any, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The process that answers, as the supervisor starts it."""
+    """The process that answers, where the settings say that it is."""
     socket = folder / "e.sock"
     configured.ENGINE_SOCKET = str(socket)
-    process = subprocess.Popen([sys.executable, "-m", "studio.serving.engine", "--socket", str(socket), "--root", str(folder)])
-    try:
-        deadline = time.monotonic() + 60
-        while not socket.exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+    with engine_process(folder, socket) as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @dataclass

@@ -89,6 +89,7 @@ def test_an_adapter_becomes_an_approved_release(browse: Callable[[str, Do], None
         expect(page.get_by_text("The evaluation was cancelled.")).to_be_visible(timeout=SLOW)
         page.get_by_role("button", name="Move to approved").click()
         expect(page.get_by_role("alert")).to_contain_text("Something above is still missing.", timeout=SLOW)
+        expect(page.locator("#checks")).to_contain_text("It has not been evaluated yet.")
         seen.look("not-met", everywhere=True)
         assert [mistake for mistake in seen.mistakes if "422" not in mistake] == []
 

@@ -9,7 +9,7 @@ import uuid
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Choice = dict[str, Any]
 TOKEN = ("token", "logprob", "bytes")
@@ -76,14 +76,19 @@ class Answers(Protocol):
         """A chunk of the answer with this number, as a choice of a stream; None where it says nothing."""
         ...
 
-    def chunk(self, choices: list[Choice], **more: Any) -> dict[str, Any]: ...
-
     def whole(self) -> dict[str, Any]: ...
 
     @property
     def said(self) -> dict[str, Any] | None:
         """The message that the first answer is, once it is whole."""
         ...
+
+
+@runtime_checkable
+class Streamed(Answers, Protocol):
+    """Those that can be told piece by piece."""
+
+    def chunk(self, choices: list[Choice], **more: Any) -> dict[str, Any]: ...
 
 
 @dataclass
@@ -266,9 +271,6 @@ class Embeddings:
     def take(self, number: int, chunk: dict[str, Any]) -> Choice | None:
         self.vectors += [found["embedding"] for found in sorted(chunk.get("data") or [], key=lambda found: found.get("index", 0))]
         return None
-
-    def chunk(self, choices: list[Choice], **more: Any) -> dict[str, Any]:
-        raise NotImplementedError("Embeddings are not streamed.")
 
     def whole(self) -> dict[str, Any]:
         listed = [

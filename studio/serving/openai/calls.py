@@ -23,8 +23,6 @@ from studio.serving.reach import deployments_for, releases_for
 from studio.serving.subjects import Subject, subject_of
 from studio.workspaces.models import Client, Member
 
-LEFT = 499
-"""The status of a request whose caller did not wait for the end."""
 OF_A_DEPLOYMENT = (
     "release__artifact__base_model",
     "release__artifact__project__client",

@@ -6,8 +6,9 @@ from typing import Any
 import orjson
 from asgiref.sync import sync_to_async
 
-from studio.serving.openai.answers import Answers
-from studio.serving.openai.calls import LEFT, Under
+from studio.serving.models import LEFT
+from studio.serving.openai.answers import Answers, Streamed
+from studio.serving.openai.calls import Under
 from studio.serving.openai.errors import Refused, of_engine
 from studio.serving.openai.lines import Lines
 
@@ -50,8 +51,8 @@ class Telling:
 class Events:
     """What a streaming response sends. Django closes it in the thread of the request, however it ended."""
 
-    def __init__(self, telling: Telling, *, usage_wanted: bool, conversation: Conversation):
-        self.telling, self.usage_wanted, self.conversation = telling, usage_wanted, conversation
+    def __init__(self, telling: Telling, answers: Streamed, *, usage_wanted: bool, conversation: Conversation):
+        self.telling, self.answers, self.usage_wanted, self.conversation = telling, answers, usage_wanted, conversation
         self.pieces = self.write()
 
     def __aiter__(self) -> "Events":
@@ -67,7 +68,7 @@ class Events:
             raise
 
     async def write(self) -> AsyncIterator[bytes]:
-        telling, under, answers = self.telling, self.telling.under, self.telling.answers
+        telling, under, answers = self.telling, self.telling.under, self.answers
         more: dict[str, Any] = {"usage": None} if self.usage_wanted else {}
         try:
             while telling.left:

@@ -11,10 +11,10 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.views.decorators.csrf import csrf_exempt
 
 from studio.releases.models import Release
-from studio.serving.models import Call
+from studio.serving.models import LEFT, Call
 from studio.serving.openai import composing, listing
-from studio.serving.openai.answers import Answers, Chats, Completions, Embeddings, Head, Usage
-from studio.serving.openai.calls import LEFT, Under, begin
+from studio.serving.openai.answers import Answers, Chats, Completions, Embeddings, Head, Streamed, Usage
+from studio.serving.openai.calls import Under, begin
 from studio.serving.openai.errors import Refused, invalid
 from studio.serving.openai.lines import Lines
 from studio.serving.openai.requests import Asking, ChatRequest, CompletionRequest, EmbeddingRequest, Sampled, read
@@ -171,8 +171,8 @@ async def answer(under: Under, kind: Kind, sent: dict[str, Any], *, left: asynci
     try:
         answers = kind.answers(asked, Head(under.pk, asked.model, fingerprint(under)), under.usage)
         telling = Telling(under, lines, answers, model=asked.model, asked_in=kind.asked_in)
-        if isinstance(asked, Sampled) and asked.stream:
-            return await streamed(telling, usage_wanted=asked.usage_wanted, conversation=kind.conversation(asked))
+        if isinstance(asked, Sampled) and asked.stream and isinstance(answers, Streamed):
+            return await streamed(telling, answers, usage_wanted=asked.usage_wanted, conversation=kind.conversation(asked))
         told = await telling.whole()
     except BaseException:  # also where the caller has left
         lines.close()
@@ -182,11 +182,11 @@ async def answer(under: Under, kind: Kind, sent: dict[str, Any], *, left: asynci
     return with_limits(JsonResponse(told), under)
 
 
-async def streamed(telling: Telling, *, usage_wanted: bool, conversation: Conversation) -> StreamingHttpResponse:
+async def streamed(telling: Telling, answers: Streamed, *, usage_wanted: bool, conversation: Conversation) -> StreamingHttpResponse:
     await telling.lines.look_ahead(patience=PATIENCE)
     if (ahead := telling.lines.kept) is not None and "error" in ahead[1]:
         telling.take(*ahead)
-    events = Events(telling, usage_wanted=usage_wanted, conversation=conversation)
+    events = Events(telling, answers, usage_wanted=usage_wanted, conversation=conversation)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     response = StreamingHttpResponse(events, content_type="text/event-stream; charset=utf-8", headers=headers)
     with_limits(response, telling.under)
