@@ -249,10 +249,12 @@ def test_a_redis_that_goes_away_is_said_once_and_each_process_counts_on(
 ) -> None:
     monkeypatch.setattr(limits, "AWAY_SINCE", limits.Away())
     monkeypatch.setattr(limits, "AWAY", 0.0)
+    monkeypatch.setattr(limits, "PATIENCE", 30)
     key = a_key(requests_per_minute=2, at_once=5)
     with redis_on_a_socket() as address:
         settings.REDIS_URL = address
         place = admit(key, expected_tokens=1)
+        caplog.clear()  # another test's answer may still have held a place where Redis is gone
     place.leave(1)  # is gone, and breaks nothing
     admit(key, expected_tokens=1), admit(key, expected_tokens=1)
     refused(key)
