@@ -241,6 +241,7 @@ INSTALLED_APPS = [
     "studio.releases",
     "studio.runs",
     "studio.serving",
+    "studio.comparisons",
     "studio.clients",
     "studio.api",
 ]

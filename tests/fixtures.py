@@ -27,6 +27,7 @@ from django.utils.text import slugify
 from studio.artifacts import kinds
 from studio.artifacts.models import AdapterUpload, Artifact, Build
 from studio.basemodels.models import BaseModel
+from studio.comparisons.models import Arm, ArmRun, Comparison, Extraction, Retrained, Retraining, Survey
 from studio.datasets import rows, uploading
 from studio.datasets.models import Connection, Dataset, DatasetVersion, Synthesis, SyntheticRow, Upload
 from studio.orders.models import Order, Slot
@@ -431,6 +432,33 @@ class World:
         return Trial.objects.filter(client=self.client).first() or make_trial(self)
 
     @property
+    def comparison(self) -> Comparison:
+        """Two arms of one run each that have ended, and shared with its client's guests."""
+        return Comparison.objects.filter(project=self.project).first() or make_comparison(self)
+
+    @property
+    def survey(self) -> Survey:
+        found = Survey.objects.filter(dataset_version=self.version).first()
+        columns = {"dataset_version": self.version, "base_model": self.base}
+        return found or Survey.objects.create(order=make_order(self.owner, kind="survey", client=self.client), **columns)
+
+    @property
+    def extraction(self) -> Extraction:
+        """Of its artifact."""
+        found = Extraction.objects.filter(source=self.artifact).first()
+        columns = {"source": self.artifact, "ranks": [16]}
+        return found or Extraction.objects.create(order=make_order(self.owner, kind="extraction", client=self.client), **columns)
+
+    @property
+    def retraining(self) -> Retraining:
+        """Of its one release, on its base."""
+        found = Retraining.objects.filter(client=self.client).first()
+        columns = {"client": self.client, "base_model": self.base, "name": "Newer base", "created_by": self.owner.user}
+        made = found or Retraining.objects.create(workspace=self.workspace, **columns)
+        Retrained.objects.get_or_create(retraining=made, before=self.release)
+        return made
+
+    @property
     def talk(self) -> Talk:
         """Shared by its owner."""
         kept = {"target": f"adapter:{self.artifact.pk}", "title": self.artifact.name, "note": "Adapter", "method": "lora"}
@@ -512,6 +540,26 @@ def make_trial(world: World, *, status: str = Order.Status.SUCCEEDED) -> Trial:
         asked_with={"system": "", "temperature": 0.0, "top_p": None, "max_tokens": 256, "seed": 0},
         answers=answers if status == Order.Status.SUCCEEDED else None,
     )
+
+
+def make_comparison(world: World, *, state: str = Comparison.State.DONE, seeds: tuple[int, ...] = (1,)) -> Comparison:
+    """Two arms, "LoRA" and "Full", each trained once with each seed."""
+    columns = {"project": world.project, "name": "LoRA or full", "differs": Comparison.Differs.METHOD, "seeds": list(seeds)}
+    made = Comparison.objects.create(**columns, state=state, shared_at=timezone.now(), created_by=world.owner.user)
+    for number, name in enumerate(("LoRA", "Full")):
+        arm = Arm.objects.create(
+            comparison=made,
+            number=number,
+            name=name,
+            plugin=world.run.plugin,
+            config=world.run.config,
+            base_model=world.base,
+            dataset_version=world.version,
+            is_reference=name == "Full",
+        )
+        for seed in seeds:
+            ArmRun.objects.create(arm=arm, seed=seed, run=make_run(world.owner, world.project, world.base, world.version))
+    return made
 
 
 def make_slot() -> Slot:

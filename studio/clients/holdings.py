@@ -15,6 +15,7 @@ from studio.artifacts.models import AdapterUpload, Artifact, Build
 from studio.audit.models import AuditRecord
 from studio.basemodels.models import BaseModel
 from studio.clients.disk import SERVED, Disk, below
+from studio.comparisons.models import Arm, ArmRun, Comparison, Extraction, Rating, Retrained, Retraining, Survey
 from studio.datasets.deleting import files_of_version
 from studio.datasets.models import (
     Dataset,
@@ -102,7 +103,16 @@ class Holding:
 
 
 PROJECT, RELEASE, DATASET = "project__client", "release__project__client", "dataset__project__client"
+COMPARISON = "comparison__project__client"
 HOLDINGS = (
+    Holding("ratings", "Blind ratings", Rating, COMPARISON),
+    Holding("arm_runs", "Runs of comparisons", ArmRun, f"arm__{COMPARISON}"),
+    Holding("arms", "Arms of comparisons", Arm, COMPARISON),
+    Holding("comparisons", "Comparisons", Comparison, PROJECT),
+    Holding("surveys", "Surveys of rows", Survey, f"dataset_version__{DATASET}"),
+    Holding("extractions", "Adapters taken out of models", Extraction, "source__project__client"),
+    Holding("retrained", "Releases that were trained anew", Retrained, "before__project__client"),
+    Holding("retrainings", "Retraining of its releases alone", Retraining, "client"),
     Holding("votes", "Votes for answers", Vote, "client"),
     Holding("talks", "Shared conversations", Talk, "client"),
     Holding("trials", "Prompt sets that were asked", Trial, "client"),

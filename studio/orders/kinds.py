@@ -83,5 +83,9 @@ SWEEPS: list[Callable[[], list[str]]] = []
 """What apps look for once an hour, to throw away what has expired; each says what it did."""
 
 
+ROUNDS: list[Callable[[], list[str]]] = []
+"""What apps look after every ten seconds, beside the orders: each takes its things a step further, and says what it did."""
+
+
 def register(kind: OrderKind) -> None:
     KINDS[kind.kind] = kind

@@ -22,6 +22,9 @@ Kind = Literal[
     "adapter",
     "evaluation",
     "trial",
+    "comparison",
+    "survey",
+    "extraction",
 ]
 
 

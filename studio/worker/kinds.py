@@ -24,6 +24,9 @@ KINDS: dict[Kind, str] = {
     "adapter": "studio.ml.uploaded.taking:run",
     "evaluation": "studio.ml.evaluating:run",
     "trial": "studio.ml.trying:run",
+    "comparison": "studio.ml.comparing:run",
+    "survey": "studio.ml.surveying:run",
+    "extraction": "studio.ml.extracting:run",
 }
 
 WITHOUT_TORCH: frozenset[Kind] = frozenset({"tokens", "token_view"})
@@ -43,6 +46,9 @@ WORDS: dict[Kind, str] = {
     "adapter": "Looking through the adapter",
     "evaluation": "Evaluating the release",
     "trial": "Asking the models",
+    "comparison": "Measuring the comparison",
+    "survey": "Looking at the rows with the base model",
+    "extraction": "Taking the adapters out",
 }
 """What failed, in a sentence that goes on with "failed: ...\""""
 

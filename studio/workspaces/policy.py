@@ -3,7 +3,7 @@
 A route that is not in ROUTES does not exist: it answers 404 and fails the build.
 """
 
-GUEST = {"home.view", "role.view", "shared.view", "release.sign_off", "delivery.download", "chat.use"}
+GUEST = {"home.view", "role.view", "shared.view", "release.sign_off", "delivery.download", "chat.use", "comparison.rate"}
 """A client's own person: what was shared with that client, on pages of their own (`shared.view`), and nothing else."""
 VIEWER = {
     "home.view",
@@ -26,6 +26,9 @@ VIEWER = {
     "deployment.view",
     "traffic.view",
     "prompts.view",
+    "comparison.view",
+    "comparison.rate",
+    "retraining.view",
     "chat.use",
 }
 MEMBER = VIEWER | {
@@ -38,6 +41,8 @@ MEMBER = VIEWER | {
     "run.resume",
     "run.queue",
     "run.estimate",
+    "comparison.edit",
+    "retraining.edit",
     "artifact.upload",
     "build.create",
     "base_model.create",
@@ -74,9 +79,28 @@ OWNER = ADMIN | {"workspace.edit", "client.erase"}
 ROLE_ACTIONS: dict[str, set[str]] = {"guest": GUEST, "viewer": VIEWER, "member": MEMBER, "admin": ADMIN, "owner": OWNER}
 
 SCOPE_ACTIONS: dict[str, set[str]] = {
-    "read": VIEWER | {"audit.view", "key.view", "member.view", "usage.view"},
-    "write": {"project.edit", "dataset.create", "dataset.delete", "base_model.create", "artifact.upload", "client.edit", "prompts.edit"},
-    "train": {"run.create", "run.stop", "run.pause", "run.resume", "run.queue", "run.estimate", "build.create"},
+    "read": VIEWER - {"comparison.rate"} | {"audit.view", "key.view", "member.view", "usage.view"},
+    "write": {
+        "project.edit",
+        "dataset.create",
+        "dataset.delete",
+        "base_model.create",
+        "artifact.upload",
+        "client.edit",
+        "prompts.edit",
+        "comparison.rate",
+    },
+    "train": {
+        "run.create",
+        "run.stop",
+        "run.pause",
+        "run.resume",
+        "run.queue",
+        "run.estimate",
+        "build.create",
+        "comparison.edit",
+        "retraining.edit",
+    },
     "deploy": {
         "build.create",
         "release.create",
@@ -92,9 +116,14 @@ SCOPE_ACTIONS: dict[str, set[str]] = {
     "admin": OWNER,
 }
 
-ON_ARCHIVED = (
-    VIEWER | GUEST - {"release.sign_off"} | {"client.edit", "client.export", "client.erase", "usage.view", "audit.view", "member.view"}
-)
+ON_ARCHIVED = (VIEWER | GUEST) - {"release.sign_off", "comparison.rate"} | {
+    "client.edit",
+    "client.export",
+    "client.erase",
+    "usage.view",
+    "audit.view",
+    "member.view",
+}
 """What can still be done with the things of a client that is archived. Everything else answers as if they were not there."""
 
 PUBLIC = "public"

@@ -30,6 +30,11 @@ WORDS: dict[str, dict[str, str]] = {
         "run.resume": "Resume runs",
         "run.queue": "Move runs in the queue",
         "queue.edit": "Set the rules of the queue",
+        "comparison.view": "See comparisons and their verdicts",
+        "comparison.edit": "Make, stop and delete comparisons, and share them with a client's guests",
+        "comparison.rate": "Say which of two answers is better, without knowing whose they are",
+        "retraining.view": "See which releases are trained anew on another base model",
+        "retraining.edit": "Train releases anew on another base model",
     },
     "Artifacts and builds": {
         "artifact.view": "See artifacts",

@@ -4,6 +4,7 @@ expired."""
 import logging
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.conf import settings
@@ -11,7 +12,7 @@ from django.core.management import BaseCommand
 from django.db import close_old_connections
 
 from studio.audit.chain import seal
-from studio.orders.kinds import SWEEPS
+from studio.orders.kinds import ROUNDS, SWEEPS
 from studio.orders.preempting import make_room, rest_by_day
 from studio.orders.services import reconcile, worker_lost
 from studio.orders.states import sweep
@@ -22,13 +23,18 @@ SWEEP = 3600.0
 
 
 def swept() -> list[str]:
-    """What each sweep did, in words. An error of one is logged, and neither the others nor the rounds end with it."""
+    """What each sweep did, in words."""
+    return done_by((sweep, *SWEEPS), "A sweep failed, and is tried again within the hour.")
+
+
+def done_by(steps: Iterable[Callable[[], list[str]]], failed: str) -> list[str]:
+    """An error of one is logged, and neither the others nor the rounds end with it."""
     did = []
-    for each in (sweep, *SWEEPS):
+    for each in steps:
         try:
             did += each()
         except Exception:
-            log.exception("A sweep failed, and is tried again within the hour.")
+            log.exception(failed)
     return did
 
 
@@ -46,6 +52,7 @@ class Command(BaseCommand):
         swept_at = -SWEEP
         while True:
             did = reconcile() + rest_by_day() + [line for queue in settings.RQ_QUEUES for line in make_room(queue)]
+            did += done_by(ROUNDS, "A round failed, and is tried again in the next.")
             seal()
             if time.monotonic() - swept_at > SWEEP:
                 swept_at = time.monotonic()

@@ -1,0 +1,6 @@
+from typing import Any
+
+from django.urls import include, path
+
+comparisons: list[Any] = []
+urlpatterns = [path("comparisons/", include((comparisons, "comparisons")))]
