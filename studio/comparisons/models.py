@@ -216,6 +216,8 @@ class Retraining(Tenant):
     base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="retrainings")
     """The new one."""
     name = models.CharField(max_length=120)
+    options = models.JSONField(default=dict)
+    """A comparisons.retraining.Options: what was chosen for all of them."""
     stopped_at = models.DateTimeField(null=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
