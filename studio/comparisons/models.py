@@ -190,6 +190,8 @@ class Extraction(Tenant):
     order = models.OneToOneField(Order, models.PROTECT, related_name="extraction")
     ranks = models.JSONField()
     """Whole numbers; 0 is the full rank."""
+    keeps_tables = models.BooleanField(default=False)
+    """Whether the tables of words, which no product of a low rank holds, go into each adapter whole."""
     result = models.JSONField(null=True)
     """What was measured at each rank, as its order kind judged it; None until it has ended."""
     created_at = models.DateTimeField(auto_now_add=True)

@@ -318,6 +318,27 @@ class TrialPayload(Wire):
     """A folder that outlives the attempt: what was answered is not asked again."""
 
 
+class ExtractionPayload(Wire):
+    """A fully trained model, and the adapters that are to be taken out of it."""
+
+    name: str
+    """What people call the model."""
+    base: str
+    """Folder of the base model that it was trained from."""
+    source: str
+    """Its own folder."""
+    model: ModelFacts
+    """Of the base."""
+    ranks: list[int] = Field(min_length=1, max_length=12)
+    """Each gives an adapter in a folder of its own; 0 is the full rank."""
+    tables: bool = False
+    """Whether the tables of words go along whole where they changed."""
+    rows: str = ""
+    """The version's rows.parquet, whose held-out rows they are measured on; empty measures nothing."""
+    state: str
+    """A folder that outlives the attempt: what a killed one had done is not done again."""
+
+
 class Order(Wire):
     id: str
     kind: Kind
