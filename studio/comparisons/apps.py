@@ -6,3 +6,7 @@ class ComparisonsConfig(AppConfig):
 
     def ready(self) -> None:
         """Registers what its orders need, and what its rounds look after."""
+        from studio.comparisons import rounds
+        from studio.orders.kinds import ROUNDS
+
+        ROUNDS.append(rounds.advance)

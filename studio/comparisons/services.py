@@ -1,0 +1,256 @@
+"""Makes comparisons, stops them, adds seeds to them, measures them again, and deletes them. What moves by itself is in `rounds`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from studio.audit.services import record
+from studio.comparisons.arms import ArmSpec, budget_of, in_common
+from studio.comparisons.models import Arm, ArmRun, Comparison
+from studio.datasets.models import DatasetVersion
+from studio.errors import UserError
+from studio.orders.models import Order
+from studio.orders.services import place, request_stop
+from studio.runs import services as runs
+from studio.runs.queue import When
+from studio.storage import remove_folder
+from studio.workspaces.models import Member, Project, hold
+
+MOST_ARMS, MOST_SEEDS, MOST_RUNS = 24, 10, 60
+"""Of one comparison."""
+SEEDS = (1, 2, 3)
+LARGEST_SEED = 2**32 - 1
+
+
+def create_comparison(
+    member: Member,
+    *,
+    project: Project,
+    name: str,
+    differs: str,
+    arms: Sequence[ArmSpec],
+    seeds: Sequence[int] = SEEDS,
+    metrics: Sequence[dict[str, Any]] = (),
+    probe: DatasetVersion | None = None,
+    sweep: dict[str, Any] | None = None,
+    stops_hopeless: bool = True,
+    when: When | None = None,
+    prompts: list[str] | None = None,
+) -> Comparison:
+    """The comparison with its arms, and a run in the queue for each arm and seed; refused with a sentence beside each field."""
+    refuse_odd(arms, seeds, sweep)
+    budgets = [budget_of(runs.parse_config(runs.plugin_of(arm.plugin), arm.config).model_dump(mode="json")) for arm in arms]
+    shared, unequal = in_common(budgets)
+    if unequal:
+        raise UserError(
+            f"The arms would not read the same: {' and '.join(unequal)} differ.",
+            fields={"arms": "Give all arms the same epochs, step limit, max length and rows in a step."},
+            code="unequal_arms",
+        )
+    with transaction.atomic():
+        hold(project)
+        number = Comparison.objects.filter(project=project).count() + 1
+        made: Comparison = Comparison.objects.create(
+            project=project,
+            name=" ".join(name.split())[:120] or f"Comparison {number}",
+            differs=differs,
+            seeds=list(seeds),
+            shared_settings=shared,
+            sweep=sweep,
+            metrics=list(metrics),
+            probe=probe,
+            stops_hopeless=stops_hopeless,
+            created_by=member.user,
+        )
+        for place_, spec in enumerate(arms):
+            add_arm(member, made, spec, number=place_, when=when, prompts=prompts)
+        change = {"arms": [None, ", ".join(arm.name for arm in arms)[:400]], "seeds": [None, list(seeds)]}
+        record(member, "comparison.create", made, change=change)
+    return made
+
+
+def refuse_odd(arms: Sequence[ArmSpec], seeds: Sequence[int], sweep: dict[str, Any] | None) -> None:
+    if len(arms) < (1 if sweep else 2):
+        raise UserError("There is nothing to compare.", fields={"arms": "Choose at least two that differ."})
+    if len(arms) > MOST_ARMS:
+        raise UserError("There are too many arms.", fields={"arms": f"At most {MOST_ARMS} are compared at a time."})
+    if not seeds or len(seeds) > MOST_SEEDS or len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in seeds):
+        raise UserError("The seeds cannot be used.", fields={"seeds": f"Give 1 to {MOST_SEEDS} different whole numbers."})
+    if len(arms) * len(seeds) > MOST_RUNS:
+        raise UserError("That would be too many runs.", fields={"seeds": f"{len(arms) * len(seeds)} runs; at most {MOST_RUNS} are made."})
+    for arm in arms:
+        if not ((arm.version.facts or {}).get("split") or {}).get("validation"):
+            raise UserError(
+                f"{arm.version} holds no rows back for validation, so there is nothing to measure on.",
+                fields={"dataset_version": "Split it with some rows for validation, then compare."},
+            )
+
+
+def add_arm(
+    member: Member, comparison: Comparison, spec: ArmSpec, *, number: int, when: When | None = None, prompts: list[str] | None = None
+) -> Arm:
+    """An arm with its runs, called inside the transaction that makes it."""
+    config = runs.parse_config(runs.plugin_of(spec.plugin), spec.config).model_dump(mode="json")
+    config.pop("seed", None)
+    arm: Arm = Arm.objects.create(
+        comparison=comparison,
+        number=number,
+        name=spec.name[:120],
+        plugin=spec.plugin,
+        config=config,
+        base_model=spec.base,
+        dataset_version=spec.version,
+        is_reference=spec.is_reference,
+    )
+    for seed in comparison.seeds:
+        add_run(member, arm, seed, when=when, prompts=prompts)
+    return arm
+
+
+def add_run(member: Member, arm: Arm, seed: int, *, when: When | None = None, prompts: list[str] | None = None) -> ArmRun:
+    run = runs.create_run(
+        member,
+        project=arm.comparison.project,
+        name=f"{arm.comparison.name[:60]}: {arm.name[:40]}, seed {seed}",
+        plugin_name=arm.plugin,
+        config=arm.config | {"seed": seed},
+        base=arm.base_model,
+        version=arm.dataset_version,
+        prompts=prompts,
+        when=when,
+    )
+    made: ArmRun = ArmRun.objects.create(arm=arm, seed=seed, run=run)
+    return made
+
+
+def comparable(comparison: Comparison) -> "QuerySet[ArmRun]":
+    """The runs that read all that they should have: these alone are measured, for what read less would be held against it."""
+    rows = ArmRun.objects.filter(arm__comparison=comparison, run__order__status=Order.Status.SUCCEEDED)
+    return rows.select_related("arm", "run__order").order_by("arm__number", "seed")
+
+
+def measure(member: Any, comparison: Comparison) -> None:
+    """Places the order that measures what has been trained. Called inside a transaction; an earlier measurement is thrown away."""
+    before = comparison.order
+    comparison.order = place(member, kind="comparison", client=comparison.project.client)
+    comparison.state, comparison.error, comparison.ended_at = Comparison.State.MEASURING, "", None
+    comparison.save(update_fields=["order", "state", "error", "ended_at"])
+    if before is not None:
+        throw_away(before)
+
+
+def throw_away(order: Order) -> None:
+    """A measurement that nothing points at any more, with its files."""
+    folder = order.folder.parent  # an order that is deleted does not know its own any more
+    order.delete()
+    transaction.on_commit(lambda: remove_folder(folder))
+
+
+def measured(comparison: Comparison) -> None:
+    """What was measured stands in the order's folder: renews the verdict and ends the comparison. Called in the order's transaction."""
+    from studio.comparisons import verdict
+
+    verdict.renew(comparison)
+    if comparison.state == Comparison.State.MEASURING:
+        end(comparison, Comparison.State.DONE)
+
+
+def end(comparison: Comparison, state: str, *, error: str = "") -> None:
+    comparison.state, comparison.error, comparison.ended_at = state, error, timezone.now()
+    comparison.save(update_fields=["state", "error", "ended_at"])
+
+
+def held(comparison: Comparison) -> Comparison:
+    """The comparison as it stands now, which nobody else changes until the transaction ends."""
+    hold(comparison)
+    found: Comparison = Comparison.objects.select_related("project__client__workspace", "order").get(pk=comparison.pk)
+    return found
+
+
+def stop(member: Member, comparison: Comparison) -> Comparison:
+    """Ends it early. What its runs have learnt so far is kept; those that were done are measured, where they are of two arms or more."""
+    with transaction.atomic():
+        now = held(comparison)
+        if not now.is_live:
+            raise UserError("This comparison has already ended.")
+        record(member, "comparison.stop", now)
+        if now.state == Comparison.State.MEASURING and now.order is not None:
+            if now.order.is_live:
+                request_stop(now.order)
+            end(now, Comparison.State.STOPPED)
+            return now
+        for each in live_runs(now):
+            request_stop(each.run.order)
+        if len({each.arm_id for each in comparable(now)}) > 1:
+            measure(member, now)
+        else:
+            end(now, Comparison.State.STOPPED)
+    return now
+
+
+def live_runs(comparison: Comparison) -> "QuerySet[ArmRun]":
+    """Those that still train, or wait for it."""
+    return ArmRun.objects.filter(arm__comparison=comparison, run__order__status__in=Order.LIVE).select_related("arm", "run__order")
+
+
+def again(member: Member, comparison: Comparison) -> Comparison:
+    """Measures once more what has been trained."""
+    with transaction.atomic():
+        now = held(comparison)
+        if now.is_live:
+            raise UserError("This comparison still goes on. Wait until it has ended, or stop it.")
+        if not comparable(now).exists():
+            raise UserError("None of its runs got to its end, so there is nothing to measure.")
+        measure(member, now)
+        record(member, "comparison.measure", now)
+    return now
+
+
+def rename(member: Member, comparison: Comparison, name: str) -> None:
+    name = " ".join(name.split())[:120]
+    if not name:
+        raise UserError("A comparison needs a name.", fields={"name": "Give it a name."})
+    with transaction.atomic():
+        before, comparison.name = comparison.name, name
+        if before == name:
+            return
+        comparison.save(update_fields=["name"])
+        record(member, "comparison.edit", comparison, change={"name": [before, name]})
+
+
+def add_seeds(member: Member, comparison: Comparison, seeds: Sequence[int] = (), *, count: int = 2) -> Comparison:
+    """Trains each arm with more seeds, and measures anew; without any named, with the next `count` numbers."""
+    with transaction.atomic():
+        now = held(comparison)
+        if now.is_live:
+            raise UserError("This comparison still goes on. Add seeds once it has ended.")
+        wanted = list(seeds) or [max([*now.seeds, 0]) + step for step in range(1, count + 1)]
+        arms = list(now.arms.select_related("base_model", "dataset_version__dataset"))
+        refuse_odd(
+            [ArmSpec(arm.name, arm.plugin, {}, arm.base_model, arm.dataset_version) for arm in arms], [*now.seeds, *wanted], now.sweep
+        )
+        now.seeds, before = [*now.seeds, *wanted], now.seeds
+        now.state, now.error, now.ended_at = Comparison.State.RUNNING, "", None
+        now.save(update_fields=["seeds", "state", "error", "ended_at"])
+        for arm in arms:
+            arm.comparison = now
+            for seed in wanted:
+                add_run(member, arm, seed)
+        record(member, "comparison.seeds", now, change={"seeds": [before, now.seeds]})
+    return now
+
+
+def delete_comparison(member: Member, comparison: Comparison) -> None:
+    """The comparison with its verdict, its ratings and what was measured. Its runs and what they made stay."""
+    with transaction.atomic():
+        now = held(comparison)
+        if now.is_live:
+            raise UserError("This comparison still goes on. Stop it first, then delete it.")
+        record(member, "comparison.delete", now, change={"arms": [now.arms.count(), 0]})
+        order = now.order
+        now.delete()
+        if order is not None:
+            throw_away(order)
