@@ -1,0 +1,150 @@
+"""What a verdict is made of: each arm's figures with their intervals, and what they say together. How they are found is reckoning's."""
+
+import math
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from studio.comparisons.models import Comparison
+from studio.comparisons.statistics import Interval
+from studio.comparisons.taken import Spread, Took
+
+VERSION = 1
+"""Of what is stored: a verdict of another one is not shown, and measured again it becomes one of this."""
+
+
+class Figure(BaseModel):
+    """A figure with its 95 % interval over seeds and rows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, interval: Interval | None) -> "Figure | None":
+        """None where it could not be told. JSON has no infinity, so what is not finite is not told either."""
+        if interval is None or not all(math.isfinite(each) for each in (interval.value, interval.low, interval.high)):
+            return None
+        return cls(value=interval.value, low=interval.low, high=interval.high)
+
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
+    @property
+    def is_above(self) -> bool:
+        """Surely above 0."""
+        return self.low > 0
+
+    @property
+    def is_below(self) -> bool:
+        return self.high < 0
+
+
+class ArmFigures(BaseModel):
+    """One arm, as far as it was measured."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    name: str
+    plugin: str
+    base: str = ""
+    """The name of its base model."""
+    seeds: list[int] = []
+    """Those that were measured."""
+    missing: list[str] = []
+    """What became of the other seeds: a sentence each."""
+    loss: Figure | None = None
+    """Nats per unit on the held-out rows; the lower, the better."""
+    perplexity: Figure | None = None
+    before: float | None = None
+    """The loss of its untouched base model on the same rows."""
+    gain: Figure | None = None
+    """By how much training lowered it."""
+    against: Figure | None = None
+    """Its loss minus that of the arm that it is held against."""
+    kept: Figure | None = None
+    """Share of the reference's gain; None also where that would mean nothing."""
+    best: float = 0.0
+    """How likely it is the best of all arms."""
+    forgetting: Figure | None = None
+    """By how much the loss on the probe rows rose above its base model's."""
+    drift: Figure | None = None
+    """KL divergence from its base model on the probe rows, in nats per token."""
+    overlap: Figure | None = None
+    """Share of the words of its answers that stand verbatim, eight or more in a row, in training rows."""
+    memorised: Figure | None = None
+    """Share of the words with which it goes on as a training row does, once it is given that row's beginning."""
+    scores: dict[str, Figure] = {}
+    """By metric."""
+    took: Took = Took()
+    trainable: Spread | None = None
+    trainable_share: float | None = None
+    """Of the base model's parameters."""
+    size: Spread | None = None
+    """Bytes on disk."""
+    gguf_size: Spread | None = None
+    """Bytes of the whole model as a GGUF file."""
+    gguf_adapter_size: Spread | None = None
+    """Bytes of the adapter alone as a GGUF file."""
+    first_token: Spread | None = None
+    """Seconds."""
+    tokens_per_second: Spread | None = None
+    """Of the result, as it answers."""
+
+    @property
+    def is_measured(self) -> bool:
+        return self.loss is not None
+
+
+class Verdict(BaseModel):
+    """What is stored with a comparison and shown on its page, in its report and by the API. It holds no cost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = VERSION
+    differs: str
+    sentence: str = ""
+    """What was found, in plain words."""
+    sureness: str = "open"
+    """sure, likely or open."""
+    reason: str = "chance"
+    """Why no more is sure: chance, one_seed, few_rows, no_gain, nothing; empty where it is sure."""
+    sureness_words: str = ""
+    advice: list[str] = []
+    more: list[str] = []
+    """What else was found: a sentence for each further arm, and what went wrong."""
+    reference: int | None = None
+    """The arm that the others are held against."""
+    choice: int | None = None
+    """The arm to take, where one can be named."""
+    unit: str = "token"
+    """What the loss is told for: token, or character where the arms read in different tokens."""
+    seeds: int = 0
+    """The fewest that an arm was measured with."""
+    more_seeds: int | None = None
+    """For each arm, to tell what is open; None where that is not known or would be very many."""
+    rows: int = 0
+    probe_rows: int = 0
+    left_out: int = 0
+    prompts: int = 0
+    arms: list[ArmFigures] = []
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> "Verdict | None":
+        """The one that is stored; None where there is none, or one that an older studio wrote."""
+        if not comparison.verdict or comparison.verdict.get("version") != VERSION:
+            return None
+        try:
+            return cls.model_validate(comparison.verdict)
+        except ValidationError:
+            return None
+
+    @property
+    def measured(self) -> list[ArmFigures]:
+        return [arm for arm in self.arms if arm.is_measured]
+
+    def arm(self, number: int | None) -> ArmFigures | None:
+        return next((arm for arm in self.arms if arm.number == number), None)

@@ -1,0 +1,156 @@
+"""What the arms of a comparison took: time, GPU hours, speed, memory, energy and cost, by what their runs and orders recorded."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from studio.comparisons.models import ArmRun, Comparison
+from studio.orders.models import Event, Order, Usage
+from studio.runs.costs import worked
+from studio.runs.curve import is_figure
+from studio.workspaces.models import Member
+from studio.workspaces.rates import Rates
+
+
+class Spread(BaseModel):
+    """The mean over an arm's runs, the least and the most of them. No interval: what one machine took says little of another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Spread | None":
+        """None where none of the runs told it."""
+        told = [value for value in values if value is not None]
+        return cls(mean=sum(told) / len(told), low=min(told), high=max(told)) if told else None
+
+
+class Took(BaseModel):
+    """What one training of an arm took."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seconds: Spread | None = None
+    """On the worker, in all attempts, without the wait in the queue."""
+    gpu_hours: Spread | None = None
+    """0 on a processor."""
+    tokens: Spread | None = None
+    """Read in training."""
+    tokens_per_second: Spread | None = None
+    """The mean of what the run reported as it went on."""
+    memory: Spread | None = None
+    """Bytes, at the peak."""
+    energy: Spread | None = None
+    """Watt-hours, where the device tells."""
+
+
+@dataclass
+class Heard:
+    """What the metrics of one order's events say."""
+
+    memory: float | None = None
+    energy: float | None = None
+    tokens: float | None = None
+    speeds: float = 0.0
+    told: int = 0
+
+    def hear(self, figures: dict[str, object]) -> None:
+        """Energy and tokens are counted on from attempt to attempt, so the most is the last."""
+        for name in ("memory", "energy", "tokens"):
+            if is_figure(value := figures.get(name)):
+                setattr(self, name, max(getattr(self, name) or 0.0, float(value)))  # type: ignore[arg-type]
+        if is_figure(speed := figures.get("tokens_per_second")):
+            self.speeds += float(speed)  # type: ignore[arg-type]
+            self.told += 1
+
+    @property
+    def speed(self) -> float | None:
+        return self.speeds / self.told if self.told else None
+
+
+def heard(orders: Iterable[Order]) -> dict[UUID, Heard]:
+    """By order; each event is read once and none is kept."""
+    found: dict[UUID, Heard] = defaultdict(Heard)
+    metrics = Event.objects.filter(order__in=list(orders), type="metric").order_by().values_list("order_id", "body")
+    for order, body in metrics.iterator():
+        found[order].hear(body)
+    return found
+
+
+def gpu_hours(orders: Iterable[Order]) -> dict[UUID, float]:
+    """Of each order all of whose attempts were counted."""
+    found: dict[UUID, float] = defaultdict(float)
+    for usage in Usage.objects.filter(order__in=list(orders)):
+        assert usage.order_id is not None  # it was asked for by its order
+        found[usage.order_id] += usage.hours * usage.gpus
+    return found
+
+
+def taken(arm_runs: Iterable[ArmRun]) -> dict[UUID, Took]:
+    """By arm, of the runs that are given; a few queries, however many runs there are."""
+    by_arm: dict[UUID, list[Order]] = defaultdict(list)
+    for arm_run in arm_runs:
+        by_arm[arm_run.arm_id].append(arm_run.run.order)
+    orders = [order for those in by_arm.values() for order in those]
+    told, hours = heard(orders), gpu_hours(orders)
+    return {arm: took(those, told, hours) for arm, those in by_arm.items()}
+
+
+def took(orders: list[Order], told: dict[UUID, Heard], hours: dict[UUID, float]) -> Took:
+    spoken = [told.get(order.pk, Heard()) for order in orders]
+    return Took(
+        seconds=Spread.of(order.seconds or None for order in orders),
+        gpu_hours=Spread.of(hours.get(order.pk) for order in orders),
+        tokens=Spread.of(each.tokens for each in spoken),
+        tokens_per_second=Spread.of(each.speed for each in spoken),
+        memory=Spread.of(each.memory for each in spoken),
+        energy=Spread.of(each.energy for each in spoken),
+    )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What each training of an arm cost, as a mean over its runs."""
+
+    by_arm: dict[int, Decimal]
+    """By the arm's number; an arm of which a part has no rate is left out."""
+    currency: str
+
+
+def costs_of(comparison: Comparison, member: Member) -> Costs | None:
+    """None where the member may not see costs, or nothing has a price. Costs are never stored with a verdict, which more people may read."""
+    if not member.may("usage.view"):
+        return None
+    rates = Rates(comparison.project.client.workspace)
+    done = ArmRun.objects.filter(arm__comparison=comparison, run__order__status=Order.Status.SUCCEEDED)
+    arm_runs = list(done.select_related("arm", "run__order").prefetch_related("run__order__usage"))
+    spent: dict[int, list[Decimal | None]] = defaultdict(list)
+    for arm_run in arm_runs:
+        spent[arm_run.arm.number].append(cost_of(arm_run.run.order, rates))
+    by_arm = {number: sum(told, Decimal(0)) / len(told) for number, each in spent.items() if (told := whole(each))}
+    return Costs(by_arm, rates.currency) if by_arm else None
+
+
+def cost_of(order: Order, rates: Rates) -> Decimal | None:
+    """Of all its attempts; None where a part of them has no rate."""
+    counted = [(usage.worker_kind, usage.gpus, usage.started_at, usage.ended_at) for usage in order.usage.all()]
+    total = Decimal(0)
+    for kind, gpus, begin, end in counted or worked(order):
+        cost = rates.cost(kind, gpus, begin, end)
+        if cost is None:
+            return None
+        total += cost
+    return total
+
+
+def whole(costs: list[Decimal | None]) -> list[Decimal]:
+    """The costs of an arm, or none of them where one is not known."""
+    told = [cost for cost in costs if cost is not None]
+    return told if len(told) == len(costs) else []
