@@ -1,0 +1,110 @@
+"""The nine rows by which adapters and full fine-tuning are usually compared, each with the case's own numbers."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from studio.training.advicefacts import Fit, Method, Row
+from studio.training.defaults import counted
+from studio.training.facts import ModelFacts, Span
+from studio.training.recommending import percent, size
+
+Cell = Callable[[Method], str]
+UNKNOWN = "not known"
+
+
+def nine_rows(methods: Sequence[Method], *, base: ModelFacts, clients: int) -> list[Row]:
+    """Memory, parameters, speed, storage, ceiling, variants, forgetting, complexity, consumer GPUs: a cell for each method."""
+    return [
+        Row(name=name, title=title, cells={method.name: cell(method) for method in methods}, note=note, sources=sources)
+        for name, title, cell, note, sources in rows_of(base, clients)
+    ]
+
+
+def rows_of(base: ModelFacts, clients: int) -> Iterator[tuple[str, str, Cell, str, list[str]]]:
+    """(name, title, cell, note, sources)"""
+    yield "memory", "Memory", memory, "At the peak of training, on the worker that it fits best.", []
+    yield "parameters", "Parameters that learn", parameters, f"Of {counted(base.parameters)} in {base.name}.", []
+    yield "speed", "Time and cost", speed, "One run with the suggested settings.", []
+    number = f"{clients:,} client{'s' if clients != 1 else ''}"
+    yield "storage", "Storage", storage, f"For {number}; adapters share one base, which is counted.", ["lora"]
+    yield "ceiling", "Quality", lambda method: method.quality, "What the literature says for such a case.", []
+    yield "variants", "Variants", variants_of(base), "How results are kept side by side and switched.", ["many_adapters"]
+    yield "forgetting", "Forgetting", lambda method: method.forgetting, "Of what the base could do before.", []
+    yield "complexity", "Complexity", complexity, "What there is to get right.", []
+    yield "gpus", "Common GPUs", gpus, "By the estimate for a machine with such a GPU, with what has to be smaller to fit.", []
+
+
+def shown(method: Method) -> Fit | None:
+    best = method.best
+    return best if best and best.estimate else None
+
+
+def memory(method: Method) -> str:
+    fit = shown(method)
+    if fit is None or fit.estimate is None:
+        return UNKNOWN
+    found = fit.estimate.memory
+    over = found.high > fit.estimate.available
+    words = ", too much" if over else ", but it cannot run here" if fit.verdict == "no" else ""
+    return f"{size(found.low)} – {size(found.high)} of {size(fit.estimate.available)}{words}"
+
+
+def parameters(method: Method) -> str:
+    return f"{counted(method.trainable)}, {percent(method.share)}"
+
+
+def speed(method: Method) -> str:
+    fit = shown(method)
+    if fit is None or fit.estimate is None:
+        return UNKNOWN
+    cost = f", {fit.cost.low:,.2f} – {fit.cost.high:,.2f} {fit.currency}".rstrip() if fit.cost else ""
+    return f"{time_span(fit.estimate.seconds)}{cost}"
+
+
+def storage(method: Method) -> str:
+    return f"{size(method.variant_size)} each, {size(method.storage)} in all"
+
+
+def variants_of(base: ModelFacts) -> Cell:
+    """How many adapters have room where one more whole model would stand: `model / adapter`, in bytes."""
+
+    def cell(method: Method) -> str:
+        if method.kind == "full":
+            return "A model of its own each: another one is loaded to switch."
+        fitting = max(1, 2 * base.parameters // max(1, method.variant_size))
+        return f"{counted(fitting)} in the room of one whole model; switched by name, without loading the base again."
+
+    return cell
+
+
+def complexity(method: Method) -> str:
+    if method.kind == "full":
+        return "Fewer settings, but a learning rate that has to be about ten times lower, and a whole model to deliver."
+    more = {
+        "qlora": " Needs bitsandbytes, and the base is unpacked to be merged.",
+        "dora": " About half as slow again as LoRA.",
+    }.get(method.name, "")
+    return f"Rank, alpha and targets besides; delivered as a file beside the base, or merged into it.{more}"
+
+
+def gpus(method: Method) -> str:
+    fitting = [f"{each.gib}" for each in method.gpus if each.verdict == "fits"]
+    if not fitting:
+        return UNKNOWN if all(each.verdict == "unknown" for each in method.gpus) else "None up to 80 GB."
+    larger = [each for each in method.gpus if each.gib >= int(fitting[0])]
+    return f"{fitting[0]} GB and more" if len(fitting) == len(larger) else f"{', '.join(fitting)} GB"
+
+
+def time_span(span: Span) -> str:
+    low, high = (time_words(seconds) for seconds in (span.low, span.high))
+    return low if low == high else f"{low} – {high}"
+
+
+def time_words(seconds: float) -> str:
+    """42 s, 11 min, 2.5 h, 3 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
