@@ -6,7 +6,9 @@ class ComparisonsConfig(AppConfig):
 
     def ready(self) -> None:
         """Registers what its orders need, and what its rounds look after."""
-        from studio.comparisons import rounds
+        from studio.comparisons import guests, rounds
         from studio.orders.kinds import ROUNDS
+        from studio.workspaces.portal import ASKED
 
         ROUNDS.append(rounds.advance)
+        ASKED.append(guests.ratings)

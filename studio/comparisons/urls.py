@@ -2,7 +2,7 @@ from typing import Any
 
 from django.urls import include, path
 
-from studio.comparisons import views
+from studio.comparisons import rating_views, views
 
 comparisons: list[Any] = [
     path("", views.comparisons, name="list"),
@@ -11,5 +11,11 @@ comparisons: list[Any] = [
     path("<uuid:pk>/rename/", views.rename, name="rename"),
     path("<uuid:pk>/seeds/", views.seeds, name="seeds"),
     path("<uuid:pk>/delete/", views.delete, name="delete"),
+    path("<uuid:pk>/rate/", rating_views.rate, name="rate"),
+    path("<uuid:pk>/share/", rating_views.share, name="share"),
+    path("<uuid:pk>/ratings.csv", rating_views.download, name="ratings_csv"),
 ]
-urlpatterns = [path("comparisons/", include((comparisons, "comparisons")))]
+urlpatterns = [
+    path("comparisons/", include((comparisons, "comparisons"))),
+    path("shared/comparisons/<uuid:pk>/", rating_views.rate, name="shared_rate"),
+]

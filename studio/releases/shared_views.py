@@ -12,6 +12,7 @@ from studio.releases import gates
 from studio.releases.models import Approval, Delivery, Release
 from studio.workspaces.lists import page_of
 from studio.workspaces.models import Client, Member, ScopedQuerySet
+from studio.workspaces.portal import asked_of
 
 ON_A_PAGE = 30
 WORDS = {
@@ -32,6 +33,7 @@ def portal(request: HttpRequest) -> HttpResponse:
         "section": "home",
         "clients": Client.objects.filter(pk__in=member.client_ids() or []).order_by("name"),
         "waiting": waiting.order_by("-shared_at"),
+        "asked": asked_of(member),
         "deliveries": open_deliveries(request),
         "page": page_of(request, releases.order_by("-shared_at", "-created_at"), per=ON_A_PAGE),
     }
