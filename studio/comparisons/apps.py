@@ -6,9 +6,10 @@ class ComparisonsConfig(AppConfig):
 
     def ready(self) -> None:
         """Registers what its orders need, and what its rounds look after."""
-        from studio.comparisons import guests, rounds
+        from studio.comparisons import guests, retraining_rounds, rounds
         from studio.orders.kinds import ROUNDS
         from studio.workspaces.portal import ASKED
 
         ROUNDS.append(rounds.advance)
+        ROUNDS.append(retraining_rounds.advance)
         ASKED.append(guests.ratings)

@@ -12,8 +12,11 @@ from studio.releases.models import Evaluation, Release
 from studio.workspaces.models import Member, hold
 
 
-def request_evaluation(member: Member, release: Release) -> Evaluation:
-    """An evaluation in the queue; the one that is on its way is answered instead of another."""
+def request_evaluation(member: Member, release: Release, *, instead: Release | None = None) -> Evaluation:
+    """An evaluation in the queue; the one that is on its way is answered instead of another.
+
+    It is measured beside the release in production; beside `instead` where there has never been one.
+    """
     with transaction.atomic():
         hold(release)
         release.refresh_from_db(fields=["stage"])
@@ -21,7 +24,7 @@ def request_evaluation(member: Member, release: Release) -> Evaluation:
             raise UserError("This release is retired. Take it up again, then evaluate it.")
         if (live := live_evaluation(release)) is not None:
             return live
-        version, against = held_out_rows(release), to_compare_with(release)
+        version, against = held_out_rows(release), to_compare_with(release) or instead
         order = place(member, kind="evaluation", client=release.project.client)
         made: Evaluation = Evaluation.objects.create(release=release, against=against, dataset_version=version, order=order)
         change = {"rows": [None, str(version)], "against": [None, str(against) if against else None]}

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from studio.audit.services import record
+from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.releases.gating import gate_for
 from studio.releases.held_out import held_out_rows
@@ -30,17 +31,50 @@ class Condition:
     """What is there, or what is missing."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a release is judged by, as it stands."""
+
+    gate: Gate
+    said: list[Approval]
+    production: Release | None = None
+    """What answers now for its task; so do the others below, it matters only where the gate asks for an evaluation."""
+    last: Release | None = None
+    """What answered last, where nothing does now."""
+    evaluation: Evaluation | None = None
+    rows: DatasetVersion | UserError | None = None
+    """The held-out rows of now, or why there are none."""
+
+
 def conditions(release: Release) -> list[Condition]:
     """Everything that must be met before it is approved; empty where the project asks for nothing and nobody refused."""
+    return judged(release, seen(release))
+
+
+def seen(release: Release) -> Seen:
     gate, said = gate_for(release.project), list(release.approvals.all())
+    if not gate.evaluated:
+        return Seen(gate, said)
+    production, rows = in_production(release), rows_or_why(release)
+    return Seen(gate, said, production, None if production else last_in_production(release), latest_evaluation(release), rows)
+
+
+def rows_or_why(release: Release) -> DatasetVersion | UserError:
+    try:
+        return held_out_rows(release)
+    except UserError as problem:
+        return problem
+
+
+def judged(release: Release, seen: Seen) -> list[Condition]:
     asked = []
-    if gate.evaluated:
-        asked.append(evaluation_condition(release, gate))
-    if gate.approvals:
-        asked.append(approvals_condition(release, gate, said))
-    if gate.guest_sign_off:
-        asked.append(sign_off_condition(release, said))
-    return asked + refusals(release, said)
+    if seen.gate.evaluated:
+        asked.append(evaluation_condition(seen))
+    if seen.gate.approvals:
+        asked.append(approvals_condition(release, seen.gate, seen.said))
+    if seen.gate.guest_sign_off:
+        asked.append(sign_off_condition(release, seen.said))
+    return asked + refusals(release, seen.said)
 
 
 def in_production(release: Release) -> Release | None:
@@ -81,25 +115,25 @@ def latest_evaluation(release: Release) -> Evaluation | None:
     return found
 
 
-def evaluation_condition(release: Release, gate: Gate) -> Condition:
-    production, found = in_production(release), latest_evaluation(release)
-    beside, where = production or last_in_production(release), "is" if production else "was last"
+def evaluation_condition(seen: Seen) -> Condition:
+    gate, production, found = seen.gate, seen.production, seen.evaluation
+    beside, where = production or seen.last, "is" if production else "was last"
     text = "It was evaluated on rows that are held out."
     if beside is not None:
         text = f"On held-out rows, its loss is at most {plain(gate.margin)} % higher than that of {beside}, which {where} in production."
     if found is None or found.result is None:
         return Condition(text, met=False, why="It has not been evaluated yet.")
-    try:
-        rows = held_out_rows(release)
-    except UserError as problem:
-        return Condition(text, met=False, why=problem.message)
-    if found.dataset_version_id != rows.pk:
-        return Condition(text, met=False, why=f"It was evaluated on {found.dataset_version}; by now that is {rows}. Evaluate it again.")
+    if not isinstance(seen.rows, DatasetVersion):
+        return Condition(text, met=False, why=seen.rows.message if seen.rows else "")
+    if found.dataset_version_id != seen.rows.pk:
+        return Condition(
+            text, met=False, why=f"It was evaluated on {found.dataset_version}; by now that is {seen.rows}. Evaluate it again."
+        )
     if beside is not None and found.against_id != beside.pk:
         before = f"compared with {found.against}" if found.against else "compared with nothing"
         now = f"by now {beside} is in production" if production else f"{beside} was in production last"
         return Condition(text, met=False, why=f"It was {before}; {now}. Evaluate it again.")
-    if found.against is None:
+    if beside is None or found.against is None:
         return Condition(text, met=True, why=f"On {rows_of(found.result['rows'])} of {found.dataset_version}; nothing is in production.")
     told = verdict(found.result, margin=gate.margin)
     return Condition(text, met=told.kind == "passed", why=told.sentence)

@@ -20,6 +20,8 @@ def pages(member: Any) -> list[dict[str, str]]:
         ("Artifacts", "artifacts:list", "artifact.view"),
         ("Releases", "releases:list", "release.view"),
         ("New release", "releases:new", "release.create"),
+        ("Retraining", "retraining:list", "retraining.view"),
+        ("Retrain with…", "retraining:new", "retraining.edit"),
         ("Deployments", "deployments:list", "deployment.view"),
         ("Traffic", "traffic:list", "traffic.view"),
         ("Deliveries", "deliveries:list", "delivery.view"),
