@@ -522,6 +522,13 @@ def make_world(email: str = "ana@example.com", workspace: str = "Acme") -> World
     return World(owner, Api(make_key(owner)), project.client, project, base, version, run, artifact, make_build(owner, artifact))
 
 
+def make_full_model(world: World, files: dict[str, bytes] | None = None) -> Artifact:
+    """What a full fine-tuning of the world's base left; without `files` as far as the database knows."""
+    order = make_order(world.owner, kind="train", client=world.client)
+    told: dict[str, Any] = {"name": "Whole", "base_model": world.base, "dataset_version": world.version}
+    return make_artifact(order, world.project, files or {"model.safetensors": b"none"}, kind=Artifact.Kind.MODEL, **told)
+
+
 def make_trial(world: World, *, status: str = Order.Status.SUCCEEDED) -> Trial:
     """The world's prompt set asked of its base and its adapter; answered where it has ended."""
     order = make_order(world.owner, kind="trial", client=world.client, status=status)

@@ -154,8 +154,12 @@ def base_lineage(build: Build) -> dict[str, Any]:
 
 
 def forget_states() -> list[str]:
-    """Deletes what builds had written that failed or were stopped and that nobody has started again for a day."""
-    ended = Order.objects.filter(kind=BuildKind.kind, status__in=(Order.Status.FAILED, Order.Status.STOPPED))
+    return forget_states_of(BuildKind.kind)
+
+
+def forget_states_of(kind: str) -> list[str]:
+    """Deletes what orders of a kind had written that failed or were stopped and that nobody has started again for a day."""
+    ended = Order.objects.filter(kind=kind, status__in=(Order.Status.FAILED, Order.Status.STOPPED))
     did = []
     for order in ended.filter(ended_at__lt=timezone.now() - STATES_KEPT):
         with transaction.atomic():

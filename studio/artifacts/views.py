@@ -52,11 +52,14 @@ def sources(request: HttpRequest, action: str) -> ScopedQuerySet:
 
 
 def artifact_page(found: Artifact, *, builds: list[Build], form: BuildForm | None) -> dict[str, Any]:
+    children = list(found.children.all())
     return {
         "section": "artifacts",
         "artifact": found,
         "project": found.project,
         "builds": builds,
+        "children": [child for child in children if child.was_built],
+        "extracted": [child for child in children if child.kind == Artifact.Kind.ADAPTER],
         "build": getattr(found, "build", None),
         "form": form,
         "run": getattr(found.order, "run", None),

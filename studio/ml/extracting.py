@@ -21,18 +21,18 @@ from safetensors.torch import save_file
 from studio.errors import UserError
 from studio.ml import releasedmodel
 from studio.ml.difference import Difference, Layout, factors, layout_of
-from studio.ml.evaluating import COVERED, LEAST_ROWS, RESAMPLES, SEED, row_losses
+from studio.ml.evaluating import COVERED, LEAST_ROWS, RESAMPLES, SEED
 from studio.ml.extracted import PREFIX, Entry, card, settings_of, write_tensors
 from studio.ml.gguf import budget
 from studio.ml.gguf.needs import PROCESS, refuse_full_disk
 from studio.ml.heldout import Row, as_asked, held_out
+from studio.ml.rowlosses import row_losses
 from studio.storage import remove_folder
+from studio.training.extraction import FULL, called, folder_of, in_order
 from studio.training.job import Job, Stopped
 from studio.training.orders import EvaluatedModel, ExtractionPayload
 from studio.worker.host import memory_size
 
-FULL = 0
-"""In place of a rank: the shorter side of each layer."""
 SQUARES, CHANGES = 3 * 8, 6 * 4
 """Bytes for each number of a square of the shorter side, of which eigenvectors take three in float64, and of a change and its factors."""
 DIGITS = 6
@@ -90,7 +90,7 @@ class Extraction:
     def __init__(self, order: ExtractionPayload, job: Job):
         self.order, self.job = order, job
         self.base, self.source, self.state = Path(order.base), Path(order.source), Path(order.state)
-        self.ranks = sorted(set(order.ranks), key=lambda rank: (rank == FULL, rank))
+        self.ranks = in_order(order.ranks)
         self.layout: Layout = layout_of(self.base)
 
     def run(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Extraction:
             kept = self._kept_tables(difference, rest)
             for rank in self.ranks:
                 self.job.raise_if_stopped()
-                self.job.phase("saving", f"Writing the adapter of {self._called(rank)}")
+                self.job.phase("saving", f"Writing the adapter of {called(rank)}")
                 self._write(rank, layers, difference, kept)
         measured = self._measured(layers)
         facts = self._facts(layers, rest, kept, measured)
@@ -220,9 +220,6 @@ class Extraction:
     def folder(self, rank: int) -> Path:
         return self.job.out / folder_of(rank)
 
-    def _called(self, rank: int) -> str:
-        return "full rank" if rank == FULL else f"rank {rank}"
-
     # ── What they keep ──
 
     def _measured(self, layers: list[Layer]) -> "Measured | None":
@@ -240,7 +237,7 @@ class Extraction:
         full, _ = self._losses("full", self._told(self.order.name, self.source, parameters=usual), rows)
         found = Measured(losses, full, tokens, {}, {})
         for rank in self.ranks:
-            told = self._told(f"The adapter of {self._called(rank)}", self.base, adapter=self.folder(rank), parameters=usual)
+            told = self._told(f"The adapter of {called(rank)}", self.base, adapter=self.folder(rank), parameters=usual)
             need = memory_for(self.order.model.parameters + own[rank], like=told)
             if need > memory_size():
                 found.why[rank] = f"It needs {need / 1e9:.1f} GB to be measured, and this machine has {memory_size() / 1e9:.1f} GB."
@@ -388,10 +385,6 @@ def sentence(found: dict[str, Any], *, rows: int) -> str:
 def memory_for(parameters: int, *, like: EvaluatedModel) -> int:
     """Bytes for so many weights, each as wide as in `like`."""
     return int(releasedmodel.LEAST + parameters * releasedmodel.width(like.parameters) * releasedmodel.HELD)
-
-
-def folder_of(rank: int) -> str:
-    return "rank-full" if rank == FULL else f"rank-{rank}"
 
 
 def _write_whole(path: Path, content: bytes) -> None:

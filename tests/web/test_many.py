@@ -53,6 +53,8 @@ def addresses(world: World) -> list[str]:
         f"/projects/{world.project.pk}/",
         f"/artifacts/{world.artifact.pk}/",
         f"/builds/{world.build.pk}/",
+        f"/extractions/{world.extraction.pk}/",
+        f"/artifacts/{world.artifact.pk}/extract/",
         f"/builds/of/{world.artifact.pk}/ladder/",
         f"/builds/base/{world.base.pk}/",
         f"/runs/{world.run.pk}/",

@@ -4,6 +4,7 @@ A route whose method is no reading has its example here, or stands in CHANGES_NO
 """
 
 import base64
+import io
 import json
 import uuid
 from collections import Counter
@@ -19,6 +20,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client as Browser
 from django.urls import reverse
 from django.utils import timezone
+from PIL import Image
 
 from studio.audit.models import AuditRecord
 from studio.datasets import drafting
@@ -31,7 +33,17 @@ from studio.serving.models import Deployment
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN, VIEWER
 from studio.workspaces.services import create_client
 from tests.datasets.test_fetching import Hub, pairs
-from tests.fixtures import World, make_failed_build, make_key, make_member, make_owner, make_release, make_run, make_version
+from tests.fixtures import (
+    World,
+    make_failed_build,
+    make_full_model,
+    make_key,
+    make_member,
+    make_owner,
+    make_release,
+    make_run,
+    make_version,
+)
 
 READS = ("GET", "HEAD", "OPTIONS")
 ROW = b'{"prompt": "Hi?", "completion": "Hello."}\n'
@@ -54,6 +66,12 @@ class Sent:
 
 
 # ── What the examples stand on ──
+
+
+def picture() -> SimpleUploadedFile:
+    drawn = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(drawn, "PNG")
+    return SimpleUploadedFile("logo.png", drawn.getvalue())
 
 
 def rows() -> SimpleUploadedFile:
@@ -247,6 +265,7 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("clients:restore", "POST"): lambda acme: Sent(archived(acme)),
     ("clients:export", "POST"): lambda acme: Sent(acme.client.pk),
     ("clients:quotas", "POST"): lambda acme: Sent(acme.client.pk, {"storage_limit": "10"}),
+    ("clients:logo", "POST"): lambda acme: Sent(acme.client.pk, {"file": picture()}),
     ("usage:rates", "POST"): lambda acme: Sent(body={"currency": "USD", "storage_price": "0.05"}),
     ("usage:rate_new", "POST"): lambda acme: Sent(body={"kind": "CPU", "per_hour": "1.20", "since": "2026-01-01"}),
     ("usage:rate_remove", "POST"): lambda acme: Sent(acme.rate.pk),
@@ -292,6 +311,12 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("datasets:fetch", "POST"): lambda acme: Sent(body=in_hub(acme) | {"from": "hub"}),
     ("adapters:look", "POST"): lambda acme: Sent(acme.adapter_file.pk, {"base_model": acme.base.pk, "name": "Brought"}),
     ("adapters:discard", "POST"): lambda acme: Sent(acme.adapter_file.pk),
+    ("extractions:new", "POST"): lambda acme: Sent(make_full_model(acme).pk, {"rank": ["8", "0"]}),
+    ("extractions:stop", "POST"): lambda acme: Sent(live(acme.extraction)),
+    ("extractions:delete", "POST"): lambda acme: Sent(acme.extraction.pk),
+    ("api:artifact_extractions", "POST"): lambda acme: Sent(make_full_model(acme).pk, {"ranks": [8]}),
+    ("api:extraction_stop", "POST"): lambda acme: Sent(live(acme.extraction)),
+    ("api:extraction", "DELETE"): lambda acme: Sent(acme.extraction.pk),
     ("adapters:stop", "POST"): lambda acme: Sent(live(acme.adapter_upload)),
     ("datasets:upload", "POST"): lambda acme: Sent(acme.upload.pk, {"name": "Fresh"}),
     ("datasets:upload_discard", "POST"): lambda acme: Sent(acme.upload.pk),

@@ -292,6 +292,7 @@ LISTS = {
     "uploads": {"after": "upload", "project": "project"},
     "runs": {"after": "run", "project": "project"},
     "artifacts": {"after": "artifact", "project": "project", "run": "run"},
+    "artifacts/{artifact}/extractions": {"after": "extraction"},
     "builds": {"after": "build", "artifact": "artifact", "base_model": "base", "project": "project"},
     "releases": {"after": "release", "project": "project", "client": "client", "artifact": "artifact"},
     "deliveries": {"after": "delivery", "client": "client", "release": "release"},
