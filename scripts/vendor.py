@@ -1,9 +1,11 @@
 """Copies the browser files that the studio serves out of their npm packages, pinned, with a checksum for each.
 
-Run it after changing a version or an icon; `tests/assets` checks that the copies are the ones listed in VENDORED.json.
+Run it after changing a version or an icon, where fontTools and brotli are installed; `tests/assets` checks that the copies are the ones
+listed in VENDORED.json.
 """
 
 import hashlib
+import io
 import json
 import subprocess
 import tarfile
@@ -11,9 +13,15 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+from fontTools.merge import Merger
+from fontTools.ttLib import TTFont
+from fontTools.varLib.instancer import instantiateVariableFont
+
 ROOT = Path(__file__).resolve().parent.parent
 VENDOR = ROOT / "static" / "vendor"
 SVG = "http://www.w3.org/2000/svg"
+PRINT_FONTS = {"studio/comparisons/fonts/inter-regular.ttf": 400, "studio/comparisons/fonts/inter-semibold.ttf": 600}
+"""Copy -> weight."""
 
 # package -> version, and file inside the package -> copy in this repository
 PACKAGES = {
@@ -71,6 +79,7 @@ ICONS = {
     "clients": "building-2",
     "close": "x",
     "compare": "columns-2",
+    "comparisons": "scale",
     "copy": "copy",
     "cut": "scissors",
     "dataset": "database",
@@ -136,6 +145,8 @@ def main() -> None:
             for source, copy in files.items():
                 write(ROOT / copy, (unpacked[name] / source).read_bytes())
         write(VENDOR / "icons.svg", sprite(unpacked["lucide-static"] / "icons"))
+    for copy, weight in PRINT_FONTS.items():
+        write(ROOT / copy, print_font(weight))
     write(VENDOR / "VENDORED.json", (json.dumps(listing(), indent=2) + "\n").encode())
 
 
@@ -165,9 +176,30 @@ def shape(element: ElementTree.Element) -> str:
     return f"<{element.tag.removeprefix('{' + SVG + '}')} {attributes}/>"
 
 
+def print_font(weight: int) -> bytes:
+    """The interface's face in one weight as a TrueType file, which PDFs embed, with the letters of both subsets."""
+    parts = []
+    for subset in ("latin", "latin-ext"):
+        font = TTFont(VENDOR / f"inter-{subset}.woff2")
+        font.flavor = None
+        font = instantiateVariableFont(font, {"wght": weight, "opsz": 14})
+        for table in ("GSUB", "GPOS", "GDEF", "STAT"):
+            if table in font:
+                del font[table]
+        parts.append(io.BytesIO())
+        font.save(parts[-1])
+        parts[-1].seek(0)
+    whole = io.BytesIO()
+    merged = Merger().merge(parts)
+    merged["head"].created = merged["head"].modified = 0  # so that the same fonts make the same file
+    merged.recalcTimestamp = False
+    merged.save(whole)
+    return whole.getvalue()
+
+
 def listing() -> dict[str, object]:
     """What stands in the repository: version and sha256 of each copy."""
-    copies = [copy for _, files in PACKAGES.values() for copy in files.values()] + ["static/vendor/icons.svg"]
+    copies = [copy for _, files in PACKAGES.values() for copy in files.values()] + ["static/vendor/icons.svg", *PRINT_FONTS]
     return {
         "packages": {name: version for name, (version, _) in PACKAGES.items()},
         "sha256": {copy: hashlib.sha256((ROOT / copy).read_bytes()).hexdigest() for copy in sorted(copies)},

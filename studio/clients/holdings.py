@@ -33,7 +33,7 @@ from studio.orders.models import Event, Order, StoredDay, Usage
 from studio.releases.models import Approval, Delivery, Download, Evaluation, Gate, Release
 from studio.runs.models import Run
 from studio.serving.models import Call, CallHour, CallTotal, Deployment, DeploymentState, Keeping, KeptAnswer, PromptSet, Talk, Trial, Vote
-from studio.workspaces.models import ApiKey, Client, Invitation, Member, Project
+from studio.workspaces.models import ApiKey, Client, Invitation, Logo, Member, Project
 
 
 def no_files(row: Any, disk: Disk) -> Iterable[Path]:
@@ -105,6 +105,7 @@ class Holding:
 PROJECT, RELEASE, DATASET = "project__client", "release__project__client", "dataset__project__client"
 COMPARISON = "comparison__project__client"
 HOLDINGS = (
+    Holding("logos", "Logo", Logo, "client"),
     Holding("ratings", "Blind ratings", Rating, COMPARISON),
     Holding("arm_runs", "Runs of comparisons", ArmRun, f"arm__{COMPARISON}"),
     Holding("arms", "Arms of comparisons", Arm, COMPARISON),

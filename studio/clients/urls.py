@@ -9,6 +9,7 @@ urlpatterns = [
     path("new/", views.client_new, name="new"),
     path("<uuid:pk>/", overview.client, name="detail"),
     path("<uuid:pk>/quotas/", overview.quotas, name="quotas"),
+    path("<uuid:pk>/logo/", overview.logo, name="logo"),
     path("<uuid:pk>/archive/", life.archive, name="archive"),
     path("<uuid:pk>/restore/", life.restore, name="restore"),
     path("<uuid:pk>/export/", life.export, name="export"),

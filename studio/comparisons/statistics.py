@@ -96,8 +96,9 @@ class Bootstrap:
     Rows are drawn with replacement. Seeds are not: three of them, drawn with replacement, never leave the range of the three, and the
     interval would hold the truth in far fewer than 95 of 100 cases. Their deviations from the arm's mean are multiplied by normal
     numbers instead (a multiplier bootstrap: Mammen 1993, Annals of Statistics 21), on the scale that makes the mean of normal seeds
-    follow Student's t (Student 1908), whose wide tails are the price of few seeds. One seed has no deviation: its interval tells of the
-    rows alone.
+    follow Student's t (Student 1908), whose wide tails are the price of few seeds. What seeds differ by only because each of them
+    found other rows hard is in the draws of rows already, and is taken off (the two-way analysis of variance: Fisher 1925, chapter 7).
+    One seed has no deviation: its interval tells of the rows alone.
     """
 
     def __init__(self, rows: int, *, resamples: int = RESAMPLES, seed: int = SEED):
@@ -110,14 +111,12 @@ class Bootstrap:
         """(resamples, rows): how often each row was drawn."""
 
     def seeds(self, name: Hashable, count: int) -> Floats:
-        """(resamples, count) weights of an arm's seeds, each row of them with sum 1; the same whenever the arm is asked for."""
-        if count < 2:
-            return np.ones((self.resamples, count))
+        """(resamples, count) weights of the deviations of an arm's seeds from their mean; the same whenever the arm is asked for."""
         generator = np.random.default_rng([self.seed, *(ord(letter) for letter in str(name)), count])
         normal = generator.standard_normal((self.resamples, count))
         normal -= normal.mean(axis=1, keepdims=True)
         tails = np.sqrt((count - 1) / generator.chisquare(count - 1, self.resamples))[:, None]
-        return 1 / count + normal * tails / math.sqrt(count * (count - 1))
+        return normal * tails / math.sqrt(count * (count - 1))
 
     def mean(self, name: Hashable, values: Sequence[Floats] | Floats, weights: Floats | None = None) -> Draws:
         """The mean over an arm's seeds of a figure per unit of its rows.
@@ -129,12 +128,30 @@ class Bootstrap:
         units = np.ones(self.rows) if weights is None else np.asarray(weights, dtype=np.float64)
         if table.shape[1] != self.rows or units.shape != (self.rows,):
             raise ValueError(f"{self.rows} rows were expected, and {table.shape[1]} came with {units.size} weights.")
-        if not self.rows or not units.sum():
+        if not units.sum():
             return Draws(math.nan, np.full(self.resamples, math.nan))
-        by_row = self.seeds(name, len(table)) @ table
+        by_row = table.mean(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            each = np.einsum("br,br->b", by_row, self.counts) / (self.counts @ units)
-        return Draws(float(table.mean(axis=0).sum() / units.sum()), each)
+            each = (self.counts @ by_row) / (self.counts @ units)
+        if len(table) > 1:
+            deviations = seed_deviations(table, units)
+            each = each + self.seeds(name, len(table)) @ deviations
+        return Draws(float(by_row.sum() / units.sum()), each)
+
+
+def seed_deviations(table: Floats, units: Floats) -> Floats:
+    """(seeds,) how far each seed's mean lies from that of all, without what the choice of rows explains; in the table's unit per unit.
+
+    `table` (seeds, rows) of at least two seeds, `units` (rows,). The variance of the seeds' means is that of the seeds and, divided by
+    the rows, that of what is left of each row once its own mean and its seed's are taken off (Fisher 1925, chapter 7).
+    """
+    seeds, rows = table.shape
+    means = table.sum(axis=1) / units.sum()
+    deviations: Floats = means - means.mean()
+    left = table - table.mean(axis=0) - np.outer(deviations, units)
+    by_rows = (left**2).sum() / (seeds - 1) * rows / max(rows - 1, 1) / units.sum() ** 2
+    found = deviations.var(ddof=1)
+    return deviations * math.sqrt(max(0.0, 1 - by_rows / found)) if found else deviations
 
 
 def kept_share(gain: Draws, reference: Draws) -> Interval | None:

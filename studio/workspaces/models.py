@@ -248,6 +248,31 @@ class Client(Tenant):
         return self
 
 
+class Logo(Tenant):
+    """What stands at the head of a client's reports. Apart from its client, which is read in many lists that show no picture."""
+
+    WORKSPACE, CLIENT = "client__workspace", "client"
+
+    client = models.OneToOneField(Client, models.CASCADE, related_name="logo")
+    image = models.TextField()
+    """A PNG that the studio itself has encoded, in base64."""
+    width = models.PositiveSmallIntegerField()
+    height = models.PositiveSmallIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"Logo of {self.client}"
+
+    @property
+    def audit_client(self) -> Client:
+        return self.client
+
+    @property
+    def address(self) -> str:
+        """For an `img`: the picture itself, so that a page that was saved still has it."""
+        return f"data:image/png;base64,{self.image}"
+
+
 class Project(Tenant):
     """One task for one client: its datasets, runs and artifacts."""
 

@@ -11,7 +11,8 @@ from studio.clients import overview
 from studio.clients.erasing import certificates
 from studio.errors import UserError
 from studio.workspaces.lists import page_of, query_of
-from studio.workspaces.models import Client
+from studio.workspaces.logos import remove_logo, set_logo
+from studio.workspaces.models import Client, Logo
 from studio.workspaces.searching import matching, words_of
 from studio.workspaces.services import update_client
 
@@ -48,13 +49,15 @@ def client(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def shown(request: HttpRequest, found: Client, *, error: UserError | None = None) -> HttpResponse:
-    typed = {name: request.POST.get(name, "") for name in FIELDS} if error else as_typed(found)
+    limited = error is not None and "file" not in error.fields
+    typed = {name: request.POST.get(name, "") for name in FIELDS} if limited else as_typed(found)
     context = {
         "section": "clients",
         "client": found,
         "currency": found.workspace.currency,
         "workspace_limit": found.workspace.run_limit,
         "typed": typed,
+        "logo": Logo.objects.filter(client=found).first(),
         "error": error,
     }
     page = overview.page_of(request.member, found)  # type: ignore[attr-defined]
@@ -70,6 +73,21 @@ def quotas(request: HttpRequest, pk: str) -> HttpResponse:
         found.refresh_from_db()
         return shown(request, found, error=error)
     messages.success(request, "Saved.")
+    return redirect("clients:detail", pk=found.pk)
+
+
+def logo(request: HttpRequest, pk: str) -> HttpResponse:
+    """Sets the client's logo, or takes it away."""
+    found = get_object_or_404(Client.objects.for_action(request, "client.edit").select_related("workspace"), pk=pk)
+    member = request.member  # type: ignore[attr-defined]
+    try:
+        if "remove" in request.POST:
+            remove_logo(member, found)
+        else:
+            set_logo(member, found, request.FILES.get("file"))
+    except UserError as error:
+        return shown(request, found, error=error)
+    messages.success(request, "Removed the logo." if "remove" in request.POST else "Saved the logo.")
     return redirect("clients:detail", pk=found.pk)
 
 
