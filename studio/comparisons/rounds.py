@@ -1,14 +1,26 @@
-"""Takes each comparison a step further: once all of its runs have ended, what they learnt is measured."""
+"""Takes each comparison a step further: stops what is hopeless, makes a sweep's next arm, and measures once all runs have ended."""
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from studio.comparisons import services
-from studio.comparisons.models import ArmRun, Comparison
-from studio.orders.models import Order
-from studio.workspaces.models import User, Workspace
+from studio.comparisons.arms import ArmSpec
+from studio.comparisons.hopeless import hopeless
+from studio.comparisons.models import Arm, ArmRun, Comparison
+from studio.comparisons.sweeping import Outcome, name_of, next_point, sweep_of
+from studio.errors import UserError
+from studio.orders.models import Order, Slot
+from studio.orders.services import request_stop
+from studio.runs.curve import is_figure
+from studio.runs.services import plugin_of
+from studio.workspaces.models import Member, User, Workspace
+
+MOST_AT_ONCE = 4
+"""Arms of a sweep."""
 
 
 def advance() -> list[str]:
@@ -20,7 +32,9 @@ def advance() -> list[str]:
 def advance_one(pk: Any) -> list[str]:
     with transaction.atomic():
         rows = Comparison._base_manager.select_for_update(of=("self",), no_key=True, skip_locked=True)
-        comparison = rows.select_related("project__client__workspace", "created_by").filter(pk=pk, state__in=Comparison.LIVE).first()
+        comparison = (
+            rows.select_related("project__client__workspace", "created_by", "order").filter(pk=pk, state__in=Comparison.LIVE).first()
+        )
         if comparison is None:  # another round has it, or it has just ended
             return []
         return after_measuring(comparison) if comparison.state == Comparison.State.MEASURING else after_training(comparison)
@@ -28,7 +42,7 @@ def advance_one(pk: Any) -> list[str]:
 
 def after_measuring(comparison: Comparison) -> list[str]:
     """A measurement that succeeded has ended the comparison itself; one that did not is told here."""
-    order = Order.objects.filter(pk=comparison.order_id).first()
+    order = comparison.order
     if order is not None and order.is_live:
         return []
     if order is not None and order.status == Order.Status.STOPPED:
@@ -40,15 +54,89 @@ def after_measuring(comparison: Comparison) -> list[str]:
 
 
 def after_training(comparison: Comparison) -> list[str]:
-    runs = list(ArmRun.objects.filter(arm__comparison=comparison).select_related("arm", "run__order"))
-    if any(each.run.order.is_live or each.run.order.status == Order.Status.PAUSED for each in runs):
-        return []
-    ended = {each.arm_id for each in runs if each.run.order.status == Order.Status.SUCCEEDED}
-    if not ended:
+    columns = ("arm__comparison", "run__order")
+    runs = list(ArmRun.objects.filter(arm__comparison=comparison).select_related(*columns).order_by("arm__number", "seed"))
+    did = give_up(comparison, runs) if comparison.stops_hopeless else []
+    if comparison.sweep and (line := go_on(comparison, runs)):
+        return [*did, line]
+    if any(is_open(each.run.order) for each in runs):
+        return did
+    if not any(each.run.order.status == Order.Status.SUCCEEDED for each in runs):
         services.end(comparison, Comparison.State.FAILED, error="None of its runs got to its end. Look at their pages for why.")
-        return [f"{comparison}: all runs failed"]
+        return [*did, f"{comparison}: all runs failed"]
     services.measure(in_the_name_of(comparison), comparison)
-    return [f"{comparison}: is measured"]
+    return [*did, f"{comparison}: is measured"]
+
+
+def is_open(order: Order) -> bool:
+    """It trains, waits for it, or is paused: the comparison waits for it too."""
+    return order.is_live or order.status == Order.Status.PAUSED
+
+
+def give_up(comparison: Comparison, runs: list[ArmRun]) -> list[str]:
+    """Stops what cannot catch up any more, and keeps why."""
+    did = []
+    sweep = comparison.sweep
+    if sweep and not sweep.get("prune", True):
+        return []
+    for each, why in hopeless(runs, sweep=bool(sweep)):
+        request_stop(each.run.order)
+        each.run.order.stop_requested_at = timezone.now()
+        each.ended_early = why[:300]
+        each.save(update_fields=["ended_early"])
+        did.append(f"{each.run}: stopped early")
+    return did
+
+
+def go_on(comparison: Comparison, runs: list[ArmRun]) -> str:
+    """A sweep's next arm where a place is free: empty where there is none, or all have been made."""
+    template = comparison.arms.select_related("base_model", "dataset_version__dataset").order_by("number").first()
+    if template is None or comparison.sweep is None or comparison.sweep["by"] != "tpe":
+        return ""
+    arms = list(comparison.arms.order_by("number"))
+    going = {each.arm_id for each in runs if is_open(each.run.order)}
+    if len(arms) >= comparison.sweep["most"] or len(going) >= places():
+        return ""
+    member = maker_of(comparison)
+    if member is None or comparison.project.client.archived_at:  # nobody is left in whose name it could go on
+        return ""
+    plugin = plugin_of(template.plugin)
+    sweep = sweep_of({name: comparison.sweep[name] for name in ("by", "space", "most", "prune") if name in comparison.sweep}, plugin)
+    point = next_point(sweep, plugin, outcomes(arms, runs, going))
+    if point is None:
+        return ""
+    config = template.config | point
+    spec = ArmSpec(name_of(point, sweep, plugin), template.plugin, config, template.base_model, template.dataset_version)
+    try:
+        with transaction.atomic():
+            arm = services.add_arm(member, comparison, spec, number=arms[-1].number + 1)
+    except UserError as problem:  # such as a limit of the client: what there is, is measured
+        Comparison.objects.filter(pk=comparison.pk).update(sweep=comparison.sweep | {"most": len(arms)}, error=problem.message)
+        return f"{comparison}: no further arm, {problem.message}"
+    return f"{comparison}: {arm}"
+
+
+def places() -> int:
+    """How many arms of a sweep go at once: one for each worker, so that each next one knows as much as it can."""
+    return max(1, min(MOST_AT_ONCE, sum(slot.is_alive for slot in Slot.objects.filter(queue="train"))))
+
+
+def outcomes(arms: list[Arm], runs: list[ArmRun], going: set[Any]) -> list[Outcome]:
+    """What each arm has come to: the mean over its seeds of the last look at the validation rows, also of runs that were stopped early."""
+    losses: dict[Any, list[float]] = {}
+    for each in runs:
+        if each.run.order.status in (Order.Status.SUCCEEDED, Order.Status.STOPPED):
+            loss = each.run.order.latest.get("validation_loss")
+            if is_figure(loss):
+                losses.setdefault(each.arm_id, []).append(float(loss))
+    return [(arm.config, fmean(losses[arm.pk]) if losses.get(arm.pk) else None, arm.pk in going) for arm in arms]
+
+
+def maker_of(comparison: Comparison) -> Member | None:
+    """Whoever made it, if they may still start runs for its client."""
+    members = Member.objects.filter(user=comparison.created_by, workspace=comparison.project.client.workspace)
+    member = members.select_related("user", "workspace").first() if comparison.created_by else None
+    return member if member and Comparison.objects.for_action(member, "comparison.edit").filter(pk=comparison.pk).exists() else None
 
 
 @dataclass(frozen=True)

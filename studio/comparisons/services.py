@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from studio.audit.services import record
 from studio.comparisons.arms import ArmSpec, budget_of, in_common
+from studio.comparisons.metrics import checked
 from studio.comparisons.models import Arm, ArmRun, Comparison
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
@@ -39,9 +40,14 @@ def create_comparison(
     stops_hopeless: bool = True,
     when: When | None = None,
     prompts: list[str] | None = None,
+    by_hand: bool = False,
 ) -> Comparison:
-    """The comparison with its arms, and a run in the queue for each arm and seed; refused with a sentence beside each field."""
+    """The comparison with its arms, and a run in the queue for each arm and seed; refused with a sentence beside each field.
+
+    `by_hand`: the same asked for twice within DOUBLE_CLICK is one comparison.
+    """
     refuse_odd(arms, seeds, sweep)
+    chosen = checked(member, metrics, project=project)
     budgets = [budget_of(runs.parse_config(runs.plugin_of(arm.plugin), arm.config).model_dump(mode="json")) for arm in arms]
     shared, unequal = in_common(budgets)
     if unequal:
@@ -52,6 +58,8 @@ def create_comparison(
         )
     with transaction.atomic():
         hold(project)
+        if by_hand and (same := just_made(member, project, name=name, differs=differs, arms=arms, seeds=seeds)):
+            return same
         number = Comparison.objects.filter(project=project).count() + 1
         made: Comparison = Comparison.objects.create(
             project=project,
@@ -60,7 +68,7 @@ def create_comparison(
             seeds=list(seeds),
             shared_settings=shared,
             sweep=sweep,
-            metrics=list(metrics),
+            metrics=chosen,
             probe=probe,
             stops_hopeless=stops_hopeless,
             created_by=member.user,
@@ -70,6 +78,18 @@ def create_comparison(
         change = {"arms": [None, ", ".join(arm.name for arm in arms)[:400]], "seeds": [None, list(seeds)]}
         record(member, "comparison.create", made, change=change)
     return made
+
+
+def just_made(
+    member: Member, project: Project, *, name: str, differs: str, arms: Sequence[ArmSpec], seeds: Sequence[int]
+) -> Comparison | None:
+    """The same comparison by the same person a moment ago."""
+    recent = Comparison.objects.filter(project=project, created_by=member.user, created_at__gt=timezone.now() - runs.DOUBLE_CLICK)
+    for found in recent.filter(differs=differs).prefetch_related("arms"):
+        same = [(arm.name, arm.plugin) for arm in found.arms.all()] == [(arm.name[:120], arm.plugin) for arm in arms]
+        if same and found.seeds == list(seeds) and name in ("", found.name):
+            return found
+    return None
 
 
 def refuse_odd(arms: Sequence[ArmSpec], seeds: Sequence[int], sweep: dict[str, Any] | None) -> None:

@@ -2,10 +2,14 @@ from typing import Any
 
 from django.urls import include, path
 
-from studio.comparisons import rating_views, views
+from studio.comparisons import live_views, new_views, rating_views, views
 
 comparisons: list[Any] = [
     path("", views.comparisons, name="list"),
+    path("new/", new_views.new, name="new"),
+    path("new/outlook/", new_views.outlook, name="outlook"),
+    path("<uuid:pk>/", live_views.detail, name="detail"),
+    path("<uuid:pk>/curves/", live_views.curves, name="curves"),
     path("<uuid:pk>/stop/", views.stop, name="stop"),
     path("<uuid:pk>/again/", views.again, name="again"),
     path("<uuid:pk>/rename/", views.rename, name="rename"),

@@ -17,6 +17,8 @@ def pages(member: Any) -> list[dict[str, str]]:
         ("Runs", "runs:list", "run.view"),
         ("Queue", "runs:queue", "run.view"),
         ("New run", "runs:new", "run.create"),
+        ("Comparisons", "comparisons:list", "comparison.view"),
+        ("New comparison", "comparisons:new", "comparison.edit"),
         ("Artifacts", "artifacts:list", "artifact.view"),
         ("Releases", "releases:list", "release.view"),
         ("New release", "releases:new", "release.create"),

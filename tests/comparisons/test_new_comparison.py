@@ -1,0 +1,212 @@
+"""The form of a new comparison: what it proposes, what it says while one types, and what Start makes."""
+
+from typing import Any
+
+import pytest
+from django.test import Client as Browser
+
+from studio.comparisons.models import Arm, ArmRun, Comparison
+from studio.runs.models import Run
+from tests.fixtures import World, make_base_model, make_version
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("slot")]
+
+
+@pytest.fixture
+def ana(acme: World) -> Browser:
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    return browser
+
+
+def sent(acme: World, **changes: Any) -> dict[str, Any]:
+    """The form as it is sent when nobody has touched it."""
+    untouched = {
+        "project": acme.project.pk,
+        "dataset_version": acme.version.pk,
+        "base_model": acme.base.pk,
+        "differs": "method",
+        "ways": ["lora", "full"],
+        "metric": ["f1"],
+        "stops_hopeless": "1",
+    }
+    return untouched | changes
+
+
+def started(ana: Browser, acme: World, **changes: Any) -> Comparison:
+    answer = ana.post("/comparisons/new/", sent(acme, **changes))
+    assert answer.status_code == 302, answer.content.decode()
+    made: Comparison = Comparison.objects.get()
+    return made
+
+
+def test_lora_and_full_are_proposed_with_three_seeds(ana: Browser, acme: World) -> None:
+    page = ana.get(f"/comparisons/new/?project={acme.project.pk}").content.decode()
+    assert "6 runs, " in page
+    assert page.count('name="ways"') >= 4
+    assert 'value="lora" id="id_ways_lora" checked' in page
+    assert 'value="full" id="id_ways_full" checked' in page
+
+
+def test_start_queues_a_run_for_each_arm_and_seed(ana: Browser, acme: World) -> None:
+    made = started(ana, acme)
+    lora, full = Arm.objects.filter(comparison=made)
+    assert (lora.name, full.name) == ("LoRA, rank 16", "Full fine-tuning")
+    assert full.is_reference and not lora.is_reference
+    assert lora.config["learning_rate"] == pytest.approx(10 * full.config["learning_rate"])
+    for name in ("epochs", "max_steps", "max_length"):
+        assert lora.config[name] == full.config[name] == made.shared_settings[name]
+    runs = Run.objects.filter(arm_run__arm__comparison=made)
+    assert sorted((run.plugin, run.config["seed"]) for run in runs) == sorted(
+        (plugin, seed) for plugin in ("full_finetune", "peft_lora") for seed in (1, 2, 3)
+    )
+    assert "seed" not in lora.config
+    assert {run.status for run in runs} == {"queued"}
+    assert made.metrics == [{"kind": "f1", "name": "f1"}]
+
+
+def test_every_arm_reads_as_many_rows_in_a_step(ana: Browser, acme: World) -> None:
+    made = started(ana, acme, ways=["lora", "dora", "full"], effective_batch="6", seeds="7")
+    assert {arm.config["batch_size"] * arm.config["gradient_accumulation"] for arm in made.arms.all()} == {6}
+    assert made.seeds == [7]
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "setting", "values"),
+    [
+        ({"differs": "rank", "ranks": "4, 8"}, ["Rank 4", "Rank 8"], "rank", [4, 8]),
+        ({"differs": "targets", "targets": "q_proj\nall-linear"}, ["q_proj", "All linear layers"], "targets", [["q_proj"], ["all-linear"]]),
+        (
+            {"differs": "learning_rate", "learning_rates": "1e-4 3e-4"},
+            ["Learning rate 0.0001", "Learning rate 0.0003"],
+            "learning_rate",
+            [1e-4, 3e-4],
+        ),
+    ],
+)
+def test_arms_differ_in_one_setting(
+    ana: Browser, acme: World, changes: dict[str, str], names: list[str], setting: str, values: list[Any]
+) -> None:
+    made = started(ana, acme, seeds="1", **changes)
+    arms = list(made.arms.all())
+    assert [arm.name for arm in arms] == names
+    assert [arm.config[setting] for arm in arms] == values
+    others = [{name: value for name, value in arm.config.items() if name not in (setting, "alpha")} for arm in arms]
+    assert others[0] == others[1]
+
+
+def test_learning_rates_are_three_around_the_usual_where_none_is_typed(ana: Browser, acme: World) -> None:
+    made = started(ana, acme, differs="learning_rate", seeds="1")
+    assert [arm.config["learning_rate"] for arm in made.arms.all()] == [6.7e-5, 2e-4, 6e-4]
+
+
+def test_base_models_are_compared(ana: Browser, acme: World) -> None:
+    other = make_base_model(acme.owner, name="Other")
+    made = started(ana, acme, differs="base_model", bases=[acme.base.pk, other.pk], seeds="1")
+    assert {arm.base_model for arm in made.arms.all()} == {acme.base, other}
+
+
+def test_arms_of_different_rows_make_as_many_steps(ana: Browser, acme: World) -> None:
+    larger = make_version(acme.owner, acme.project, name="More replies", count=24)
+    made = started(ana, acme, differs="dataset_version", versions=[acme.version.pk, larger.pk], seeds="1", way="lora")
+    steps = {arm.config["max_steps"] for arm in made.arms.all()}
+    assert len(steps) == 1 and steps.pop() > 0
+
+
+def test_a_sweep_by_grid_makes_all_its_arms_at_once(ana: Browser, acme: World) -> None:
+    made = started(ana, acme, differs="sweep", sweep_by="grid", sweep_ranks="4, 8", sweep_low="1e-4", sweep_high="4e-4")
+    assert made.seeds == [1]
+    assert [(arm.config["learning_rate"], arm.config["rank"]) for arm in made.arms.all()] == [
+        (1e-4, 4),
+        (1e-4, 8),
+        (2e-4, 4),
+        (2e-4, 8),
+        (4e-4, 4),
+        (4e-4, 8),
+    ]
+
+
+def test_a_sweep_by_tpe_begins_with_two(ana: Browser, acme: World) -> None:
+    page = ana.post("/comparisons/new/outlook/", sent(acme, differs="sweep", sweep_most="6")).content.decode()
+    assert "6 runs" in page
+    made = started(ana, acme, differs="sweep", sweep_most="6")
+    assert made.arms.count() == 2 and made.sweep is not None and made.sweep["most"] == 6
+
+
+def test_a_run_is_the_first_arm_of_a_comparison_like_it(ana: Browser, acme: World) -> None:
+    run = Run.objects.create(
+        project=acme.project,
+        name="Mine",
+        plugin="peft_lora",
+        config={
+            "epochs": 5.0,
+            "learning_rate": 1e-4,
+            "rank": 8,
+            "alpha": 8.0,
+            "batch_size": 2,
+            "gradient_accumulation": 2,
+            "max_steps": 0,
+            "max_length": 64,
+        },
+        base_model=acme.base,
+        dataset_version=acme.version,
+        order=Run.objects.get(pk=acme.run.pk).order.__class__.objects.create(
+            workspace=acme.workspace, client=acme.client, kind="train", queue="train", status="succeeded"
+        ),
+    )
+    page = ana.get(f"/comparisons/new/?like={run.pk}").content.decode()
+    assert "Begins from" in page and f'name="like" value="{run.pk}"' in page
+    made = started(ana, acme, like=run.pk, seeds="1")
+    lora, full = made.arms.all()
+    assert (lora.config["epochs"], lora.config["rank"], lora.config["alpha"], lora.config["learning_rate"]) == (5.0, 8, 8.0, 1e-4)
+    assert (full.config["epochs"], full.config["max_length"], full.config["learning_rate"]) == (5.0, 64, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ways": ["lora"]}, "Choose at least two that differ."),
+        ({"ways": []}, "Choose at least one way to train."),
+        ({"seeds": "1, 1"}, "One of them stands there twice."),
+        ({"seeds": "one"}, "Whole numbers, such as 1, 2, 3"),
+        ({"differs": "rank", "way": "full"}, "Choose a way to train that has one, such as LoRA."),
+        ({"differs": "rank", "ranks": "8, 100000"}, "Rank must be a whole number from 1 to 512."),
+        ({"differs": "learning_rate", "learning_rates": "nan, 1e-4"}, "Numbers, such as 1e-4, 2e-4, 4e-4"),
+        ({"epochs": "-1"}, "Must be above 0 and at most 1"),
+        ({"metric": ["regex"]}, "This is needed."),
+        ({"metric": ["json_valid"], "metric_json_valid_json_schema": "{"}, "This is not JSON."),
+        ({"differs": "sweep", "sweep_most": "1"}, "greater than or equal to 2"),
+        ({"differs": "sweep", "sweep_low": "1e-3", "sweep_high": "1e-4"}, "The low end must be below the high end."),
+    ],
+)
+def test_what_cannot_be_is_said_beside_its_field(ana: Browser, acme: World, changes: dict[str, Any], said: str) -> None:
+    answer = ana.post("/comparisons/new/", sent(acme, **changes))
+    assert answer.status_code == 422
+    assert said in answer.content.decode().replace("\u202f", " ").replace("&#x27;", "'")
+    assert not Comparison.objects.exists() and not ArmRun.objects.exists()
+
+
+def test_rows_without_validation_have_nothing_to_measure_on(ana: Browser, acme: World) -> None:
+    acme.version.facts["split"]["validation"] = 0
+    acme.version.save()
+    answer = ana.post("/comparisons/new/", sent(acme))
+    assert answer.status_code == 422 and "Split it with some rows for validation" in answer.content.decode()
+
+
+def test_a_second_click_makes_no_second_comparison(ana: Browser, acme: World) -> None:
+    for _ in range(2):
+        assert ana.post("/comparisons/new/", sent(acme, seeds="1")).status_code == 302
+    assert Comparison.objects.count() == 1 and ArmRun.objects.count() == 2
+
+
+def test_another_clients_things_are_not_compared(ana: Browser, acme: World) -> None:
+    from tests.fixtures import make_world
+
+    other = make_world("eve@example.com", "Globex")
+    for name, value in (
+        ("project", other.project.pk),
+        ("dataset_version", other.version.pk),
+        ("base_model", other.base.pk),
+        ("probe", other.version.pk),
+    ):
+        assert ana.post("/comparisons/new/", sent(acme, **{name: value})).status_code == 404
