@@ -23,7 +23,7 @@ from studio.worker.events import clean
 
 Set = Literal["held_out", "probe"]
 Key = tuple[int, int]
-"""(arm, seed). Arm -1 is the untouched base model, with seed 0; where arms have different ones, -1 - number of the first arm that has it."""
+"""(arm, seed). Arm -1 is the untouched base model, with seed 0; where arms have several, -1 - number of the first arm with it."""
 Values = npt.NDArray[np.float64]
 
 MOST_ROWS, MOST_PROMPTS, MOST_RESULTS = 20_000, 1000, 500

@@ -5,30 +5,23 @@ change is a paired bootstrap over the rows: where it is wide, nobody can tell.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from studio.errors import UserError
 from studio.ml import generating
-from studio.ml.batches import TokenRow, token_row
 from studio.ml.gguf import budget
 from studio.ml.heldout import Question, Row, answers_of, as_asked, held_out, questions
-from studio.ml.loading import Arithmetic, Reader, choose_reader
-from studio.ml.objectives import NextToken
 from studio.ml.releasedmodel import Released, load, memory_of, tokenizer_of
-from studio.ml.tokens import encode_rows, load_tokenizer
+from studio.ml.rowlosses import LONGEST_ROW, Losses, longest_for, row_losses
+from studio.ml.tokens import load_tokenizer
 from studio.training.job import Job
 from studio.training.orders import EvaluatedModel, EvaluationPayload
 
-LONGEST_ROW = 2048
-"""Tokens of a row; one that is longer for either model is left out, for what is cut differs."""
-BATCH_TOKENS = 2048
 SAMPLES, ANSWER_TOKENS = 5, 128
 LONGEST_TEXT = 2000
 """Characters of a prompt, an answer and an expected answer that are kept."""
@@ -37,8 +30,6 @@ LEAST_ROWS = 8
 RESAMPLES, SEED = 4000, 20
 COVERED = 0.95
 """Share of the resamples that the interval holds."""
-
-Losses = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -77,14 +68,10 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     return facts | {"of": found.of, "learnt": found.learnt, "unknown": unknown, "samples": samples}
 
 
-def fitting(models: list[EvaluatedModel]) -> Callable[[Question], bool]:
-    """Whether a question leaves room for its answer, for each of the models: a long one would take more memory than was set aside."""
-    readers = [(told, load_tokenizer(tokenizer_of(told)), longest_for(told) - ANSWER_TOKENS) for told in models]
+def fitting(models: list[EvaluatedModel], *, room: int = ANSWER_TOKENS) -> Callable[[Question], bool]:
+    """Whether a question leaves `room` tokens for an answer, for each model: a long one would take more memory than was set aside."""
+    readers = [(told, load_tokenizer(tokenizer_of(told)), longest_for(told) - room) for told in models]
     return lambda question: all(len(ids_of(question, tokenizer, told)) <= most for told, tokenizer, most in readers)
-
-
-def longest_for(told: EvaluatedModel) -> int:
-    return min(LONGEST_ROW, told.context or LONGEST_ROW)
 
 
 def ids_of(question: Question, tokenizer: Any, told: EvaluatedModel) -> list[int]:
@@ -107,51 +94,12 @@ def measured(told: EvaluatedModel, rows: list[Row], asked: list[Question], *, jo
         job.phase("loading", f"Loading {told.name}")
         model = load(told)
         try:
+            job.phase("evaluating", f"Measuring {told.name}")
             losses, tokens = row_losses(model, [as_asked(row, told.system) for row in rows], told, job=job)
             return Measured(losses, tokens, [answer_to(model, question, told, job=job) for question in asked])
         finally:
             del model
             gc.collect()
-
-
-def row_losses(model: Released, rows: list[Row], told: EvaluatedModel, *, job: Job) -> tuple[Losses, Losses]:
-    """(nats, tokens) of each row's answers."""
-    job.phase("evaluating", f"Measuring {told.name}")
-    losses, tokens = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-    usable: list[tuple[int, TokenRow]] = []
-    for number, encoded in enumerate(encode_rows(model.tokenizer, rows, max_length=longest_for(told))):
-        if encoded.teaches and not encoded.cut:
-            usable.append((number, token_row(encoded.ids, encoded.supervised)))
-    reader = choose_reader(model.model, arithmetic=model.arithmetic)
-    objective, done = NextToken(reader), 0
-    for batch in batches(usable):
-        job.raise_if_stopped()
-        for (number, row), loss in zip(batch, judged(objective, reader, [row for _, row in batch], model.arithmetic), strict=True):
-            losses[number], tokens[number] = loss, row.targets
-        done += len(batch)
-        job.progress(done, len(usable), "rows")
-    if not np.isfinite(losses[[number for number, _ in usable]]).all():
-        raise UserError(f"{told.name} answers with numbers that are none: its weights are damaged, or its training went astray.")
-    return losses, tokens
-
-
-@torch.no_grad()
-def judged(objective: NextToken, reader: Reader, rows: list[TokenRow], arithmetic: Arithmetic) -> list[float]:
-    reader.model.eval()
-    with arithmetic.autocast():
-        return [each.loss for each in objective.judge(rows)]
-
-
-def batches(rows: list[tuple[int, TokenRow]]) -> Iterator[list[tuple[int, TokenRow]]]:
-    """Rows alike in length together, each batch of about BATCH_TOKENS."""
-    batch: list[tuple[int, TokenRow]] = []
-    for entry in sorted(rows, key=lambda entry: entry[1].length):
-        if batch and (len(batch) + 1) * entry[1].length > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(entry)
-    if batch:
-        yield batch
 
 
 def answer_to(model: Released, question: Question, told: EvaluatedModel, *, job: Job) -> str:

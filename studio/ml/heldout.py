@@ -1,6 +1,6 @@
 """Which rows a release is measured on: held-out ones that nothing was trained on, as both are asked. No torch."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,34 @@ class HeldOut:
 
 def held_out(path: Path, *, split: str, learnt_from: Iterable[Path], parameters: int) -> HeldOut:
     """Canonical rows that are in no training split of `learnt_from`, told by their hashes."""
-    hashes, splits = _column(path, "hash"), _column(path, "split")
-    wanted = np.ones(len(hashes), dtype=bool) if not split else splits == split
+    return held_out_of([path], split=split, learnt_from=learnt_from, most=most_rows(parameters))
+
+
+def most_rows(parameters: int) -> int:
+    return int(min(MOST_ROWS, max(LEAST_ROWS, ROWS_TIMES_WEIGHTS / max(1, parameters))))
+
+
+def held_out_of(paths: Sequence[Path], *, split: str, learnt_from: Iterable[Path], most: int) -> HeldOut:
+    """The same of several versions together, at most `most` of them; a row that two versions have is one."""
     trained = [_column(each, "hash")[_column(each, "split") == "train"] for each in learnt_from]
-    seen = wanted & np.isin(hashes, np.concatenate(trained)) if trained else np.zeros(len(hashes), dtype=bool)
-    kept = np.flatnonzero(wanted & ~seen)
-    most = int(min(MOST_ROWS, max(LEAST_ROWS, ROWS_TIMES_WEIGHTS / max(1, parameters))))
-    chosen = {int(kept[place]) for place in spread(len(kept), limit=most)}
-    rows = [row for index, row in enumerate(rowfile.read(path)) if index in chosen]
-    return HeldOut(rows, of=len(kept), learnt=int(seen.sum()))
+    learnt = np.unique(np.concatenate(trained)) if trained else np.array([], dtype=np.uint64)
+    kept: list[tuple[Path, int]] = []
+    met, seen = np.array([], dtype=np.uint64), 0
+    for path in paths:
+        hashes = _column(path, "hash")
+        wanted = ~np.isin(hashes, met) & (_column(path, "split") == split if split else True)
+        known = np.isin(hashes, learnt)
+        kept += [(path, int(place)) for place in np.flatnonzero(wanted & ~known)]
+        seen += int((wanted & known).sum())
+        met = np.union1d(met, hashes[wanted])
+    chosen = [kept[place] for place in spread(len(kept), limit=most)]
+    return HeldOut(
+        [row for path in paths for row in rows_at(path, {place for of, place in chosen if of == path})], of=len(kept), learnt=seen
+    )
+
+
+def rows_at(path: Path, places: set[int]) -> list[Row]:
+    return [row for index, row in enumerate(rowfile.read(path)) if index in places] if places else []
 
 
 def _column(path: Path, name: str) -> npt.NDArray[Any]:

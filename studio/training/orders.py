@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from studio.training.facts import DatasetFacts, HostFacts, ModelFacts
+from studio.training.scoring import Metric
 
 Kind = Literal[
     "train",
@@ -292,6 +293,46 @@ class EvaluationPayload(Wire):
     """The release in production."""
 
 
+class ComparedResult(Wire):
+    """What an arm became with one seed."""
+
+    seed: int
+    model: EvaluatedModel
+    size: int = 0
+    """Bytes of its folder."""
+    gguf_size: int | None = None
+    gguf_adapter_size: int | None = None
+    """What builds of it would take, about; written into the facts as they are."""
+
+
+class ComparedArm(Wire):
+    number: int = Field(ge=0)
+    rows: str
+    """The rows.parquet that it was trained on, and whose validation rows are held out."""
+    base: EvaluatedModel
+    """The untouched base model that it began from."""
+    results: list[ComparedResult] = Field(min_length=1)
+
+
+class ComparisonPayload(Wire):
+    arms: list[ComparedArm] = Field(min_length=1)
+    probe: str = ""
+    """A rows.parquet of general rows; empty takes those that the studio brings along."""
+    probe_name: str = ""
+    metrics: list[Metric] = []
+    judges: dict[str, EvaluatedModel] = {}
+    """By the name of the metric that asks it."""
+    rows: int = Field(64, ge=1, le=2000)
+    """Held-out rows that are measured at most, and as many of the probe."""
+    prompts: int = Field(16, ge=0, le=200)
+    """Held-out rows that are asked at most."""
+    answer_tokens: int = Field(96, ge=1, le=1024)
+    beginnings: int = Field(24, ge=0, le=200)
+    """Training rows whose beginnings are given at most."""
+    state: Path
+    """A folder that outlives the attempt: what was measured is not measured again."""
+
+
 class AskedModel(Wire):
     """One column of a trial: what answers, and what it is asked with."""
 
@@ -337,6 +378,19 @@ class ExtractionPayload(Wire):
     """The version's rows.parquet, whose held-out rows they are measured on; empty measures nothing."""
     state: str
     """A folder that outlives the attempt: what a killed one had done is not done again."""
+
+
+class SurveyPayload(Wire):
+    """A base model, and the rows that it is to look at."""
+
+    rows: str
+    """The version's rows.parquet."""
+    train: int = Field(ge=0)
+    """Rows of its training split."""
+    base: str
+    model: ModelFacts
+    probe: str = ""
+    """General rows, in the same form; empty where there are none."""
 
 
 class Order(Wire):
