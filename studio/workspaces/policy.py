@@ -471,6 +471,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "api:comparison_stop": {"POST": "comparison.edit"},
     "api:comparison_measure": {"POST": "comparison.edit"},
     "api:comparison_seeds": {"POST": "comparison.edit"},
+    "api:comparison_ratings": {"GET": "comparison.view"},
     "api:artifacts": {"GET": "artifact.view", "POST": "artifact.upload"},
     "api:adapter_upload": {"GET": "artifact.view"},
     "api:artifact": {"GET": "artifact.view"},
