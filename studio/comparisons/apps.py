@@ -6,12 +6,13 @@ class ComparisonsConfig(AppConfig):
 
     def ready(self) -> None:
         """Registers what its orders need, and what its rounds look after."""
-        from studio.comparisons import extraction_kind, guests, retraining_rounds, rounds, survey_kind
+        from studio.comparisons import extraction_kind, guests, measuring_kind, retraining_rounds, rounds, survey_kind
         from studio.orders.kinds import ROUNDS, SWEEPS, register
         from studio.workspaces.portal import ASKED
 
         register(extraction_kind.ExtractionKind())
         register(survey_kind.SurveyKind())
+        register(measuring_kind.MeasuringKind())
         SWEEPS.append(extraction_kind.forget_states)
         ROUNDS.append(rounds.advance)
         ROUNDS.append(retraining_rounds.advance)

@@ -49,6 +49,8 @@ TIMED, TIMED_TOKENS = 3, 24
 CONTINUED_TOKENS = 48
 """That a training row's beginning is gone on with."""
 GRADE_TOKENS = 16
+F16, GGUF_HEADER = 2, 20_000
+"""Bytes of a number of a GGUF adapter, and of the names that stand before them."""
 MOST_BEGINNINGS = 5000
 """Training rows that beginnings are chosen from."""
 MANY_SHARED = 8
@@ -489,13 +491,14 @@ class Measuring:
     def result(self, subject: Subject) -> dict[str, Any]:
         answered = self.kept(subject, "answers")
         told = subject.told
+        trainable = trainable_of(subject.model) if told else 0
         return {
             "arm": subject.arm,
             "seed": subject.seed,
             "size": told.size if told else size_of(Path(subject.model.base)),
             "gguf_size": told.gguf_size if told else None,
-            "gguf_adapter_size": told.gguf_adapter_size if told else None,
-            "trainable": trainable_of(subject.model) if told else 0,
+            "gguf_adapter_size": F16 * trainable + GGUF_HEADER if told and told.gguf_adapter else None,
+            "trainable": trainable,
             "first_token": answered["first_token"],
             "tokens_per_second": answered["tokens_per_second"],
             "memorised": self.kept(subject, "memorised") or None,

@@ -301,8 +301,9 @@ class ComparedResult(Wire):
     size: int = 0
     """Bytes of its folder."""
     gguf_size: int | None = None
-    gguf_adapter_size: int | None = None
-    """What builds of it would take, about; written into the facts as they are."""
+    """Bytes, about, that it takes as a GGUF, merged where it is an adapter; None where none can be built."""
+    gguf_adapter: bool = False
+    """Whether it can be built as a GGUF adapter."""
 
 
 class ComparedArm(Wire):
@@ -322,12 +323,12 @@ class ComparisonPayload(Wire):
     metrics: list[Metric] = []
     judges: dict[str, EvaluatedModel] = {}
     """By the name of the metric that asks it."""
-    rows: int = Field(64, ge=1, le=2000)
+    rows: int = Field(default=64, ge=1, le=2000)
     """Held-out rows that are measured at most, and as many of the probe."""
-    prompts: int = Field(16, ge=0, le=200)
+    prompts: int = Field(default=16, ge=0, le=200)
     """Held-out rows that are asked at most."""
-    answer_tokens: int = Field(96, ge=1, le=1024)
-    beginnings: int = Field(24, ge=0, le=200)
+    answer_tokens: int = Field(default=96, ge=1, le=1024)
+    beginnings: int = Field(default=24, ge=0, le=200)
     """Training rows whose beginnings are given at most."""
     state: Path
     """A folder that outlives the attempt: what was measured is not measured again."""
