@@ -54,6 +54,8 @@ class ArmFigures(BaseModel):
     """The name of its base model."""
     seeds: list[int] = []
     """Those that were measured."""
+    best_seed: int | None = None
+    """The one with the lowest loss."""
     missing: list[str] = []
     """What became of the other seeds: a sentence each."""
     loss: Figure | None = None

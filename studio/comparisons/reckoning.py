@@ -104,6 +104,7 @@ class Reckoning:
         if number not in self.numbers:
             return one
         one.seeds = self.seeds(number)
+        one.best_seed = min(one.seeds, key=lambda seed: (float(self.losses[number, seed].sum()), seed))
         loss, gain = self.loss(number), self.gain(number)
         one.loss, one.perplexity = told(loss), told(loss.exp()) if self.unit == "token" else None
         if gain is not None:
@@ -158,10 +159,10 @@ class Reckoning:
         Where one is held against a reference, a twentieth of the reference's gain is what has to be told; otherwise the difference itself.
         """
         reference = verdict.arm(verdict.reference)
-        others = sorted((one for one in verdict.measured if one.number != verdict.reference and one.loss), key=lambda one: one.loss.value)
+        others = [one for one in verdict.measured if one.number != verdict.reference]
         if reference is None or not others:
             return None
-        other = others[0]
+        other = min(others, key=lambda one: self.loss(one.number).value)
         wanted = other.against.value if other.against else 0.0
         if reference.gain and reference.gain.value > 0:
             wanted = max(abs(wanted), reference.gain.value / 20)
@@ -210,5 +211,6 @@ def what_became(arm_run: ArmRun, measured: Sequence[int]) -> str:
     status = arm_run.run.order.status
     if status == Order.Status.FAILED:
         return f"Seed {arm_run.seed} failed: {arm_run.run.order.error or 'its log says more.'}"
-    ended = {Order.Status.STOPPED: "was stopped", Order.Status.SUCCEEDED: "has ended, but could not be measured"}
-    return f"Seed {arm_run.seed} {ended.get(status, 'has not ended')}."
+    if status == Order.Status.STOPPED:
+        return f"Seed {arm_run.seed} was stopped."
+    return f"Seed {arm_run.seed} {'could not be measured' if status == Order.Status.SUCCEEDED else 'has not ended'}."

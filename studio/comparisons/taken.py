@@ -125,7 +125,7 @@ class Costs:
 
 
 def costs_of(comparison: Comparison, member: Member) -> Costs | None:
-    """None where the member may not see costs, or nothing has a price. Costs are never stored with a verdict, which more people may read."""
+    """None where the member may not see costs, or nothing has a price. They are never stored with a verdict, which more people may read."""
     if not member.may("usage.view"):
         return None
     rates = Rates(comparison.project.client.workspace)

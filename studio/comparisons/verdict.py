@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from studio.comparisons import reckoning, wording
-from studio.comparisons.figures import Verdict
-from studio.comparisons.models import Comparison
+from studio.artifacts.models import Artifact
+from studio.comparisons import reckoning, verdict_table, wording
+from studio.comparisons.figures import ArmFigures, Verdict
+from studio.comparisons.marks import marks_of
+from studio.comparisons.models import ArmRun, Comparison
 from studio.comparisons.taken import costs_of
+from studio.comparisons.verdict_charts import plots
 from studio.workspaces.models import Member
 
 
@@ -22,4 +25,27 @@ def verdict_context(comparison: Comparison, member: Member) -> dict[str, Any]:
     verdict = Verdict.of(comparison)
     if verdict is None:
         return {"verdict": None}
-    return {"verdict": verdict, "costs": costs_of(comparison, member)}
+    headline = verdict_table.headline(verdict, costs_of(comparison, member))
+    further = verdict_table.further(verdict)
+    in_use = comparison.project.client.archived_at is None
+    chosen = verdict.arm(verdict.choice)
+    return {
+        "verdict": verdict,
+        "headline_columns": headline,
+        "headline": verdict_table.rows(verdict, headline),
+        "further_columns": further,
+        "further": verdict_table.rows(verdict, further),
+        "charts": plots(verdict, marks_of(comparison.arms.all())),
+        "chosen": chosen,
+        "chosen_artifact": artifact_of(comparison, chosen, member) if chosen else None,
+        "can_release": in_use and member.may("release.create"),
+        "can_train": in_use and not comparison.is_live and member.may("comparison.edit"),
+        "more_seeds": 2 if verdict.reason == "one_seed" else verdict.more_seeds,
+    }
+
+
+def artifact_of(comparison: Comparison, arm: ArmFigures, member: Member) -> Artifact | None:
+    """What the arm's best seed left behind; None where it is gone."""
+    arm_run = ArmRun.objects.filter(arm__comparison=comparison, arm__number=arm.number, seed=arm.best_seed).select_related("run").first()
+    visible = Artifact.objects.for_action(member, "artifact.view")
+    return visible.filter(order__run=arm_run.run).first() if arm_run else None

@@ -16,8 +16,16 @@ CLOSE, WIDE = 0.05, 0.25
 SAME = 0.1
 """Arms are alike where their difference is told to this share of what training gained."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-FRACTIONS = ((1 / 5, "a fifth as much"), (1 / 4, "a quarter as much"), (1 / 3, "a third as much"), (1 / 2, "half as much"), (2 / 3, "two thirds as much"),
-             (3 / 4, "three quarters as much"), (2.0, "twice as much"), (3.0, "three times as much"))  # fmt: skip
+FRACTIONS = (
+    (1 / 5, "a fifth as much"),
+    (1 / 4, "a quarter as much"),
+    (1 / 3, "a third as much"),
+    (1 / 2, "half as much"),
+    (2 / 3, "two thirds as much"),
+    (3 / 4, "three quarters as much"),
+    (2.0, "twice as much"),
+    (3.0, "three times as much"),
+)
 
 
 def worded(verdict: Verdict) -> Verdict:
@@ -58,7 +66,7 @@ def against_reference(verdict: Verdict) -> None:
     verdict.more += [kept_sentence(arm, reference) for arm in others[1:]]
     if first.kept is not None and first.kept.half < WIDE:
         cheaper = cost_of(first, reference) < 1
-        verdict.choice = first.number if first.kept.low >= 1 - SAME and cheaper or first.kept.low > 1 else reference.number
+        verdict.choice = first.number if (first.kept.low >= 1 - SAME and cheaper) or first.kept.low > 1 else reference.number
         chosen = verdict.arm(verdict.choice)
         assert chosen is not None  # one of the two
         why = (

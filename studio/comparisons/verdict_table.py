@@ -1,0 +1,225 @@
+"""The figures of a verdict as columns of a table, which its page, its report and the PDF share: what each says, and which arm is best."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from studio.comparisons.figures import ArmFigures, Figure, Verdict
+from studio.comparisons.taken import Costs, Spread
+from studio.comparisons.wording import percent, plus_minus, share_words
+from studio.workspaces.rates import money
+from studio.workspaces.templatetags.studio import count, duration, filesize, number, seconds
+
+BETTER = 0.02
+"""What an arm takes has to be smaller than all others' by this share to be marked as the best."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str = "–"
+    note: str = ""
+    """The interval or the spread, in short."""
+    title: str = ""
+    """The same exactly."""
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    hint: str
+    """What it is, in one sentence for people who have never trained a model."""
+    cells: dict[int, Cell] = field(default_factory=dict)
+    """By the arm's number."""
+
+
+@dataclass(frozen=True)
+class Row:
+    arm: ArmFigures
+    cells: list[tuple[Column, Cell]]
+
+
+Read = Callable[[ArmFigures], "Figure | Spread | None"]
+
+
+def headline(verdict: Verdict, costs: Costs | None) -> list[Column]:
+    """What decides: quality, what was forgotten, and what it takes. Columns that no arm has anything for are left out."""
+    unit = verdict.unit
+    columns = [
+        of_figures(
+            verdict,
+            "Loss",
+            f"How far the right answers of held-out rows are from what it would say, in nats per {unit}. Lower is better.",
+            lambda arm: arm.loss,
+            plus_minus,
+            lower=True,
+        ),
+        of_figures(
+            verdict,
+            "Keeps",
+            "How much of what the reference gained over the untouched model it gained as well.",
+            lambda arm: arm.kept,
+            share_words,
+            lower=False,
+        ),
+        of_figures(
+            verdict,
+            "Forgets",
+            "By how much it became worse on general rows that have nothing to do with the task. Lower is better.",
+            lambda arm: arm.forgetting,
+            plus_minus,
+            lower=True,
+        ),
+        of_spreads(
+            verdict,
+            "Time",
+            "How long one training took on the worker, without the wait in the queue.",
+            lambda arm: arm.took.seconds,
+            duration,
+        ),
+        of_spreads(verdict, "Memory", "The most memory that training took.", lambda arm: arm.took.memory, filesize),
+        of_spreads(
+            verdict, "Storage", "What the result takes on disk. Each further variant takes that again.", lambda arm: arm.size, filesize
+        ),
+        cost_column(costs),
+    ]
+    return [column for column in columns if column.cells]
+
+
+def further(verdict: Verdict) -> list[Column]:
+    """Everything else that was measured."""
+    unit = verdict.unit
+    names = sorted({name for arm in verdict.arms for name in arm.scores})
+    columns = [
+        of_figures(
+            verdict,
+            "Perplexity",
+            "Among how many words it is undecided at each step, about. Lower is better.",
+            lambda arm: arm.perplexity,
+            plus_minus,
+            lower=True,
+        ),
+        of_figures(
+            verdict,
+            "Gain",
+            f"By how much training lowered the loss on held-out rows, in nats per {unit}.",
+            lambda arm: arm.gain,
+            plus_minus,
+            lower=False,
+        ),
+        *(
+            of_figures(verdict, name, "Mean of its answers’ scores, from 0 to 1. Higher is better.", scored(name), plus_minus, lower=False)
+            for name in names
+        ),
+        of_figures(
+            verdict,
+            "Drift",
+            "How far its choice of words has moved from its base model’s on general rows: KL divergence, nats per token.",
+            lambda arm: arm.drift,
+            plus_minus,
+            lower=True,
+        ),
+        of_figures(
+            verdict,
+            "Recites",
+            "Share of the words with which it goes on exactly as a training row does, once it is given the row’s beginning.",
+            lambda arm: arm.memorised,
+            share_words,
+            lower=True,
+        ),
+        of_figures(
+            verdict,
+            "Verbatim answers",
+            "Share of the words of its answers that stand in runs of eight or more in a training row.",
+            lambda arm: arm.overlap,
+            share_words,
+            lower=True,
+        ),
+        of_spreads(
+            verdict, "GPU hours", "Hours of one GPU that one training took; 0 on a processor.", lambda arm: arm.took.gpu_hours, number
+        ),
+        of_spreads(
+            verdict,
+            "Tokens per second in training",
+            "How fast it read the rows.",
+            lambda arm: arm.took.tokens_per_second,
+            count,
+            lower=False,
+        ),
+        of_spreads(
+            verdict,
+            "Energy",
+            "What the device used in one training, in watt-hours, where it tells.",
+            lambda arm: arm.took.energy,
+            lambda value: f"{number(value)} Wh",
+        ),
+        of_spreads(verdict, "Trained numbers", "How many numbers of the model training could change.", lambda arm: arm.trainable, count),
+        shares(verdict),
+        of_spreads(verdict, "GGUF file", "The whole model as one file for llama.cpp.", lambda arm: arm.gguf_size, filesize),
+        of_spreads(verdict, "GGUF adapter", "The adapter alone as a file for llama.cpp.", lambda arm: arm.gguf_adapter_size, filesize),
+        of_spreads(
+            verdict, "First token", "How long an answer takes to begin, on the machine that measured.", lambda arm: arm.first_token, seconds
+        ),
+        of_spreads(
+            verdict,
+            "Tokens per second",
+            "How fast it answers, on the machine that measured.",
+            lambda arm: arm.tokens_per_second,
+            number,
+            lower=False,
+        ),
+    ]
+    return [column for column in columns if column.cells]
+
+
+def rows(verdict: Verdict, columns: list[Column]) -> list[Row]:
+    return [Row(arm, [(column, column.cells.get(arm.number, Cell())) for column in columns]) for arm in verdict.arms]
+
+
+def of_figures(verdict: Verdict, title: str, hint: str, read: Read, said: Callable[[Figure], str], *, lower: bool) -> Column:
+    """The best is marked where its interval lies apart from every other."""
+    found = {arm.number: figure for arm in verdict.arms if isinstance(figure := read(arm), Figure)}
+    cells = {}
+    for own, figure in found.items():
+        others = [other for arm, other in found.items() if arm != own]
+        best = bool(others) and all(figure.high < other.low if lower else figure.low > other.high for other in others)
+        text, _, note = said(figure).partition(" ± ")
+        exact = f"{figure.value:.6g}, 95 % interval from {figure.low:.6g} to {figure.high:.6g}"
+        cells[own] = Cell(text, f"± {note}" if figure.half else "", exact, best)
+    return Column(title, hint, cells)
+
+
+def of_spreads(verdict: Verdict, title: str, hint: str, read: Read, said: Callable[[float], str], *, lower: bool = True) -> Column:
+    """The best is marked where it is clearly smaller, or larger, than every other."""
+    found = {arm.number: spread for arm in verdict.arms if isinstance(spread := read(arm), Spread)}
+    cells = {}
+    for own, spread in found.items():
+        others = [other.mean for arm, other in found.items() if arm != own]
+        best = bool(others) and (spread.mean < min(others) * (1 - BETTER) if lower else spread.mean > max(others) * (1 + BETTER))
+        low, high = said(spread.low), said(spread.high)
+        cells[own] = Cell(
+            said(spread.mean),
+            f"{low} to {high}" if low != high else "",
+            f"{spread.mean:.6g}, from {spread.low:.6g} to {spread.high:.6g}",
+            best,
+        )
+    return Column(title, hint, cells)
+
+
+def cost_column(costs: Costs | None) -> Column:
+    by_arm = costs.by_arm if costs else {}
+    least = min(by_arm.values(), default=None)
+    cells = {
+        arm: Cell(money(cost, costs.currency), is_best=cost == least and len(by_arm) > 1 and [*by_arm.values()].count(cost) == 1)
+        for arm, cost in by_arm.items()
+        if costs
+    }
+    return Column("Cost", "What one training cost, by the workspace’s rates.", cells)
+
+
+def shares(verdict: Verdict) -> Column:
+    found = {arm.number: Cell(percent(arm.trainable_share)) for arm in verdict.arms if arm.trainable_share}
+    return Column("Share of the model", "Trained numbers as a share of the base model’s.", found)
+
+
+def scored(name: str) -> Read:
+    return lambda arm: arm.scores.get(name)
