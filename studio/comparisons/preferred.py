@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from studio.comparisons.bradley_terry import Share, more_for
+from studio.comparisons.marks import marks_of
 from studio.comparisons.models import Arm, Comparison
 from studio.comparisons.rated import Rated, pair_of
 
 UNEVEN = 0.03
 """Where an interval's sides differ by more than this share, both ends are told instead of one ±."""
+SHOWN = 40
+"""Pairs on a page."""
 FEW_MORE = 300
 """Whoever would need more ratings than this is told that the arms are about as good."""
 
@@ -39,6 +42,8 @@ class ArmScore:
     """How often it is preferred to the others on average, ties counted half."""
     ratings: int
     """Of its answers."""
+    dot: int
+    """Of its colour."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +94,12 @@ class Preference:
     @cached_property
     def arms(self) -> list[ArmScore]:
         """The most preferred first."""
-        of = [
-            ArmScore(
-                self._named[number],
-                Figure(self.rated.scores.share_of(place)),
-                sum(number in pair_of(rating) for rating in self.rated.counted),
-            )
-            for place, number in enumerate(self.rated.arms)
-        ]
-        return sorted(of, key=lambda each: -each.figure.share.value)
+        marks = marks_of(self._named.values())
+        found = []
+        for place, number in enumerate(self.rated.arms):
+            ratings = sum(number in pair_of(rating) for rating in self.rated.counted)
+            found.append(ArmScore(self._named[number], Figure(self.rated.scores.share_of(place)), ratings, marks[number].dot))
+        return sorted(found, key=lambda each: -each.figure.share.value)
 
     @cached_property
     def pairs(self) -> list[PairScore]:
@@ -113,6 +115,11 @@ class Preference:
             wins = (won.count(first), won.count(second), len(met) - len(won))
             found.append(PairScore(self._named[first], self._named[second], wins, self.rated.alike[pair], figure))
         return sorted(found, key=lambda each: -each.ratings)
+
+    @property
+    def first_pairs(self) -> list[PairScore]:
+        """As many as a page shows."""
+        return self.pairs[:SHOWN]
 
     @cached_property
     def ahead(self) -> PairScore:

@@ -148,6 +148,7 @@ def ratings_context(comparison: Comparison, member: Member) -> dict[str, Any]:
         "rated": rated,
         "preference": Preference(rated) if rated else None,
         "left": len(services.left_for(member, rated)) if rated else 0,
+        "more": rated.scores.more if rated else 0,
         "may_rate": active and member.may("comparison.rate"),
         "may_share": active and member.may("comparison.edit"),
     }

@@ -23,6 +23,7 @@ from django.utils import timezone
 from PIL import Image
 
 from studio.audit.models import AuditRecord
+from studio.comparisons.rating import Question, sealed
 from studio.datasets import drafting
 from studio.orders.models import Order
 from studio.releases.evaluating import request_evaluation
@@ -32,6 +33,7 @@ from studio.serving import deploying
 from studio.serving.models import Deployment
 from studio.workspaces.policy import PUBLIC, ROUTES, SIGNED_IN, VIEWER
 from studio.workspaces.services import create_client
+from tests.comparisons.house import make_measured
 from tests.datasets.test_fetching import Hub, pairs
 from tests.fixtures import (
     World,
@@ -163,6 +165,23 @@ def tus(acme: World) -> dict[str, str]:
     return {"Tus-Resumable": "1.0.0", "Upload-Length": "9", "Upload-Metadata": f"filename {name}"}
 
 
+def failed_anew(acme: World) -> Sent:
+    """A release that could not be trained anew, on another base model by now."""
+    type(acme.retraining).objects.filter(pk=acme.retraining.pk).update(base_model=acme.newer)
+    row = acme.retraining.releases.get()
+    type(row).objects.filter(pk=row.pk).update(problem="It was stopped before it began.")
+    return Sent(acme.retraining.pk, {"row": str(row.pk)})
+
+
+def approved_anew(acme: World) -> Any:
+    """The old release answers, and the new one is approved."""
+    row = acme.retraining.releases.get()
+    after = make_release(acme.owner, acme.artifact, version=(8, 0, 0), stage="approved")
+    type(row).objects.filter(pk=row.pk).update(after=after)
+    Deployment.objects.filter(pk=acme.deployment.pk).update(release=row.before)
+    return row.retraining_id
+
+
 def in_hub(acme: World) -> dict[str, str]:
     return {"project": str(acme.project.pk), "repository": "acme/support", "file": "a.jsonl"}
 
@@ -170,6 +189,11 @@ def in_hub(acme: World) -> dict[str, str]:
 def of_run(acme: World, **more: Any) -> dict[str, Any]:
     named = {"project": acme.project.pk, "base_model": acme.base.pk, "dataset_version": acme.version.pk}
     return {name: str(pk) for name, pk in named.items()} | {"plugin": "rehearsal", "name": "A run"} | more
+
+
+def about(acme: World) -> dict[str, str]:
+    """Which rows, and which base model."""
+    return {"project": str(acme.project.pk), "dataset_version": str(acme.version.pk), "base_model": str(acme.base.pk)}
 
 
 def mixed(acme: World) -> dict[str, Any]:
@@ -243,6 +267,13 @@ def row_form(text: str = "Another answer.") -> dict[str, str]:
     return form | {"do": "save"}
 
 
+def rated(acme: World) -> Sent:
+    """One of two answers found better, by the owner who was asked."""
+    make_measured(acme.comparison)
+    question = sealed(acme.owner, acme.comparison, Question(0, 0, 1, 1, 1))
+    return Sent(acme.comparison.pk, {"question": question, "better": "left"})
+
+
 # ── One example for each route and method ──
 
 Example = Callable[[World], Sent]
@@ -251,6 +282,9 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("prompts:edit", "POST"): lambda acme: Sent(acme.prompt_set.pk, {"do": "rename", "name": "Renamed"}),
     ("prompts:copy", "POST"): lambda acme: Sent(acme.prompt_set.pk),
     ("prompts:delete", "POST"): lambda acme: Sent(acme.prompt_set.pk),
+    ("comparisons:rate", "POST"): lambda acme: rated(acme),
+    ("shared_rate", "POST"): lambda acme: rated(acme),
+    ("comparisons:share", "POST"): lambda acme: Sent(acme.comparison.pk, {"shared": "off"}),
     ("trials:new", "POST"): lambda acme: Sent(body={"set": acme.prompt_set.pk, "column": [f"base:{acme.base.pk}"]}),
     ("trials:stop", "POST"): lambda acme: Sent(live(acme.trial)),
     ("trials:delete", "POST"): lambda acme: Sent(acme.trial.pk),
@@ -317,6 +351,10 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("api:artifact_extractions", "POST"): lambda acme: Sent(make_full_model(acme).pk, {"ranks": [8]}),
     ("api:extraction_stop", "POST"): lambda acme: Sent(live(acme.extraction)),
     ("api:extraction", "DELETE"): lambda acme: Sent(acme.extraction.pk),
+    ("advice:survey", "POST"): lambda acme: Sent(body=about(acme)),
+    ("advice:survey_stop", "POST"): lambda acme: Sent(live(acme.survey)),
+    ("api:surveys", "POST"): lambda acme: Sent(body={"base_model": str(acme.base.pk), "dataset_version": str(acme.version.pk)}),
+    ("api:survey_stop", "POST"): lambda acme: Sent(live(acme.survey)),
     ("adapters:stop", "POST"): lambda acme: Sent(live(acme.adapter_upload)),
     ("datasets:upload", "POST"): lambda acme: Sent(acme.upload.pk, {"name": "Fresh"}),
     ("datasets:upload_discard", "POST"): lambda acme: Sent(acme.upload.pk),
@@ -346,6 +384,12 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("deliveries:new", "POST"): lambda acme: Sent(body=deliverable(acme) | {"days": "7"}),
     ("deliveries:revoke", "POST"): lambda acme: Sent(acme.delivery.pk),
     ("deployments:new", "POST"): lambda acme: Sent(body={"project": acme.project.pk, "slug": "night"}),
+    ("retraining:new", "POST"): lambda acme: Sent(body={"base": str(acme.newer.pk), "release": [str(acme.release.pk)]}),
+    ("retraining:stop", "POST"): lambda acme: Sent(acme.retraining.pk),
+    ("retraining:again", "POST"): lambda acme: failed_anew(acme),
+    ("retraining:promote", "POST"): lambda acme: Sent(approved_anew(acme)),
+    ("api:retrainings", "POST"): lambda acme: Sent(body={"base_model": str(acme.newer.pk), "releases": [str(acme.release.pk)]}),
+    ("api:retraining_stop", "POST"): lambda acme: Sent(acme.retraining.pk, {}),
     ("deployments:promote", "POST"): lambda acme: Sent(acme.deployment.pk, {"release": approved(acme).pk}),
     ("deployments:canary", "POST"): lambda acme: Sent(tried(acme), {"canary_percent": "0"}),
     ("deployments:rollback", "POST"): lambda acme: Sent(answering(acme).pk),
@@ -435,6 +479,10 @@ SEVERAL: dict[tuple[str, str], list[str]] = {
     ("datasets:upload", "POST"): ["dataset.create", "dataset.add_version"],
     ("datasets:mix", "POST"): ["dataset.create", "dataset.add_version"],
     ("api:mixes", "POST"): ["dataset.create", "dataset.add_version"],
+    # Each release that is trained anew has a run of its own.
+    ("retraining:new", "POST"): ["retraining.create", "run.create"],
+    ("api:retrainings", "POST"): ["retraining.create", "run.create"],
+    ("retraining:again", "POST"): ["retraining.again", "run.create"],
 }
 """Acts that touch several objects: one record for each, in this order."""
 
@@ -446,6 +494,7 @@ CHANGES_NOTHING: dict[tuple[str, str], str] = {
     },
     ("invitation", "POST"): "by somebody who is no member yet: tests/workspaces/test_invitations.py looks at its record",
     ("workspaces:switch", "POST"): "chooses what the session shows",
+    ("retraining:outlook", "POST"): "says what would be trained anew, and starts nothing",
     ("workspaces:new", "POST"): "makes another workspace, and stands there: tests/workspaces/test_switching.py looks at its records",
     ("setup", "POST"): "once, before there is a workspace: tests/workspaces/test_setup.py looks at its records",
     ("datasets:mix_preview", "POST"): "shows what a mix would give",
