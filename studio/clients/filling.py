@@ -3,6 +3,7 @@
 import hashlib
 import random
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,8 +19,8 @@ from studio.datasets.models import Dataset, DatasetVersion
 from studio.orders.models import Order, Usage
 from studio.releases.models import Release
 from studio.runs.models import Run
-from studio.serving.models import Call, CallHour, Deployment, DeploymentState
-from studio.serving.rollup import hour_of, roll_up
+from studio.serving.models import Call, CallDay, CallHour, Deployment, DeploymentState
+from studio.serving.rollup import OF, day_of, hour_of, put, roll_up
 from studio.serving.steps import STEPS
 from studio.serving.traffic import Sums
 from studio.workspaces.models import Client, Member, Project, User
@@ -244,6 +245,14 @@ class Filling:
                 seen.add((slot.pk, hour))
                 hours.append(self.call_hour(slot, hour))
         CallHour.objects.bulk_create(hours, AT_ONCE)
+        self.days_of(hours)
+
+    def days_of(self, hours: list[CallHour]) -> None:
+        days: dict[datetime, dict[tuple[Any, ...], Sums]] = defaultdict(lambda: defaultdict(Sums))
+        for hour in hours:
+            days[day_of(hour.hour)][tuple(getattr(hour, name) for name in OF)].add_hour(hour)
+        for day, found in days.items():
+            put(CallDay, found, {key[0]: self.member.workspace_id for key in found}, day=day)
 
     def asked(self, slots: list[Deployment]) -> Deployment:
         return slots[int(len(slots) * self.chance.random() ** 4)]

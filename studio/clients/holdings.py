@@ -32,7 +32,20 @@ from studio.datasets.uploading import parts_folder
 from studio.orders.models import Event, Order, StoredDay, Usage
 from studio.releases.models import Approval, Delivery, Download, Evaluation, Gate, Release
 from studio.runs.models import Run
-from studio.serving.models import Call, CallHour, CallTotal, Deployment, DeploymentState, Keeping, KeptAnswer, PromptSet, Talk, Trial, Vote
+from studio.serving.models import (
+    Call,
+    CallDay,
+    CallHour,
+    CallTotal,
+    Deployment,
+    DeploymentState,
+    Keeping,
+    KeptAnswer,
+    PromptSet,
+    Talk,
+    Trial,
+    Vote,
+)
 from studio.workspaces.models import ApiKey, Client, Invitation, Logo, Member, Project
 
 
@@ -122,6 +135,7 @@ HOLDINGS = (
     Holding("keepings", "How long answers are kept", Keeping, PROJECT),
     Holding("calls", "Requests to the endpoint", Call, "client", bulky=True),
     Holding("call_hours", "Requests to the endpoint, by the hour", CallHour, "client", stays=True),
+    Holding("call_days", "Requests to the endpoint, by the day", CallDay, "client"),
     Holding("call_totals", "Requests to the endpoint, in all", CallTotal, "client"),
     Holding("deployment_states", "Entries of deployments' histories", DeploymentState, "deployment__client"),
     Holding("deployments", "Deployments", Deployment, "client"),

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,8 @@ from studio.orders.kinds import KINDS
 from studio.orders.models import StoredDay
 from studio.orders.quotas import stored_in_all
 from studio.orders.usage import Span, spans
-from studio.serving.models import Call, CallHour
+from studio.serving.models import Call, CallDay, CallHour
+from studio.serving.rollup import days_within
 from studio.workspaces.models import Workspace
 from studio.workspaces.months import Month
 from studio.workspaces.rates import TOKENS, Rates, amount, cents
@@ -182,11 +183,10 @@ def token_lines(workspace: Workspace, month: Month, rates: Rates, clients: Colle
     """
     columns = {"read": Sum("prompt_tokens"), "written": Sum("completion_tokens")}
     for piece in rates.pieces(TOKENS, month.begins, month.ends):
-        hours = CallHour.objects.filter(workspace=workspace, hour__gte=piece.begin, hour__lt=piece.end)
         calls = Call.objects.filter(client__workspace=workspace, counted_at=None, at__gte=piece.begin, at__lt=piece.end)
         found: dict[UUID | None, Line] = {}
-        counted: tuple[tuple[QuerySet[Any], Any], ...] = ((hours, Sum("calls")), (calls, Count("pk")))
-        for rows, number in counted:
+        added_up = ((rows, Sum("calls")) for rows in days_and_hours(workspace, piece.begin, piece.end))
+        for rows, number in (*added_up, (calls, Count("pk"))):
             rows = rows if clients is None else rows.filter(client__in=clients)
             for row in rows.order_by().values("client_id").annotate(requests=number, **columns):
                 day = piece.begin.astimezone(rates.zone).date()
@@ -195,6 +195,18 @@ def token_lines(workspace: Workspace, month: Month, rates: Rates, clients: Colle
                 line.tokens_read += row["read"]
                 line.tokens_written += row["written"]
         yield from found.values()
+
+
+def days_and_hours(workspace: Workspace, begin: datetime, end: datetime) -> "Iterator[QuerySet[Any]]":
+    """What was added up in a time: whole days where there are such, and hours else. Of erased clients hours alone are left."""
+    hours = CallHour.objects.filter(workspace=workspace, hour__gte=begin, hour__lt=end)
+    whole = days_within(begin, end)
+    if whole is None:
+        yield hours
+        return
+    first, last = whole
+    yield CallDay.objects.filter(workspace=workspace, day__gte=first, day__lt=last)
+    yield hours.exclude(hour__gte=first, hour__lt=last, client__isnull=False)
 
 
 def storage_lines(workspace: Workspace, month: Month, clients: Collection[UUID], stored: dict[UUID, int]) -> Iterator[Line]:

@@ -1,20 +1,21 @@
 """Adds calls up by the hour, and deletes those that are old: each hour in one transaction, so that nothing is counted twice or lost."""
 
 from collections import defaultdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Manager, QuerySet, Sum
 from django.utils import timezone
 
-from studio.serving.models import Call, CallHour, CallTotal
+from studio.serving.models import Call, CallDay, CallHour, CallTotal
 from studio.serving.traffic import Sums
 from studio.workspaces.models import Client
 
 KEPT = timedelta(days=30)
 """How long calls stay one by one."""
 HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 PIECE = 10_000
 """Calls that are deleted in one transaction: others write meanwhile."""
 OF = ("client_id", "deployment_id", "release_id", "canary")
@@ -37,6 +38,19 @@ def hour_of(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
+def day_of(moment: datetime) -> datetime:
+    """Midnight UTC before it."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def days_within(begin: datetime, end: datetime) -> tuple[datetime, datetime] | None:
+    """From the first midnight UTC to the last one of a time; None where no whole day lies in it."""
+    first, last = day_of(begin), day_of(end)
+    if first < begin:
+        first += DAY
+    return (first, last) if first < last else None
+
+
 def add_up(hour: datetime, *, client: Client | None = None) -> int:
     """The calls of an hour that no hour has taken yet; how many there were. Whoever comes second finds none left."""
     with transaction.atomic():
@@ -48,6 +62,7 @@ def add_up(hour: datetime, *, client: Client | None = None) -> int:
         found = sums_by(rows.filter(counted_at=moment), *OF)
         workspaces = dict(Client.objects.filter(pk__in={key[0] for key in found}).values_list("pk", "workspace_id"))
         put(CallHour, found, workspaces, hour=hour)
+        put(CallDay, found, workspaces, day=day_of(hour))
         put(CallTotal, found, workspaces)
     return taken
 
@@ -61,7 +76,7 @@ def sums_by(calls: "QuerySet[Any]", *columns: str) -> dict[Key, Sums]:
     return found
 
 
-def put(model: type[CallHour] | type[CallTotal], found: dict[Key, Sums], workspaces: dict[Any, Any], **where: Any) -> None:
+def put(model: type[CallHour] | type[CallDay] | type[CallTotal], found: dict[Key, Sums], workspaces: dict[Any, Any], **where: Any) -> None:
     """Adds to the rows that are there, and makes the others."""
     every: Manager[Any] = model._base_manager
     held = every.select_for_update().filter(client__in={key[0] for key in found}, **where)
@@ -99,4 +114,5 @@ def take_all(client: Client) -> None:
 def let_go(client: Client) -> None:
     """The client is erased: its hours stay for the bills of past months, without it and without what answered."""
     take_all(client)
+    CallDay.objects.filter(client=client).delete()
     CallHour.objects.filter(client=client).update(client=None, deployment=None, release=None, canary=False)

@@ -1,16 +1,16 @@
 """Records the endpoint's calls, and adds them up: how many, of how many tokens, how quickly, and what went wrong."""
 
+import operator
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from studio.serving.models import LEFT, AddedUp, Call
+from studio.serving.models import LEFT, PLAIN, AddedUp, Call
 from studio.serving.steps import COUNT, STEPS, percentile
 
 __all__ = ["STEPS", "Sums", "record_call"]
-COUNTS = ("calls", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "seconds_sum", "first_sum")
-"""Columns of an hour that are plain sums."""
+COUNTS = PLAIN
 
 
 def record_call(call: Call) -> None:
@@ -79,11 +79,14 @@ class Sums:
     def add_hour(self, hour: AddedUp | Mapping[str, Any]) -> None:
         """What an hour holds; of a mapping, the columns that it has."""
         columns = hour if isinstance(hour, Mapping) else vars(hour)
-        for name in COUNTS:
-            setattr(self, name, getattr(self, name) + columns.get(name, 0))
+        self.add_counts(columns)
         self.outcomes.update(columns.get("outcomes") or {})
         add_to(self.seconds, columns.get("seconds") or ())
         add_to(self.first, columns.get("first") or ())
+
+    def add_counts(self, columns: Mapping[str, Any]) -> None:
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + columns.get(name, 0))
 
     def add_calls(self, status: int, error: str, step: int | None, first_step: int | None, count: int, *sums: Any) -> None:
         """So many alike calls, with the sums of their tokens (read, cached, written) and seconds (in all, to the first token)."""
@@ -106,9 +109,8 @@ class Sums:
         self.add_hour(vars(other))
 
 
-def add_to(sums: list[int], counts: Iterable[int]) -> None:
-    for number, count in enumerate(counts):
-        sums[number] += count
+def add_to(sums: list[int], counts: Sequence[int]) -> None:
+    sums[: len(counts)] = map(operator.add, sums, counts)
 
 
 def outcome_of(status: int, error: str) -> str:

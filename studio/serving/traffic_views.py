@@ -4,6 +4,7 @@ import csv
 import io
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
@@ -102,12 +103,13 @@ class Row:
     """A deployment of the list, or what of a client was asked by releases' own names."""
 
     client: Client
-    deployment: Deployment | None
+    deployment: UUID | None
+    slug: str
     sums: Sums
 
     @property
     def name(self) -> str:
-        return str(self.deployment) if self.deployment else "releases by name"
+        return f"{self.client.slug}/{self.slug}" if self.deployment else "releases by name"
 
 
 def asked_for(request: HttpRequest) -> tuple[Asked, Client | None]:
@@ -120,13 +122,12 @@ def asked_for(request: HttpRequest) -> tuple[Asked, Client | None]:
 
 
 def rows_of(asked: Asked, period: Period) -> list[Row]:
-    """Whatever had a request."""
+    """Whatever had a request. Of thousands of deployments no more than their names is read."""
     found = counts_of(asked, period, "client_id", "deployment_id")
     clients = Client.objects.for_action(asked.member, "traffic.view").in_bulk()
-    deployments = {
-        deployment.pk: deployment for deployment in Deployment.objects.for_action(asked.member, "traffic.view").select_related("client")
-    }
-    return [Row(clients[client], deployments.get(deployment), sums) for (client, deployment), sums in found.items()]
+    slugs = dict(Deployment.objects.for_action(asked.member, "traffic.view").order_by().values_list("pk", "slug"))
+    known = ((client, deployment if deployment in slugs else None, sums) for (client, deployment), sums in found.items())
+    return [Row(clients[client], deployment, slugs.get(deployment, ""), sums) for client, deployment, sums in known]
 
 
 def sorted_by(rows: list[Row], sort: str) -> list[Row]:
@@ -141,7 +142,7 @@ def everything(request: HttpRequest) -> HttpResponse:
     sort = request.GET.get("sort", "") or "-calls"
     rows = sorted_by(rows_of(asked, period), sort)
     page = Paginator(rows, ON_A_PAGE).get_page(request.GET.get("page"))
-    times = times_of(asked, period, [row.deployment.pk for row in page if row.deployment])
+    times = times_of(asked, period, [row.deployment for row in page if row.deployment])
     traffic = over_time(asked, period)
     context = {
         "section": "traffic",
@@ -149,7 +150,7 @@ def everything(request: HttpRequest) -> HttpResponse:
         "period": period,
         "periods": NAMES,
         "page": page,
-        "rows": [(row, times.get(row.deployment.pk) if row.deployment else None) for row in page],
+        "rows": [(row, times.get(row.deployment) if row.deployment else None) for row in page],
         "total": traffic.total,
         "charts": [charts.requests_chart(traffic), charts.tokens_chart(traffic)],
         "sort": sort,

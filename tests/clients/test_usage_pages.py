@@ -376,6 +376,7 @@ def test_what_an_erased_client_asked_stays_in_the_sums_of_its_months(acme, ana):
     deployment = make_deployment(create_project(acme.owner, client=other, name="Task"))
     make_call(deployment, at=at("2026-03-05T10:10"), prompt_tokens=1_000_000, completion_tokens=0)
     before = lines(ana.get("/usage/invoice.csv?month=2026-03"))
+    rollup.roll_up()
     rollup.let_go(other)
     Client.objects.filter(pk=other.pk).delete()
     after = lines(ana.get("/usage/invoice.csv?month=2026-03"))

@@ -1,14 +1,19 @@
 """The endpoint's traffic: calls are recorded, added up once and no more, and read the same before and after."""
 
 import random
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
+from importlib import import_module
+from zoneinfo import ZoneInfo
 
 import pytest
+from django.apps import apps
 from django.db.models import Sum
 from django.utils import timezone
 
 from studio.serving import rollup, traffic
-from studio.serving.models import Call, CallHour, CallTotal
+from studio.serving.models import Call, CallDay, CallHour, CallTotal
+from studio.serving.periods import Period, days
+from studio.serving.reading import Asked, counts_of, sums_of, times_of
 from studio.serving.steps import STEPS, percentile, step_of
 from tests.fixtures import make_call, make_deployment
 
@@ -103,3 +108,38 @@ def test_hours_of_an_erased_client_stay_without_it(deployment):
     rollup.let_go(deployment.client)
     assert CallHour.objects.aggregate(Sum("calls"))["calls__sum"] == 2
     assert not CallHour.objects.exclude(client=None, deployment=None, release=None).exists()
+    assert not CallDay.objects.exists()
+
+
+@pytest.fixture
+def weeks(deployment):
+    """Calls at any time of three weeks, added up."""
+    chance = random.Random(7)
+    for _ in range(60):
+        make_call(deployment, at=datetime(2026, 3, 1, tzinfo=UTC) + timedelta(hours=chance.random() * 21 * 24), seconds=chance.random() * 9)
+    rollup.roll_up()
+    return deployment
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/St_Johns", "Pacific/Auckland"])
+def test_days_and_the_hours_around_them_are_what_the_hours_are(acme, weeks, zone):
+    clock = ZoneInfo(zone)
+    period = Period("day", days(date(2026, 3, 4), date(2026, 3, 17), clock), clock)
+    asked = Asked(acme.owner)
+    by_hours = dict(sums_of(asked.hours(period.begin, period.end), "deployment_id"))
+    (found,), (expected,) = counts_of(asked, period, "deployment_id").values(), by_hours.values()
+    assert 20 < expected.calls < 60 and {rows.model for rows in asked.added_up(period.begin, period.end)} >= {CallDay}
+    assert [getattr(found, name) for name in traffic.COUNTS] == pytest.approx([getattr(expected, name) for name in traffic.COUNTS])
+    times, raw = times_of(asked, period, [weeks.pk])[weeks.pk], traffic.Sums()
+    for hour in asked.hours(period.begin, period.end):
+        raw.add_hour(hour)
+    assert (times.p50, times.p95, times.first_p95, times.outcomes) == (raw.p50, raw.p95, raw.first_p95, raw.outcomes)
+
+
+def test_a_studio_that_had_hours_before_gets_the_days_of_them(weeks):
+    columns = ("day", "calls", "prompt_tokens", "outcomes", "seconds", "first")
+    before = list(CallDay.objects.order_by("day").values(*columns))
+    assert len(before) > 15
+    CallDay.objects.all().delete()
+    import_module("studio.serving.migrations.0009_days_of_the_hours_so_far").add_up(apps, None)
+    assert list(CallDay.objects.order_by("day").values(*columns)) == before
