@@ -125,7 +125,7 @@ def rows_of(asked: Asked, period: Period) -> list[Row]:
     """Whatever had a request. Of thousands of deployments no more than their names is read."""
     found = counts_of(asked, period, "client_id", "deployment_id")
     clients = Client.objects.for_action(asked.member, "traffic.view").in_bulk()
-    slugs = dict(Deployment.objects.for_action(asked.member, "traffic.view").order_by().values_list("pk", "slug"))
+    slugs: dict[Any, str] = dict(Deployment.objects.for_action(asked.member, "traffic.view").order_by().values_list("pk", "slug"))
     known = ((client, deployment if deployment in slugs else None, sums) for (client, deployment), sums in found.items())
     return [Row(clients[client], deployment, slugs.get(deployment, ""), sums) for client, deployment, sums in known]
 
