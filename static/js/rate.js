@@ -18,7 +18,7 @@ function scrolls(target) {
 
 // What is on its way is not pressed twice.
 document.addEventListener("htmx:before:request", () => disable(true));
-document.addEventListener("htmx:after:request", () => disable(false));
+document.addEventListener("htmx:finally:request", () => disable(false));
 
 function disable(busy) {
   for (const button of document.querySelectorAll("[data-rate]")) button.disabled = busy;

@@ -85,16 +85,14 @@ class Rated:
     @cached_property
     def asked(self) -> dict[tuple[Pair, int], list[Seeds]]:
         """For each pair and prompt the seeds with which the answers differ. Where none do, there is nothing to ask."""
-        found = {}
+        said = {key: [text.strip() for text in texts] for key, texts in self.texts.items()}
+        found: dict[tuple[Pair, int], list[Seeds]] = {}
         for pair in self.pairs:
-            for prompt in range(len(self.prompts)):
-                seeds = [
-                    each
-                    for each in self.met(pair)
-                    if self.texts[pair[0], each[0]][prompt].strip() != self.texts[pair[1], each[1]][prompt].strip()
-                ]
-                if seeds:
-                    found[pair, prompt] = seeds
+            for seeds in self.met(pair):
+                one, other = (said[arm, seed] for arm, seed in zip(pair, seeds, strict=True))
+                for prompt, (first, second) in enumerate(zip(one, other, strict=True)):
+                    if first != second:
+                        found.setdefault((pair, prompt), []).append(seeds)
         return found
 
     @cached_property
