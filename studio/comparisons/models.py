@@ -106,6 +106,11 @@ class Arm(Tenant):
         return self.name
 
     @property
+    def part_of(self) -> Comparison:
+        """What keeps the rows that it learns from, in the eyes of whoever wants to delete them."""
+        return self.comparison
+
+    @property
     def audit_client(self) -> Client:
         return self.comparison.project.client
 

@@ -48,6 +48,8 @@ def create_comparison(
     """
     refuse_odd(arms, seeds, sweep)
     chosen = checked(member, metrics, project=project)
+    if probe is not None and probe.dataset.project.client_id != project.client_id:
+        raise UserError("The probe rows belong to another client.", fields={"probe": "Choose rows of this client."})
     budgets = [budget_of(runs.parse_config(runs.plugin_of(arm.plugin), arm.config).model_dump(mode="json")) for arm in arms]
     shared, unequal = in_common(budgets)
     if unequal:
@@ -73,10 +75,10 @@ def create_comparison(
             stops_hopeless=stops_hopeless,
             created_by=member.user,
         )
-        for place_, spec in enumerate(arms):
-            add_arm(member, made, spec, number=place_, when=when, prompts=prompts)
         change = {"arms": [None, ", ".join(arm.name for arm in arms)[:400]], "seeds": [None, list(seeds)]}
         record(member, "comparison.create", made, change=change)
+        for place_, spec in enumerate(arms):
+            add_arm(member, made, spec, number=place_, when=when, prompts=prompts)
     return made
 
 
@@ -255,11 +257,11 @@ def add_seeds(member: Member, comparison: Comparison, seeds: Sequence[int] = (),
         now.seeds, before = [*now.seeds, *wanted], now.seeds
         now.state, now.error, now.ended_at = Comparison.State.RUNNING, "", None
         now.save(update_fields=["seeds", "state", "error", "ended_at"])
+        record(member, "comparison.seeds", now, change={"seeds": [before, now.seeds]})
         for arm in arms:
             arm.comparison = now
             for seed in wanted:
                 add_run(member, arm, seed)
-        record(member, "comparison.seeds", now, change={"seeds": [before, now.seeds]})
     return now
 
 

@@ -2,7 +2,8 @@ from typing import Any
 
 from django.urls import include, path
 
-from studio.comparisons import live_views, new_views, rating_views, views
+from studio.comparisons import live_views, new_views, rating_views, report_views, views
+from studio.comparisons.recipe import recipe
 
 comparisons: list[Any] = [
     path("", views.comparisons, name="list"),
@@ -10,6 +11,10 @@ comparisons: list[Any] = [
     path("new/outlook/", new_views.outlook, name="outlook"),
     path("<uuid:pk>/", live_views.detail, name="detail"),
     path("<uuid:pk>/curves/", live_views.curves, name="curves"),
+    path("<uuid:pk>/comparison.yaml", recipe, name="recipe"),
+    path("<uuid:pk>/report/", report_views.report, name="report"),
+    path("<uuid:pk>/report.pdf", report_views.report_pdf, name="report_pdf"),
+    path("<uuid:pk>/figures.csv", report_views.figures, name="figures"),
     path("<uuid:pk>/stop/", views.stop, name="stop"),
     path("<uuid:pk>/again/", views.again, name="again"),
     path("<uuid:pk>/rename/", views.rename, name="rename"),

@@ -94,13 +94,20 @@ def refuse_used(dataset: Dataset) -> None:
 def used_by(dataset: Dataset) -> list[str]:
     """What was made of it or goes by it, in words: whatever names it or one of its versions from outside of datasets, and mixes."""
     versions = [str(pk) for pk in dataset.versions.values_list("pk", flat=True)]
-    found = [words for row in rows_that_name(dataset, versions) for words in [f"{row._meta.verbose_name} {row}"]]
+    rows = sorted(rows_that_name(dataset, versions), key=lambda row: not hasattr(row, "part_of"))  # what has parts comes first
+    found = list(dict.fromkeys(words_for(row) for row in rows))
     others = DatasetVersion.objects.filter(dataset__project__client=dataset.project.client_id).exclude(dataset=dataset).exclude(origin={})
     for other in others.select_related("dataset"):
         told = json.dumps(other.origin)
         if any(pk in told for pk in versions):
             found.append(f"{other}, which was made of its rows")
     return found
+
+
+def words_for(row: Model) -> str:
+    """What it is called; a part of something, such as an arm of a comparison, says of what."""
+    whole: Model = getattr(row, "part_of", row)
+    return f"{whole._meta.verbose_name} {whole}"
 
 
 def rows_that_name(dataset: Dataset, versions: list[str]) -> Iterator[Model]:

@@ -102,6 +102,13 @@ PATHS = [
     ("get", "prompt-sets/{prompt_set}"),
     ("patch", "prompt-sets/{prompt_set}"),
     ("delete", "prompt-sets/{prompt_set}"),
+    ("get", "comparisons/{comparison}"),
+    ("patch", "comparisons/{comparison}"),
+    ("delete", "comparisons/{comparison}"),
+    ("get", "comparisons/{comparison}/comparison.yaml"),
+    ("post", "comparisons/{comparison}/stop"),
+    ("post", "comparisons/{comparison}/measure"),
+    ("post", "comparisons/{comparison}/seeds"),
     ("get", "comparisons/{comparison}/ratings"),
     ("get", "trials/{trial}"),
     ("post", "trials/{trial}/stop"),
@@ -226,6 +233,7 @@ def bodies(world, acme):
     run = {"project": acme.project.pk, "plugin": "rehearsal", "base_model": acme.base.pk, "dataset_version": acme.version.pk}
     estimate = {"plugin": "rehearsal", "base_model": acme.base.pk, "dataset_version": acme.version.pk}
     brought = {"project": acme.project.pk, "base_model": acme.base.pk, "upload": acme.adapter_file.pk}
+    compared = {name: pk for name, pk in run.items() if name != "plugin"} | {"arms": [{"plugin": "rehearsal"}] * 2}
     clone = f"runs/{acme.run.pk}/clone"
     mix = {"project": acme.project.pk, "name": "x", "parts": [{"version": acme.version.pk, "times": 1}]}
     return [
@@ -239,6 +247,12 @@ def bodies(world, acme):
         ("estimates", estimate | {"dataset_version": world["version"]}, "dataset_version"),
         ("surveys", {"base_model": acme.base.pk, "dataset_version": world["version"]}, "dataset_version"),
         ("surveys", {"base_model": world["base"], "dataset_version": acme.version.pk}, "base_model"),
+        ("comparisons", compared | {"project": world["project"]}, "project"),
+        ("comparisons", compared | {"base_model": world["base"]}, "base_model"),
+        ("comparisons", compared | {"dataset_version": world["version"]}, "dataset_version"),
+        ("comparisons", compared | {"probe": world["version"]}, "probe"),
+        ("comparisons", compared | {"arms": [{"plugin": "rehearsal", "base_model": world["base"]}] * 2}, "arms"),
+        ("comparisons", compared | {"arms": [{"plugin": "rehearsal", "dataset_version": world["version"]}] * 2}, "arms"),
         ("runs", run | {"project": world["project"]}, "project"),
         ("runs", run | {"base_model": world["base"]}, "base_model"),
         ("runs", run | {"dataset_version": world["version"]}, "dataset_version"),

@@ -20,6 +20,7 @@ from tests.fixtures import (
     make_base_model,
     make_build,
     make_call,
+    make_comparison,
     make_delivery,
     make_deployment,
     make_invitation,
@@ -32,7 +33,7 @@ from tests.fixtures import (
 )
 
 CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "releases", "deployments", "deliveries", "audit", "usage")
-CALLS += ("answers", "traffic", "metrics", "prompt-sets", "trials")
+CALLS += ("comparisons", "retrainings", "answers", "traffic", "metrics", "prompt-sets", "trials")
 
 
 def addresses(world: World) -> list[str]:
@@ -40,6 +41,8 @@ def addresses(world: World) -> list[str]:
     lists += [
         "/answers/",
         "/releases/",
+        "/retraining/",
+        "/comparisons/",
         "/deployments/",
         "/deliveries/",
         "/usage/",
@@ -54,11 +57,14 @@ def addresses(world: World) -> list[str]:
         f"/artifacts/{world.artifact.pk}/",
         f"/builds/{world.build.pk}/",
         f"/extractions/{world.extraction.pk}/",
+        f"/retraining/{world.retraining.pk}/",
+        f"/retraining/new/?base={world.newer.pk}",
         f"/artifacts/{world.artifact.pk}/extract/",
         f"/builds/of/{world.artifact.pk}/ladder/",
         f"/builds/base/{world.base.pk}/",
         f"/runs/{world.run.pk}/",
         f"/runs/new/?project={world.project.pk}",
+        f"/comparisons/new/?project={world.project.pk}",
         f"/clients/{world.client.pk}/",
         f"/releases/{world.release.pk}/",
         f"/deployments/{world.deployment.pk}/",
@@ -92,8 +98,10 @@ def one_more_of_each(world: World, number: int) -> None:
     release = make_release(world.owner, artifact, version=(1, number + 1, 0), stage="approved")
     make_call(make_deployment(world.project, release, slug=f"slot-{number}"))
     make_delivery(world.owner, release, artifact.builds.get())
+    assert world.retraining.releases.filter(before=release).update(run=run)
     PromptSet.objects.create(workspace=world.workspace, client=world.client, name=f"Set {number}", prompts=world.prompt_set.prompts)
     make_trial(world)
+    make_comparison(world)
     make_invitation(world.owner)
     make_member(world.workspace, role="member", email=f"member-{number}@example.com", clients=[world.client])
 

@@ -186,6 +186,12 @@ def in_hub(acme: World) -> dict[str, str]:
     return {"project": str(acme.project.pk), "repository": "acme/support", "file": "a.jsonl"}
 
 
+def going(acme: World) -> Any:
+    """A comparison whose runs are done, and which is not measured yet."""
+    type(acme.comparison).objects.filter(pk=acme.comparison.pk).update(state="running")
+    return acme.comparison.pk
+
+
 def of_run(acme: World, **more: Any) -> dict[str, Any]:
     named = {"project": acme.project.pk, "base_model": acme.base.pk, "dataset_version": acme.version.pk}
     return {name: str(pk) for name, pk in named.items()} | {"plugin": "rehearsal", "name": "A run"} | more
@@ -285,6 +291,18 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("comparisons:rate", "POST"): lambda acme: rated(acme),
     ("shared_rate", "POST"): lambda acme: rated(acme),
     ("comparisons:share", "POST"): lambda acme: Sent(acme.comparison.pk, {"shared": "off"}),
+    ("comparisons:new", "POST"): lambda acme: Sent(body=about(acme) | {"ways": ["lora", "full"], "seeds": "1"}),
+    ("comparisons:stop", "POST"): lambda acme: Sent(going(acme)),
+    ("comparisons:again", "POST"): lambda acme: Sent(acme.comparison.pk),
+    ("comparisons:rename", "POST"): lambda acme: Sent(acme.comparison.pk, {"name": "Renamed"}),
+    ("comparisons:seeds", "POST"): lambda acme: Sent(acme.comparison.pk),
+    ("comparisons:delete", "POST"): lambda acme: Sent(acme.comparison.pk),
+    ("api:comparisons", "POST"): lambda acme: Sent(body=about(acme) | {"seeds": [1], "arms": [{"plugin": "rehearsal"}] * 2}),
+    ("api:comparison", "PATCH"): lambda acme: Sent(acme.comparison.pk, {"name": "Renamed"}),
+    ("api:comparison", "DELETE"): lambda acme: Sent(acme.comparison.pk),
+    ("api:comparison_stop", "POST"): lambda acme: Sent(going(acme), {}),
+    ("api:comparison_measure", "POST"): lambda acme: Sent(acme.comparison.pk, {}),
+    ("api:comparison_seeds", "POST"): lambda acme: Sent(acme.comparison.pk, {"seeds": [5]}),
     ("trials:new", "POST"): lambda acme: Sent(body={"set": acme.prompt_set.pk, "column": [f"base:{acme.base.pk}"]}),
     ("trials:stop", "POST"): lambda acme: Sent(live(acme.trial)),
     ("trials:delete", "POST"): lambda acme: Sent(acme.trial.pk),
@@ -483,6 +501,11 @@ SEVERAL: dict[tuple[str, str], list[str]] = {
     ("retraining:new", "POST"): ["retraining.create", "run.create"],
     ("api:retrainings", "POST"): ["retraining.create", "run.create"],
     ("retraining:again", "POST"): ["retraining.again", "run.create"],
+    # So has each arm of a comparison, with each seed.
+    ("comparisons:new", "POST"): ["comparison.create", *["run.create"] * 2],
+    ("api:comparisons", "POST"): ["comparison.create", *["run.create"] * 2],
+    ("comparisons:seeds", "POST"): ["comparison.seeds", *["run.create"] * 4],
+    ("api:comparison_seeds", "POST"): ["comparison.seeds", *["run.create"] * 2],
 }
 """Acts that touch several objects: one record for each, in this order."""
 
@@ -502,6 +525,7 @@ CHANGES_NOTHING: dict[tuple[str, str], str] = {
     ("uploads:piece", "PATCH"): "bytes of an upload that is on record since it began",
     ("api:upload", "PATCH"): "bytes of an upload that is on record since it began",
     ("runs:estimate", "POST"): "estimates",
+    ("comparisons:outlook", "POST"): "estimates",
     ("api:estimates", "POST"): "estimates",
     ("serving:chat", "POST"): "asks a model",
     **{(f"api_openai:{name}", "POST"): "asks a model" for name in ("chat_completions", "completions", "embeddings")},

@@ -202,6 +202,9 @@ def prepared(town: Town) -> Things:
             "talk",
             "trial",
             "kept",
+            "retraining",
+            "comparison",
+            "newer",
         ):
             assert getattr(world, name)
         world.client.projects.create(name="Another", slug="another")
@@ -290,11 +293,14 @@ LISTS = {
     "dataset-versions/{version}/tokens": {"base_model": "base"},
     "dataset-versions/{version}/token-view": {"base_model": "base"},
     "uploads": {"after": "upload", "project": "project"},
+    "advice": {"project": "project", "dataset_version": "version", "base_model": "base"},
     "runs": {"after": "run", "project": "project"},
+    "comparisons": {"after": "comparison", "project": "project", "client": "client"},
     "artifacts": {"after": "artifact", "project": "project", "run": "run"},
     "artifacts/{artifact}/extractions": {"after": "extraction"},
     "builds": {"after": "build", "artifact": "artifact", "base_model": "base", "project": "project"},
     "releases": {"after": "release", "project": "project", "client": "client", "artifact": "artifact"},
+    "retrainings": {"after": "retraining", "client": "client", "base_model": "base"},
     "deliveries": {"after": "delivery", "client": "client", "release": "release"},
     "deployments": {"after": "deployment", "project": "project", "client": "client"},
     "answers": {"after": "kept", "project": "project", "deployment": "deployment", "release": "release"},
@@ -317,7 +323,15 @@ def calls(acme: World) -> list[Call]:
     fetch = {"project": project, "connection": str(acme.connection.pk), "key": "a.jsonl"}
     build = {"artifact": str(acme.artifact.pk), "quantization": "f16"}
     made = {"project": project, "artifact": str(acme.artifact.pk), "task": "other"}
+    anew = {"base_model": str(acme.newer.pk), "releases": [str(acme.release.pk)], "client": str(acme.client.pk)}
     return [
+        Call(
+            "post",
+            "retrainings",
+            anew,
+            {"base_model": "base", "releases.[]": "release", "client": "client"},
+            alone=("releases.[]", "client"),  # one retraining may be of several clients
+        ),
         Call("post", "projects", {"client": str(acme.client.pk), "name": "x"}, {"client": "client"}, alone=("client",)),
         Call("post", "datasets", {"project": project, "name": "x"}, {"project": "project"}, alone=("project",)),
         Call("post", "datasets/{dataset}/versions", {"upload": str(acme.upload.pk)}, {"upload": "upload"}),
@@ -343,6 +357,20 @@ def calls(acme: World) -> list[Call]:
             {"prompt_set": "prompt_set", "columns.[]": "artifact"},
         ),
         Call("post", "runs", run, of_run),
+        Call(
+            "post",
+            "surveys",
+            {"base_model": base, "dataset_version": version},
+            {"base_model": "base", "dataset_version": "version"},
+            alone=("dataset_version",),
+        ),
+        Call(
+            "post",
+            "comparisons",
+            {name: run[name] for name in ("project", "base_model", "dataset_version")}
+            | {"seeds": [1], "probe": version, "arms": [{"plugin": "rehearsal", "base_model": base, "dataset_version": version}] * 2},
+            of_run | {"probe": "version", "arms.[].base_model": "base", "arms.[].dataset_version": "version"},
+        ),
         Call("post", "runs/{run}/clone", {"changes": {"dataset_version": version, "base_model": base}}, CLONED),
         Call("post", "runs/{run}/move", {"before": str(acme.run.pk)}, {"before": "run"}),
         Call("patch", "queue/rules", {"clients": {str(acme.client.pk): 2}}, {"clients.*": "client"}, alone=("clients.*",)),
