@@ -50,6 +50,7 @@ class ComparisonPage {
 
   take(told) {
     this.away("");
+    if (told.runs.some(({ arm }) => !this.overlay.values.has(arm))) return location.reload(); // a search has made another arm
     this.overlay.take(told);
     this.live = told.live;
     if (told.more) this.next = setTimeout(() => this.look(), 0);

@@ -2,7 +2,7 @@
 // Hover or arrow keys read all arms at one place, drag zooms, double-click or Escape resets. Needs uPlot as a global.
 import { make } from "./dom.js";
 import { bytes, count, distinct, figure } from "./format.js";
-import { meanLine, RunCurve, valueAt } from "./run-curves.js";
+import { meanAt, meanLine, RunCurve } from "./run-curves.js";
 import { span } from "./times.js";
 
 const REST = 200; // ms between two drawings
@@ -11,11 +11,13 @@ const DASHES = [[], [9, 4], [2, 3], [10, 3, 2, 3], [5, 3], [14, 4]];
 const GREYS = ["--grid", "--ink-3", "--surface"];
 const MOST_TOLD = 6; // arms whose values stand in the head of a small chart
 
+const WHOLE = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800];
 const AXES = {
-  step: { name: "step", tick: count, told: (x) => `Step ${count(Math.round(x))}` },
-  tokens: { name: "tokens", tick: (x) => short(x), told: (x) => `${short(x)} tokens` },
-  time: { name: "training time", tick: (x) => (x ? span(x) : "0"), told: (x) => `After ${span(x)}` },
-  cost: { name: "cost", tick: (x) => figure(x), told: (x, currency) => `At ${figure(x)} ${currency}`.trim() },
+  step: { incrs: WHOLE, tick: count, told: (x) => `Step ${count(Math.round(x))}` },
+  tokens: { incrs: WHOLE, tick: (x) => short(x), told: (x) => `${short(x)} tokens` },
+  time: { incrs: SECONDS, tick: (x) => (x ? span(x) : "0"), told: (x) => `After ${span(x)}` },
+  cost: { tick: (x) => figure(x), told: (x, currency) => `At ${figure(x)} ${currency}`.trim() },
 };
 const CHARTS = [
   { tall: true, format: figure },
@@ -47,7 +49,7 @@ export class Overlay {
     });
   }
 
-  /** Takes the pieces of an answer; true where one of them changed a line. */
+  /** Takes the pieces of an answer. */
   take({ runs, currency }) {
     let changed = false;
     for (const piece of runs) {
@@ -79,15 +81,17 @@ export class Overlay {
     clearTimeout(this.waiting);
     this.waiting = 0;
     for (const [arm, button] of this.buttons) button.setAttribute("aria-pressed", !this.view.hidden.has(arm));
+    this.zooming = true; // uPlot tells of its scales a little later, and a drawing is nobody's zoom
     for (const chart of this.charts) chart.draw();
+    setTimeout(() => (this.zooming = false));
   }
 
-  /** The lines of the arms that are shown: [{arm, thin: [line], mean: line}]. */
+  /** The lines of the arms that are shown: [{arm, each: [line], thin: those of `each` that are drawn beside the mean, mean: line}]. */
   lines(name) {
     const { x, smoothed, hidden } = this.view;
     return this.arms.filter(({ number }) => !hidden.has(number)).map((arm) => {
       const each = [...this.runs.values()].filter((run) => run.arm === arm.number).map((run) => run.line(name, x, smoothed));
-      return { arm, thin: each.length > 1 ? each.filter(({ xs }) => xs.length) : [], mean: meanLine(each) };
+      return { arm, each, thin: each.length > 1 ? each.filter(({ xs }) => xs.length) : [], mean: meanLine(each) };
     });
   }
 
@@ -229,7 +233,7 @@ class Chart {
       cursor: { sync: { key: overlay.sync.key, setSeries: false }, drag: { x: true, y: false, dist: 6 }, points: { show: false }, focus: { prox: -1 } },
       scales: { x: { time: false }, y: spec.fromZero ? { range: (_, low, high) => [0, (high || 1) * 1.25] } : {} },
       axes: [
-        axis(palette, { values: (_, ticks) => ticks.map(x.tick), size: 28 }),
+        axis(palette, { values: (_, ticks) => ticks.map(x.tick), size: 28, ...(x.incrs && { incrs: x.incrs }) }),
         axis(palette, { values: (_, ticks) => (spec.fromZero ? ticks.map(spec.format) : distinct(ticks)), size: spec.tall ? 52 : 60 }),
       ],
       series: [{}, ...drawn.map(({ arm, thin, line }) => ({
@@ -243,19 +247,20 @@ class Chart {
     };
   }
 
+  /** What somebody zooms into in one chart is shown by all, and so is the whole. */
   zoomOthers({ scales }) {
     const { overlay } = this;
     if (overlay.zooming) return;
     overlay.zooming = true;
-    for (const other of overlay.charts) if (other !== this && this.zoomed) other.plot?.setScale("x", { min: scales.x.min, max: scales.x.max });
-    overlay.zooming = false;
+    for (const other of overlay.charts) if (other !== this) other.plot?.setScale("x", this.zoomed ? { min: scales.x.min, max: scales.x.max } : { min: other.whole[0], max: other.whole[1] });
+    setTimeout(() => (overlay.zooming = false));
   }
 
   /** What every arm has at the cursor, or last. */
   tell() {
     const { overlay, spec, plot, lines = [] } = this;
     const x = plot?.cursor.left >= 0 ? plot.posToVal(plot.cursor.left, "x") : null;
-    const values = new Map(lines.map(({ arm, mean }) => [arm.number, x === null ? mean.ys.at(-1) : valueAt(mean, x)]).filter(([, value]) => value != null));
+    const values = new Map(lines.map(({ arm, each, mean }) => [arm.number, x === null ? mean.ys.at(-1) : meanAt(each, x)]).filter(([, value]) => value != null));
     const where = x === null ? "" : AXES[overlay.view.x].told(x, overlay.currency);
     if (this.place.textContent !== where) this.place.textContent = where;
     if (spec.tall) overlay.tell(values);

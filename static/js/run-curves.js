@@ -95,7 +95,7 @@ function smooth(values) {
 }
 
 /** Between the points of a line, straight; null outside of it. */
-export function valueAt({ xs, ys }, x) {
+function valueAt({ xs, ys }, x) {
   if (!xs.length || x < xs[0] || x > xs.at(-1)) return null;
   let [low, high] = [0, xs.length - 1];
   while (high - low > 1) {
@@ -105,6 +105,12 @@ export function valueAt({ xs, ys }, x) {
   }
   const share = high === low ? 0 : (x - xs[low]) / (xs[high] - xs[low]);
   return ys[low] + share * (ys[high] - ys[low]);
+}
+
+/** The mean of the lines that reach a place; null where none does. */
+export function meanAt(lines, x) {
+  const there = lines.map((line) => valueAt(line, x)).filter((value) => value !== null);
+  return there.length ? there.reduce((sum, value) => sum + value, 0) / there.length : null;
 }
 
 /** The mean of an arm's lines as far as all of them reach; of one line, that line. */

@@ -88,8 +88,9 @@ def curves_of(comparison: Comparison, *, since: dict[str, Stand], costs: bool) -
         | {"per_hour": per_hour.get(each.run.order_id)}
         for each in runs
     ]
+    live = comparison.is_live or any(each.run.order.is_live for each in runs)
     more = any(looks.upto[each.pk] < each.run.order.last_seq for each in runs)
-    return {"runs": told, "more": more, "live": comparison.is_live, "state": comparison.state, "currency": currency}
+    return {"runs": told, "more": more, "live": live, "state": comparison.state, "currency": currency}
 
 
 def stride_of(events: int, most: int) -> int:

@@ -30,8 +30,9 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
     comparison, member = found_for(request, pk), request.member  # type: ignore[attr-defined]
     arms = list(comparison.arms.select_related("base_model", "dataset_version__dataset"))
     context: dict[str, Any] = {"section": "comparisons", "comparison": comparison, "strip": strip_of(comparison, arms)}
+    context["live"] = comparison.is_live or context["strip"].is_moving
     if request.headers.get("HX-Request") and request.GET.get("part") == "live":
-        return render_live(request, "comparisons/detail.html#live", context, live=comparison.is_live)
+        return render_live(request, "comparisons/detail.html#live", context, live=context["live"])
     marks = marks_of(arms)
     context |= {
         "arms": [(arm, marks[arm.number]) for arm in arms],

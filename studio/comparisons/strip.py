@@ -56,6 +56,11 @@ class Strip:
     sentence: str
 
     @property
+    def is_moving(self) -> bool:
+        """Whether a run goes on: those of a stopped comparison end a little later than it."""
+        return any(cell.order.is_live for row in self.rows for cell in row.cells)
+
+    @property
     def share(self) -> float:
         """Of all runs, each counted alike."""
         cells = [cell for row in self.rows for cell in row.cells]
@@ -120,6 +125,9 @@ def sentence_of(comparison: Comparison, orders: list[Order], prospects: dict[UUI
     if comparison.state == Comparison.State.RUNNING:
         if ended == len(orders):
             return "All runs have ended. Measuring begins in a moment"
+        first = next((prospect for prospect in prospects.values() if prospect.order in orders), None)
+        if turns and first and not any(order.status in Order.ACTIVE for order in orders) and not ended:
+            return f"Nothing has begun yet · {words(first, turns)}"
         seconds = seconds_for_all(orders, prospects, turns)
         return f"{many} {'has' if ended == 1 else 'have'} ended" + (f", about {duration(seconds)} left" if seconds else "")
     if comparison.state == Comparison.State.MEASURING:

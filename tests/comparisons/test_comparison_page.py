@@ -90,7 +90,9 @@ def test_each_run_says_where_it_is(owner: Browser, running: Comparison):
 def test_a_page_redraws_its_runs_until_the_comparison_has_ended(owner: Browser, running: Comparison):
     address, htmx = f"/comparisons/{running.pk}/?part=live", {"HX-Request": "true"}
     assert 'id="live"' in owner.get(address, headers=htmx).content.decode()
-    Comparison.objects.update(state=Comparison.State.DONE)
+    Comparison.objects.update(state=Comparison.State.STOPPED)
+    assert 'hx-trigger="every 3s"' in owner.get(address, headers=htmx).content.decode()  # one of its runs is still at work
+    Order.objects.update(status="stopped")
     assert owner.get(address, headers=htmx).headers["HX-Refresh"] == "true"
 
 

@@ -1,0 +1,47 @@
+"""A new comparison in the browser: what differs is chosen, what it takes follows, errors stand beside their fields, and Start makes it."""
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from studio.comparisons.models import Comparison
+from tests.fixtures import World, make_comparison
+from tests.visits import Visit
+from tests.web.conftest import Do
+
+pytestmark = pytest.mark.browser
+
+
+def test_somebody_compares_ranks_and_finds_the_comparison_in_the_list(browse: Callable[[str, Do], None], world: World) -> None:
+    done = make_comparison(world)
+    done.verdict = {"sentence": "LoRA keeps 98.7 % ± 0.6 of full fine-tuning's gain at 31 % of the time."}
+    done.save()
+    make_comparison(world, state="failed")
+
+    def work(page: Page) -> None:
+        visit = Visit(page, name="comparisons-new")
+        visit.look("list", everywhere=True)
+        page.get_by_role("link", name="New comparison").click()
+        expect(page.get_by_role("heading", name="6 runs")).to_be_visible()
+        visit.look("new", everywhere=True)
+        page.get_by_text("How wide the adapter is").click()
+        page.get_by_label("Rank", exact=True).first.check()
+        ranks = page.get_by_label("Ranks", exact=True).first
+        expect(ranks).to_be_visible()
+        expect(page.get_by_role("heading", name="9 runs")).to_be_visible()
+        ranks.fill("4, 1000")
+        expect(page.locator("[data-field=ranks] [data-error]")).to_be_visible()
+        expect(page.get_by_role("button", name="Start")).to_be_disabled()
+        visit.look("refused")
+        ranks.fill("4, 8")
+        expect(page.get_by_role("row", name="Rank 4")).to_be_visible()
+        expect(page.get_by_role("button", name="Start")).to_be_enabled()
+        visit.look("ranks")
+        page.get_by_role("button", name="Start").click()
+        page.wait_for_url("**/comparisons/*-*/")
+        assert not visit.mistakes, "\n".join(visit.mistakes)
+
+    browse("/comparisons/", work)
+    made = Comparison.objects.latest("created_at")
+    assert [arm.name for arm in made.arms.all()] == ["Rank 4", "Rank 8"]
