@@ -25,6 +25,7 @@ from studio.errors import UserError
 from studio.orders.models import Order
 from studio.workspaces.models import Member
 from studio.workspaces.services import create_client
+from tests.api.test_at_once import TIMES, at_once
 from tests.comparisons.house import make_measured
 from tests.fixtures import World, make_comparison, make_member
 
@@ -233,6 +234,16 @@ def test_sides_cannot_be_swapped_to_rate_a_pair_twice(acme: World, comparison: C
     say(acme.owner, comparison, question=services.Question(0, 0, 1, 7, 7))
     with pytest.raises(UserError, match="already"):
         say(acme.owner, comparison, question=services.Question(0, 1, 0, 7, 7))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_several_tabs_at_once_one_rates(acme: World, comparison: Comparison):
+    browser, path = signed_in(acme.owner), f"/comparisons/{comparison.pk}/rate/"
+    sides = [services.Question(0, *order, 7, 7) for order in ((0, 1), (1, 0))]
+    tokens = [services.sealed(acme.owner, comparison, sides[number % 2]) for number in range(TIMES)]
+    answers = at_once(lambda number: browser.post(path, {"question": tokens[number], "better": "left"}).status_code)
+    assert sorted(answers) == [302] + [422] * (TIMES - 1)
+    assert Rating.objects.count() == 1
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", "gAAAAAB" + "A" * 200])
