@@ -100,6 +100,7 @@ class Method(Fact):
     """Of adapters alone."""
     settings: dict[str, Any]
     """What the form would be filled in with while no worker is known."""
+    rank: int | None = None
     learning_rate: float
     rates: RateRange | None = None
     """What a range test found, where one was made."""

@@ -222,6 +222,7 @@ def described(
         gpus=gpus,
         capacity=room,
         settings=settings,
+        rank=config.rank if isinstance(config, LoraConfig) else None,
         learning_rate=config.learning_rate,
         rates=surveyed.rates.get("lora" if adapter else "full") if surveyed else None,
     )

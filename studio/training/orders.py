@@ -390,8 +390,6 @@ class SurveyPayload(Wire):
     """Rows of its training split."""
     base: str
     model: ModelFacts
-    probe: str = ""
-    """General rows, in the same form; empty where there are none."""
 
 
 class Order(Wire):

@@ -143,9 +143,7 @@ def nothing_fits(methods: Sequence[Method]) -> Recommendation:
 
 
 def sentence_for(method: Method, settings: dict[str, Any]) -> str:
-    if method.kind == "full":
-        return f"{method.title}."
-    rank = settings.get("rank", method.capacity.rank if method.capacity else None)
+    rank = settings.get("rank", method.rank)
     return f"{method.title} at rank {rank}." if rank else f"{method.title}."
 
 
@@ -207,9 +205,9 @@ def measured_reasons(surveyed: Surveyed | None, named: Method) -> Iterator[Reaso
         yield Reason(text="The base says nearly the same already, so there may be little to learn. Look at its answers first.")
     if surveyed.probe_loss and surveyed.loss > FAR * surveyed.probe_loss:
         yield Reason(text="That is far more than on general rows: the task is far from what it knows.", sources=["learns_less"])
-    if named.rates and not named.rates.low <= named.learning_rate <= named.rates.high:
-        low, high = named.rates.low, named.rates.high
-        yield Reason(text=f"The usual learning rate lies outside of what a short test found, {low:g} to {high:g}.", sources=["range_test"])
+    if named.rates and not named.rates.holds(named.learning_rate):
+        text = f"The usual learning rate is above what a short test found to learn, up to {named.rates.high:g}. Begin lower."
+        yield Reason(text=text, sources=["range_test"])
 
 
 def expected_quality(method: Method, *, goal: Goal) -> tuple[str, list[str]]:

@@ -1,0 +1,135 @@
+"""What the advisor is told of a case, and surveys: which worker, which prices, what earlier runs and the last survey have taught."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+
+from studio.audit.services import record
+from studio.basemodels.models import BaseModel
+from studio.comparisons.models import Survey
+from studio.datasets.models import DatasetVersion
+from studio.datasets.shaping import HELD_OUT
+from studio.errors import UserError
+from studio.orders.models import Order, Slot
+from studio.orders.services import place, request_stop
+from studio.runs.accuracy import accuracy_on, corrected
+from studio.runs.costs import tariff_of
+from studio.training import Estimate, HostFacts
+from studio.training.advisor import WAYS, Advice, Goal, Price, Surveyed, advise
+from studio.training.registry import load_plugins
+from studio.workspaces.models import Member, Workspace, hold
+
+MOST_HOSTS = 8
+"""Workers that stand side by side; more of the same kind say the same."""
+
+
+@dataclass(frozen=True)
+class Advised:
+    """An advice, and the survey that it leans on."""
+
+    advice: Advice
+    survey: Survey | None
+    """The newest one that was measured."""
+    live: Survey | None
+    """One that is on its way."""
+    failed: Survey | None
+    """The newest of all, where it failed."""
+
+
+def advice_for(*, base: BaseModel, version: DatasetVersion, goal: Goal, clients: int) -> Advised:
+    """Raises UserError where base or rows are not there yet, or are held out."""
+    refuse_unready(base, version)
+    newest = list(surveys_of(base, version)[:10])
+    measured = next((survey for survey in newest if survey.result), None)
+    surveyed = Surveyed.model_validate(measured.result) if measured else None
+    hosts = workers()
+    plugins = dict(wanted_plugins())
+    corrections = {
+        (plugin, host.name): accuracy_on(host.name, plugin=plugin, workspace=base.workspace).correction
+        for plugin in plugins
+        for host in hosts
+    }
+
+    def as_learnt(plugin: str, host: str, estimate: Estimate) -> Estimate:
+        return corrected(estimate, corrections[plugin, host])
+
+    found = advise(
+        base.model_facts,
+        version.dataset_facts(base),
+        hosts,
+        goal=goal,
+        clients=clients,
+        plugins=plugins,
+        surveyed=surveyed,
+        copies=share_of_copies(version),
+        prices=dict(prices_of(base.workspace, hosts)),
+        corrected=as_learnt,
+    )
+    live = next((survey for survey in newest if survey.order.is_live), None)
+    failed = newest[0] if newest and newest[0].order.status == Order.Status.FAILED else None
+    return Advised(found, measured, live, failed)
+
+
+def refuse_unready(base: BaseModel, version: DatasetVersion) -> None:
+    if not base.is_ready:
+        raise UserError("The base model is not here yet.", fields={"base_model": "Wait until it is ready, or choose another."})
+    if not version.is_ready:
+        text = "Wait until its rows have been read, or choose another version."
+        raise UserError("The dataset is not ready.", fields={"dataset_version": text})
+    if version.dataset.held_out:
+        raise UserError(HELD_OUT, fields={"dataset_version": HELD_OUT})
+
+
+def surveys_of(base: BaseModel, version: DatasetVersion) -> Any:
+    return Survey.objects.filter(base_model=base, dataset_version=version).select_related("order").order_by("-created_at")
+
+
+def workers() -> list[HostFacts]:
+    """Those that would take a run, one of each kind, the largest first."""
+    found: dict[tuple[Any, ...], HostFacts] = {}
+    for slot in Slot.objects.filter(queue="train").order_by("name"):
+        if slot.is_alive and slot.facts:
+            host = HostFacts.model_validate(slot.facts)
+            found.setdefault((host.memory, tuple((gpu.name, gpu.memory) for gpu in host.gpus), host.bf16), host)
+    return sorted(found.values(), key=lambda host: -max([gpu.memory for gpu in host.gpus], default=host.memory))[:MOST_HOSTS]
+
+
+def wanted_plugins() -> Iterator[tuple[str, Any]]:
+    names = {way.plugin for way in WAYS}
+    for name, loaded in load_plugins().items():
+        if name in names and loaded.plugin is not None:
+            yield name, loaded.plugin
+
+
+def prices_of(workspace: Workspace, hosts: list[HostFacts]) -> Iterator[tuple[str, Price]]:
+    for host in hosts:
+        if (tariff := tariff_of(workspace, host)) is not None:
+            yield host.name, Price(per_hour=float(tariff.per_hour), gpus=tariff.gpus, currency=tariff.currency)
+
+
+def share_of_copies(version: DatasetVersion) -> float:
+    """Of rows that repeat others exactly, as the import found them."""
+    facts = version.facts or {}
+    return min(1.0, facts.get("duplicates", 0) / max(1, facts.get("rows", 0)))
+
+
+def begin_survey(member: Member, *, base: BaseModel, version: DatasetVersion) -> Survey:
+    """A survey in the queue; the one that is on its way is answered instead of another."""
+    refuse_unready(base, version)
+    with transaction.atomic():
+        hold(version)
+        live: Survey | None = surveys_of(base, version).filter(order__status__in=Order.LIVE).first()
+        if live is not None:
+            return live
+        order = place(member, kind="survey", client=version.audit_client)
+        made: Survey = Survey.objects.create(dataset_version=version, base_model=base, order=order)
+        record(member, "survey.create", made, change={"rows": [None, str(version)], "base_model": [None, base.name]})
+    return made
+
+
+def stop_survey(member: Member, survey: Survey) -> None:
+    with transaction.atomic():
+        request_stop(survey.order)
+        record(member, "survey.stop", survey)
