@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
-
 from studio.artifacts.buildable import kinds_of
 from studio.artifacts.models import Artifact, Build
 from studio.artifacts.quantizations import estimated_size, refuse_unsupported
@@ -18,7 +16,6 @@ from studio.orders.kinds import OrderKind
 from studio.orders.models import Order
 from studio.orders.room import Need
 from studio.releases.models import Release
-from studio.storage import remove_folder
 from studio.training.orders import ComparedArm, ComparedResult, ComparisonPayload, EvaluatedModel
 from studio.training.scoring import Judge, metrics_of
 
@@ -58,11 +55,8 @@ class MeasuringKind(OrderKind):
         return comparison_of(order).project_id
 
     def memory(self, order: Order) -> Need | None:
-        sizes = [
-            arm.base_model.model_facts.parameters
-            for arm in comparison_of(order).arms.select_related("base_model")
-            if arm.base_model.is_ready
-        ]
+        bases = [arm.base_model for arm in comparison_of(order).arms.select_related("base_model")]
+        sizes = [base.model_facts.parameters for base in bases if base.is_ready]
         return Need(int(max(sizes) * 4 * FORWARD_PASS) + BESIDE) if sizes else None
 
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
@@ -72,7 +66,6 @@ class MeasuringKind(OrderKind):
         comparison = comparison_of(order)
         measured.read(Path(result["folder"]), arms=set(comparison.arms.values_list("number", flat=True)))
         services.measured(comparison)
-        transaction.on_commit(lambda: remove_folder(order.checkpoints))
 
 
 def comparison_of(order: Order) -> Comparison:
@@ -139,10 +132,5 @@ def judge_of(comparison: Comparison, target: str) -> EvaluatedModel | None:
     if release is None or not release.artifact.is_chattable or release.base_model is None or not release.base_model.is_ready:
         return None
     facts = release.base_model.model_facts
-    told = {
-        "name": release.name,
-        "parameters": facts.parameters,
-        "context": facts.context_length,
-        "stop": release.asked_with.get("stop", []),
-    }
+    told = {"name": release.name, "parameters": facts.parameters, "context": facts.context_length}
     return EvaluatedModel.model_validate(told | release.artifact.answering)

@@ -10,13 +10,46 @@ from pydantic_core import SchemaError
 MOST = 8
 """Metrics of one comparison."""
 LONGEST_PATTERN, LONGEST_SCHEMA, DEEPEST_SCHEMA = 500, 20_000, 32
-WORDS = {"$schema", "$comment", "title", "description", "default", "examples", "format"}
-OF_ALL = {"type", "enum", "const", "allOf", "anyOf", "oneOf", "not", "if", "then", "else"}
-OF_OBJECTS = {"properties", "required", "additionalProperties", "propertyNames", "minProperties", "maxProperties"}
-OF_LISTS = {"items", "prefixItems", "contains", "minContains", "maxContains", "minItems", "maxItems", "uniqueItems"}
-OF_VALUES = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern"}
-KEYWORDS = WORDS | OF_ALL | OF_OBJECTS | OF_LISTS | OF_VALUES
-"""Of JSON Schema, those whose checks take no longer than schema times answer: none that refer to something, or look twice."""
+TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
+Check = Callable[[Any], bool]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_type(value: Any) -> bool:
+    return all(isinstance(each, str) and each in TYPES for each in (value if isinstance(value, list) else [value]))
+
+
+def is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def anything(_: Any) -> bool:
+    return True
+
+
+CHECKED: dict[str, Check] = {
+    **dict.fromkeys(("$schema", "$comment", "title", "description", "default", "examples", "format", "const"), anything),
+    "type": is_type,
+    "enum": lambda value: isinstance(value, list),
+    "required": is_names,
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), is_number),
+    "multipleOf": lambda value: is_number(value) and value > 0,
+    **dict.fromkeys(("minProperties", "maxProperties", "minItems", "maxItems", "minContains", "maxContains"), is_count),
+    **dict.fromkeys(("minLength", "maxLength"), is_count),
+    "uniqueItems": lambda value: isinstance(value, bool),
+    "pattern": lambda value: isinstance(value, str),
+    "properties": lambda value: isinstance(value, dict),
+    **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), lambda value: isinstance(value, list) and bool(value)),
+    **dict.fromkeys(("additionalProperties", "propertyNames", "items", "contains", "not", "if", "then", "else"), anything),
+}
+"""Keywords of JSON Schema and what may stand there: those whose checks take no longer than schema times answer. None refers to something."""
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
@@ -165,15 +198,17 @@ def refuse_unbounded(schema: Any, depth: int = 0) -> None:
         raise ValueError("A schema is an object.")
     if depth > DEEPEST_SCHEMA:
         raise ValueError(f"It is nested deeper than {DEEPEST_SCHEMA} levels.")
-    if unknown := sorted(set(schema) - KEYWORDS):
-        raise ValueError(f"{unknown[0][:60]} is not supported. Write the schema without it.")
-    if isinstance(schema.get("pattern"), str):
+    for name, value in schema.items():
+        if name not in CHECKED:
+            raise ValueError(f"{name[:60]} is not supported. Write the schema without it.")
+        if not CHECKED[name](value):
+            raise ValueError(f"{name} cannot be {json.dumps(value)[:60]}.")
+    if "pattern" in schema:
         finder(schema["pattern"])
-    if isinstance(properties := schema.get("properties"), dict):
-        for child in properties.values():
-            refuse_unbounded(child, depth + 1)
+    for child in schema.get("properties", {}).values():
+        refuse_unbounded(child, depth + 1)
     for name in ("allOf", "anyOf", "oneOf", "prefixItems"):
-        for child in schema[name] if isinstance(schema.get(name), list) else ():
+        for child in schema.get(name, ()):
             refuse_unbounded(child, depth + 1)
     for name in ("additionalProperties", "propertyNames", "items", "contains", "not", "if", "then", "else"):
         if name in schema:
