@@ -10,6 +10,7 @@ from django.db.models.functions import Coalesce
 from django.urls import NoReverseMatch, reverse
 
 from studio.clients.usage import Bill, Sums, bill_of
+from studio.comparisons.models import Comparison
 from studio.datasets.models import Dataset
 from studio.datasets.services import with_newest
 from studio.orders.models import Order
@@ -98,6 +99,12 @@ def asked_now(member: Member, client: Client) -> list[Trial]:
     return list(mine.select_related("order").only("name", "created_at", "order")[:FEW])
 
 
+def comparisons(member: Member, client: Client) -> list[Comparison]:
+    """The newest, with what they came to."""
+    mine = Comparison.objects.for_action(member, "comparison.view").filter(project__client=client)
+    return list(mine.select_related("project").defer("metrics", "sweep")[:FEW])
+
+
 def releases(member: Member, client: Client) -> list[Release]:
     """The newest first, by when their stage was reached."""
     seen = Release.objects.for_action(member, "release.view").filter(project__client=client).select_related("project", "created_by")
@@ -134,6 +141,7 @@ def page_of(member: Member, client: Client) -> dict[str, Any]:
     return {
         "running": running(member, client),
         "trials": asked_now(member, client),
+        "comparisons": comparisons(member, client),
         "releases": releases(member, client),
         "projects": projects(member, client),
         "datasets": with_newest(datasets[:FEW]),

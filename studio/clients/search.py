@@ -9,6 +9,7 @@ from django.urls import reverse
 
 from studio.artifacts.models import Artifact
 from studio.basemodels.models import BaseModel
+from studio.comparisons.models import Comparison
 from studio.datasets.models import Dataset
 from studio.releases.models import Release
 from studio.runs.models import Run
@@ -52,6 +53,8 @@ KINDS = (
     Kind("project", "Projects", "projects", Project, "project.view", "projects:detail", ("name", "client__name"),
          lambda project: project.client.name, related=("client",), order="name", more="projects:list"),
     Kind("run", "Runs", "runs", Run, "run.view", "runs:detail", MADE, of_project, related=OF_PROJECT, more="runs:list"),
+    Kind("comparison", "Comparisons", "comparisons", Comparison, "comparison.view", "comparisons:detail", NAMES, of_project,
+         related=OF_PROJECT, more="comparisons:list"),
     Kind("artifact", "Artifacts", "adapter", Artifact, "artifact.view", "artifacts:detail", MADE, of_project,
          hashes=("sha256",), related=OF_PROJECT, more="artifacts:list"),
     Kind("release", "Releases", "file", Release, "release.view", "releases:detail", MADE, of_project,

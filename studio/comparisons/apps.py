@@ -6,8 +6,9 @@ class ComparisonsConfig(AppConfig):
 
     def ready(self) -> None:
         """Registers what its orders need, and what its rounds look after."""
-        from studio.comparisons import extraction_kind, guests, measuring_kind, retraining_rounds, rounds, survey_kind
+        from studio.comparisons import extraction_kind, guests, measuring_kind, needs, retraining_rounds, rounds, survey_kind
         from studio.orders.kinds import ROUNDS, SWEEPS, register
+        from studio.workspaces.needs import NEEDS
         from studio.workspaces.portal import ASKED
 
         register(extraction_kind.ExtractionKind())
@@ -15,5 +16,6 @@ class ComparisonsConfig(AppConfig):
         register(measuring_kind.MeasuringKind())
         SWEEPS.append(extraction_kind.forget_states)
         ROUNDS.append(rounds.advance)
+        NEEDS.append(needs.failed)
         ROUNDS.append(retraining_rounds.advance)
         ASKED.append(guests.ratings)

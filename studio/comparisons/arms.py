@@ -1,5 +1,6 @@
 """The ways that can be compared, and the arms that a wish to compare them makes: each with its own learning rate, all on the same rows."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,9 @@ NAMES = {"epochs": "the epochs", "max_steps": "the step limit", "max_length": "t
 BATCH = ("batch_size", "gradient_accumulation")
 RANKS = (8, 16, 64)
 TARGETS = (("q_proj", "v_proj"), ("all-linear",))
+TOLD = ("rank", "targets")
+"""Settings that are told also where only one way to train knows them, and they are as usual."""
+ELSEWHERE = "Not on this worker"
 AT_ONCE = 32
 """Rows in a batch at most, before they are added up."""
 TIMES = (1 / 3, 1.0, 3.0)
@@ -65,6 +69,8 @@ class Way:
     text: str
     plugin: TrainingPlugin
     changes: dict[str, Any] = field(default_factory=dict)
+    hindrance: str = ""
+    """In two or three words; empty where nothing hinders it."""
 
 
 VARIANTS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
@@ -75,18 +81,25 @@ VARIANTS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 """(key, title, what it is, settings) of what the first LoRA plugin is offered as."""
 
 
-def ways() -> list[Way]:
+def ways(host: HostFacts | None = None) -> list[Way]:
     """What can be compared: what trains a model and can be loaded here, adapters first."""
     found: list[Way] = []
     for loaded in in_order(load_plugins().values()):
         plugin = loaded.plugin
         if plugin is None or plugin.method == "none":
             continue
+        hindrance = ELSEWHERE if runs.obstacle(loaded) else ""
         if plugin.name == DEFAULT_PLUGIN:
-            found += [Way(key, title, text, plugin, changes) for key, title, text, changes in VARIANTS]
+            in_bits = hindrance or (ELSEWHERE if host is not None and "bitsandbytes" not in host.packages else "")
+            found += [
+                Way(key, title, text, plugin, changes, in_bits if "quantization" in changes else hindrance)
+                for key, title, text, changes in VARIANTS
+            ]
+        elif plugin.name == "full_finetune":
+            found.append(Way("full", plugin.title, "Every weight of the model learns.", plugin, {}, hindrance))
         else:
-            text = "Every weight of the model learns." if plugin.name == "full_finetune" else ""
-            found.append(Way("full" if plugin.name == "full_finetune" else plugin.name, plugin.title, text, plugin))
+            about = (inspect.getdoc(plugin) or "").split(". ")[0].split("\n\n")[0].rstrip(".")
+            found.append(Way(plugin.name, plugin.title, f"{about}." if about else "", plugin, {}, hindrance))
     return found
 
 
@@ -291,12 +304,16 @@ def with_reference(arms: Sequence[ArmSpec]) -> list[ArmSpec]:
 
 
 def differing(configs: Sequence[Mapping[str, Any]], plugins: Sequence[TrainingPlugin]) -> list[tuple[str, list[str]]]:
-    """(label, its value in each arm) of every setting that is not the same in all arms; how rows are batched is left out."""
+    """(label, its value in each arm) of every setting that is not the same in all arms; how rows are batched is left out, and what only
+    some ways to train know at all where it is as usual.
+    """
+    usual = {each.name: each.text for plugin in plugins for each in form_fields(plugin.Config)}
     labels = {each.name: each.label for plugin in plugins for each in form_fields(plugin.Config)}
     names = [name for name in labels if name not in (*BATCH, "seed")]
     table = []
     for name in names:
         values = [as_text(config[name]) if name in config else "–" for config in configs]
-        if len(set(values)) > 1:
+        told = {value for value in values if value != "–"}
+        if len(told) > 1 or (len(set(values)) > 1 and (name in TOLD or told != {usual[name]})):
             table.append((labels[name], values))
     return table

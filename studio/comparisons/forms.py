@@ -61,7 +61,7 @@ class ComparisonForm:
         ]
         self.probes = list(seen.filter(dataset__project__client=project.client).select_related("dataset").order_by("-created_at")[:100])
         self.models = list(BaseModel.objects.for_action(request, "base_model.view").filter(facts__isnull=False).order_by("-created_at"))
-        self.ways = ways()
+        self.ways = ways(self.host)
         self.version = self.chosen(self.versions, "dataset_version", like.dataset_version_id if like else None)
         self.model = self.chosen(self.models, "base_model", like.base_model_id if like else None)
 

@@ -25,9 +25,8 @@ def test_somebody_compares_ranks_and_finds_the_comparison_in_the_list(browse: Ca
         page.get_by_role("link", name="New comparison").click()
         expect(page.get_by_role("heading", name="6 runs")).to_be_visible()
         visit.look("new", everywhere=True)
-        page.get_by_text("How wide the adapter is").click()
-        page.get_by_label("Rank", exact=True).first.check()
-        ranks = page.get_by_label("Ranks", exact=True).first
+        page.locator("#id_differs_rank").check()
+        ranks = page.locator("#id_ranks")
         expect(ranks).to_be_visible()
         expect(page.get_by_role("heading", name="9 runs")).to_be_visible()
         ranks.fill("4, 1000")
