@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studio.artifacts.chart import NARROW, WIDE, Point, label_sides, size_scale, size_ticks
+from studio.artifacts.chart import DOT, LETTER, NARROW, WIDE, Box, Point, label_boxes, size_scale, size_ticks
 from studio.artifacts.models import Artifact
 from studio.comparisons.models import Extraction
 from studio.training.extraction import FULL, called, expected_size, highest_rank
@@ -168,7 +168,11 @@ def kept_chart(rows: Sequence[Taken]) -> dict[str, Any] | None:
         return round((min(max(value, low), high) - low) / (high - low), 4)
 
     spots = [(across.at(row.size), up(row.kept or 0.0)) for row in known]
-    wide, narrow = (label_sides(points, spots, picture=picture) for picture in (WIDE, NARROW))
+    ranges = [
+        (up(row.low), up(row.high)) if row.low is not None and row.high is not None else (y, y)
+        for row, (_, y) in zip(known, spots, strict=True)
+    ]
+    wide, narrow = (_label_sides(known, spots, ranges, picture=picture) for picture in (WIDE, NARROW))
     return {
         "points": [
             {"row": row, "x": x, "y": y, "wide": one, "narrow": other, "words": _words(row), "recommended": row.recommended}
@@ -183,6 +187,24 @@ def kept_chart(rows: Sequence[Taken]) -> dict[str, Any] | None:
         "sizes": [{"at": across.at(size), "text": filesize(size)} for size in size_ticks(across)],
         "shares": [{"at": up(tick), "text": f"{tick * 100:.0f} %"} for tick in ticks],
     }
+
+
+def _label_sides(
+    rows: Sequence[Taken], spots: Sequence[tuple[float, float]], ranges: Sequence[tuple[float, float]], *, picture: tuple[int, int]
+) -> list[str]:
+    """Where each label stands, on no other label, point or interval; hidden where there is no room. The recommended one chooses first."""
+    width, height = picture
+    taken = [Box(x * width - DOT / 2, y * height - DOT / 2, DOT, DOT) for x, y in spots]
+    taken += [Box(x * width - 1, low * height, 2, (high - low) * height) for (x, _), (low, high) in zip(spots, ranges, strict=True)]
+    sides = ["hidden"] * len(rows)
+    for place in sorted(range(len(rows)), key=lambda place: not rows[place].recommended):
+        x, y = spots[place]
+        boxes = label_boxes(len(rows[place].title) * LETTER, x * width, y * height)
+        free = [side for side, box in boxes.items() if not box.leaves(picture) and not any(box.touches(other) for other in taken)]
+        if free:
+            sides[place] = free[0]
+            taken.append(boxes[free[0]])
+    return sides
 
 
 def _ticks(rows: Sequence[Taken]) -> list[float]:
