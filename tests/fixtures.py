@@ -459,6 +459,13 @@ class World:
         return made
 
     @property
+    def newer(self) -> BaseModel:
+        """Another base model, with other files."""
+        found = BaseModel.objects.filter(workspace=self.workspace, name="Newer").first() or make_base_model(self.owner, name="Newer")
+        BaseModel.objects.filter(pk=found.pk).update(sha256="9" * 64)
+        return found
+
+    @property
     def talk(self) -> Talk:
         """Shared by its owner."""
         kept = {"target": f"adapter:{self.artifact.pk}", "title": self.artifact.name, "note": "Adapter", "method": "lora"}

@@ -24,7 +24,7 @@ from studio.serving.models import Deployment
 from studio.training import DatasetFacts, Estimate, HostFacts, Span, TrainingPlugin
 from studio.training.asking import estimate_of, issues_of
 from studio.training.carrying import carry
-from studio.training.defaults import suggest
+from studio.training.defaults import Suggestion, suggest
 from studio.training.form import as_text, check_config, form_fields
 from studio.training.registry import load_plugins, missing_packages
 from studio.workspaces.models import Client, Member
@@ -216,13 +216,20 @@ class Portfolio:
             if missing := missing_packages(plugin, self.host.packages):
                 each.warnings.append(f"It waits for a worker that has {', '.join(missing)}.")
         if wrong := next((issue for issue in issues if issue.level == "error"), None):
-            each.why_not = (
-                f"{label_of(plugin, wrong.field)}: {wrong.message}" if wrong.field in plugin.Config.model_fields else wrong.message
-            )
+            known = wrong.field in plugin.Config.model_fields
+            each.why_not = f"{label_of(plugin, wrong.field)}: {wrong.message}" if known else wrong.message
+            if wrong.field in TAKEN_OVER and self.options.settings == "keep":
+                each.why_not += " Take what suits the new base instead."
         each.warnings += [issue.message for issue in issues if issue.level == "warning"]
 
     def _suit(self, each: Offered, plugin: TrainingPlugin, data: DatasetFacts) -> None:
-        for name, suggestion in suggest(plugin, base=self.base.model_facts, data=data, host=self.host).items():
+        base = self.base.model_facts
+        suggested = suggest(plugin, base=base, data=data, host=self.host)
+        if (
+            "max_length" not in suggested and each.config.get("max_length", 0) > base.context_length
+        ):  # the usual would fit, the recipe's does not
+            suggested["max_length"] = Suggestion(base.context_length, f"since {base.name} reads no more")
+        for name, suggestion in suggested.items():
             if name in TAKEN_OVER and each.config.get(name) != suggestion.value:
                 was = as_text(each.config[name]) if name in each.config else "as it comes"
                 each.changes.append(f"{label_of(plugin, name)} was {was}; it becomes {suggestion.sentence}")

@@ -40,7 +40,7 @@ def begun() -> list[str]:
             continue
         offered = Portfolio(member, retraining.base_model, Options.model_validate(retraining.options), only=pks, but=retraining).offered
         begin_all(member, retraining, offered)
-        said.append(f"Began {len(offered)} runs of {retraining}.")
+        said.append(f"Began {len(offered)} run{'' if len(offered) == 1 else 's'} of {retraining}.")
     return said
 
 
