@@ -49,7 +49,7 @@ CHECKED: dict[str, Check] = {
     **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), lambda value: isinstance(value, list) and bool(value)),
     **dict.fromkeys(("additionalProperties", "propertyNames", "items", "contains", "not", "if", "then", "else"), anything),
 }
-"""Keywords of JSON Schema and what may stand there: those whose checks take no longer than schema times answer. None refers to something."""
+"""Keywords of JSON Schema and what may stand there: those whose checks take no longer than schema times answer."""
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 

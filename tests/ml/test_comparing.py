@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -190,9 +189,7 @@ def test_rows_that_any_arm_was_trained_on_are_left_out(tiny_model, full, tmp_pat
     comparing.run(payload(tmp_path, *arms, probe=str(probe), probe_name="Ours"), listening_job)
     facts = json.loads((listening_job.out / "facts.json").read_text())
     assert (facts["held_out"], facts["left_out"], facts["probe"]) == (3, 2, "Ours")  # rows 2, 3 and 9; without 1, and 0 of the probe
-    assert [line["shown"] for line in lines(listening_job.out / "prompts.jsonl")] == ["What is 2 and 2?", "What is 9 and 9?"] or len(
-        lines(listening_job.out / "prompts.jsonl")
-    ) == 2
+    assert [line["shown"] for line in lines(listening_job.out / "prompts.jsonl")] == ["What is 2 and 2?", "What is 3 and 3?"]
     assert {line["row"] for line in table(listening_job).values() if line["set"] == "probe"} == {0}
     assert facts["memorised_from"] == "rows that each arm was trained on"
 
@@ -226,30 +223,35 @@ def test_arms_of_different_bases_are_held_against_their_own(tiny_model, adapter,
     assert found[0, 1, "held_out", 0]["characters"] == found[1, 1, "held_out", 0]["characters"]
 
 
+class Lost(ListeningJob):
+    """Stopped once so many parts of results were measured."""
+
+    def __init__(self, folder: Path, *, state: Path, after: int):
+        super().__init__(folder)
+        self.state, self.after = state, after
+
+    def stopping(self) -> bool:
+        return len(list(self.state.glob("*.json"))) >= self.after
+
+
 def test_a_lost_workers_measuring_is_gone_on_from(tiny_model, adapter, full, rows, tmp_path):
     told = lora_and_full(tmp_path, rows, tiny_model, adapter, full)
     whole = ListeningJob(tmp_path / "whole")
     comparing.run(told | {"state": str(tmp_path / "other-state")}, whole)
-    looks = 0
-    for attempt in range(40):
-        job = ListeningJob(tmp_path / f"attempt-{attempt}", stop_after=6 + attempt)
-        try:
-            comparing.run(told, job)
-        except Stopped:
-            assert not list(job.out.iterdir())
-            looks += 1
-            continue
-        break
-    assert looks >= 3
+    for after in (1, 5, 10):
+        lost = Lost(tmp_path / f"lost-{after}", state=tmp_path / "state", after=after)
+        with pytest.raises(Stopped):
+            comparing.run(told, lost)
+        assert not list(lost.out.iterdir())
+    job = ListeningJob(tmp_path / "last")
+    comparing.run(told, job)
+    assert "Measuring LoRA, seed 1" not in job.texts
     timeless = [
         [{name: value for name, value in line.items() if name not in ("seconds", "first")} for line in lines(each.out / "answers.jsonl")]
         for each in (job, whole)
     ]
     assert timeless[0] == timeless[1]
-    again, first = table(job), table(whole)
-    assert again.keys() == first.keys()
-    assert all(again[key]["loss"] == first[key]["loss"] and again[key]["kl"] == first[key]["kl"] for key in first)
-    assert job.texts.count("Measuring LoRA, seed 1") <= 1
+    assert table(job) == table(whole)
 
 
 def test_what_was_measured_is_not_measured_again(tiny_model, adapter, full, rows, tmp_path, monkeypatch):
@@ -296,13 +298,14 @@ def test_answers_side_by_side_are_those_of_one_after_another(tiny_model):
     arithmetic = Arithmetic(device=torch.device("cpu"), bf16=False)
     loaded, tokenizer = load_base(tiny_model, arithmetic=arithmetic).eval(), load_tokenizer(tiny_model)
     had = loaded.config._attn_implementation
-    prompts = [
-        generating.prompt_ids(tokenizer, [{"role": "user", "content": "Where is it? " * count}]) for count in (1, 9, 2, 5, 3, 7, 4, 8, 6, 1)
-    ]
+    questions = ["Where is it? " * count for count in (1, 9, 2, 5, 3, 7, 4, 8, 6, 1)]
+    prompts = [generating.prompt_ids(tokenizer, [{"role": "user", "content": question}]) for question in questions]
     told = {"ends": generating.end_ids(loaded, tokenizer) | set(range(0, 500, 11)), "arithmetic": arithmetic, "stopping": lambda: False}
     beside = together.write(loaded, prompts, 20, **told)
     alone = [together.write(loaded, [prompt], 20, **told)[0] for prompt in prompts]
-    assert together.reads_beside(loaded, arithmetic)
+    assert not together.reads_beside(loaded, arithmetic)  # its own attention knows no pads
+    with together.reading_beside(loaded):
+        assert together.reads_beside(loaded, arithmetic)
     assert [each.ids for each in beside] == [each.ids for each in alone]
     assert {len(each.ids) for each in beside} != {20}  # some end earlier, and leave
     assert loaded.config._attn_implementation == had
@@ -345,4 +348,4 @@ def test_held_out_rows_of_several_versions_are_one_list(tmp_path):
     other = stored(tmp_path / "other.parquet", [chat(number) for number in (2, 3)], splits=["validation"] * 2, hashes=[2, 3])
     found = heldout.held_out_of([one, other], split="validation", learnt_from=[], most=10)
     assert [row["messages"][0]["content"] for row in found.rows] == [f"What is {number} and {number}?" for number in range(4)]
-    assert np.isclose(found.of, 4)
+    assert (found.of, found.learnt) == (4, 0)
