@@ -145,6 +145,11 @@ class Verdict(BaseModel):
             return None
 
     @property
+    def sentence_shown(self) -> str:
+        """With signs that stay on the line of their figures."""
+        return self.sentence.replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
+
+    @property
     def measured(self) -> list[ArmFigures]:
         return [arm for arm in self.arms if arm.is_measured]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
-from fpdf.fonts import FontFace
+from fpdf.fonts import FontFace, TTFFont
 
 from studio.comparisons.report import Report
 from studio.comparisons.verdict_charts import Plot
@@ -48,8 +48,8 @@ def pdf_of(report: Report) -> bytes:
     sheet.pieces("Results", report.columns, report.rows)
     sheet.charts()
     sheet.pairs("How it was found out", report.method)
-    sheet.pieces("Everything else that was measured", report.further_columns, report.further)
-    sheet.pairs("What the words mean", [*report.glossary, *((column.title, column.hint) for column in report.further_columns)])
+    sheet.further()
+    sheet.pairs("What the words mean", report.glossary)
     sheet.recipe()
     return bytes(sheet.output())
 
@@ -67,7 +67,8 @@ class Sheet(FPDF):
             self.add_font("other", "", other)
             self.set_fallback_fonts(["other"], exact_match=False)
             faces.append("other")
-        self.letters = {letter for face in faces for letter in self.fonts[face].cmap}
+        embedded = [font for name in faces if isinstance(font := self.fonts[name], TTFFont)]
+        self.letters = {letter for font in embedded for letter in font.cmap}
         self.set_title(self.said(report.comparison.name))
         self.set_creator("Adapter Studio")
         self.set_creation_date(report.at)
@@ -114,7 +115,7 @@ class Sheet(FPDF):
 
     def verdict(self) -> None:
         verdict = self.report.verdict
-        self.write_block(verdict.sentence, 14, INK if verdict.sureness == "sure" else SOFT, bold=True, after=2)
+        self.write_block(verdict.sentence_shown, 14, INK if verdict.sureness == "sure" else SOFT, bold=True, after=2)
         self.write_block(verdict.sureness_words, 10, SOFT, after=2)
         for said in verdict.more:
             self.write_block(f"– {said}", 10, SOFT, after=1)
@@ -122,24 +123,54 @@ class Sheet(FPDF):
             self.write_block(said, 10, ACCENT, after=1)
 
     def table_of(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+        cells = [[cell for _, cell in row.cells] for row in rows]
+        lines = [["Arm", *(column.title for column in columns)]]
+        lines += [
+            [row.arm.name[:60], *(f"{cell.text}\n{cell.note}" if cell.note else cell.text for cell in line)]
+            for row, line in zip(rows, cells, strict=True)
+        ]
+        best = {(number + 1, place + 1) for number, line in enumerate(cells) for place, cell in enumerate(line) if cell.is_best}
+        self.drawn(lines, (34.0, *[(WIDTH - 34.0) / len(columns)] * len(columns)), frozenset(best))
+
+    def further(self, each: int = 4) -> None:
+        """A figure in each line with what it means, and an arm in each column; more arms stand in further tables."""
+        further, arms = self.report.further, self.report.verdict.measured
+        if not further:
+            return
+        self.title_block("Everything else that was measured", 40)
+        for begin in range(0, len(arms), each):
+            shown = slice(begin, begin + each)
+            room = WIDTH - 78.0
+            lines = [["Figure", *(arm.name[:60] for arm in arms[shown])]]
+            lines += [
+                [f"{row.column.title}: {row.column.hint}", *(" ".join([cell.text, cell.note]).strip() for _, cell in row.cells[shown])]
+                for row in further
+            ]
+            self.drawn(lines, (78.0, *[room / (len(lines[0]) - 1)] * (len(lines[0]) - 1)))
+            self.ln(4)
+
+    def drawn(self, lines: Sequence[Sequence[str]], widths: tuple[float, ...], best: frozenset[tuple[int, int]] = frozenset()) -> None:
+        """A table whose first line is its head; `best` has (line, column) of what is set bold."""
         self.face(8.5)
         self.set_draw_color(*LINE)
-        widths = (34.0, *([(WIDTH - 34.0) / len(columns)] * len(columns)))
+        self.set_fill_color(255, 255, 255)
         head = FontFace(emphasis="BOLD", color=SOFT, size_pt=8)
-        right = ("LEFT", *["RIGHT"] * len(columns))
-        looks = {"borders_layout": "HORIZONTAL_LINES", "headings_style": head, "text_align": right, "padding": 1.2}
-        with self.table(width=WIDTH, col_widths=widths, line_height=4.4, **looks) as drawn:
-            line = drawn.row()
-            for title in ("Arm", *(column.title for column in columns)):
-                line.cell(self.said(title))
-            for row in rows:
-                line = drawn.row()
-                line.cell(self.said(row.arm.name[:60]))
-                for _, cell in row.cells:
-                    text = f"{cell.text}\n{cell.note}" if cell.note else cell.text
-                    line.cell(self.said(text), style=FontFace(emphasis="BOLD", color=INK) if cell.is_best else None)
+        bold = FontFace(emphasis="BOLD", color=INK)
+        with self.table(
+            width=WIDTH,
+            col_widths=widths,
+            line_height=4.4,
+            borders_layout="HORIZONTAL_LINES",
+            headings_style=head,
+            text_align=("LEFT", *["RIGHT"] * (len(widths) - 1)),
+            padding=1.2,
+        ) as table:
+            for number, line in enumerate(lines):
+                row = table.row()
+                for place, text in enumerate(line):
+                    row.cell(self.said(text), style=bold if (number, place) in best else None)
 
-    def pieces(self, title: str, columns: Sequence[Column], rows: Sequence[Row], each: int = 7) -> None:
+    def pieces(self, title: str, columns: Sequence[Column], rows: Sequence[Row], each: int = 8) -> None:
         """A table on paper that is as wide as it is: further columns stand in further tables."""
         if not columns:
             return
@@ -162,7 +193,7 @@ class Sheet(FPDF):
         self.set_xy(MARGIN, top + height + 8)
         chart = self.report.charts[0]
         self.write_block("; ".join(f"{spot.letter}: {spot.name}" for spot in chart.spots), 8.5, SOFT, after=0)
-        self.write_block(f"{chart.y_title}: lower is better. The lines reach to the ends of the 95 % intervals.", 8.5, FAINT)
+        self.write_block(f"{chart.y_title}: {chart.y_better} is better. The lines reach to the ends of the 95 % intervals.", 8.5, FAINT)
 
     def chart(self, chart: Plot, left: float, top: float, scale: float) -> None:
         def across(x: float) -> float:
@@ -201,8 +232,8 @@ class Sheet(FPDF):
                 self.add_page()
             top = self.get_y()
             self.face(9, SOFT, bold=True)
-            self.multi_cell(40, 4.8, self.said(what), new_x=XPos.RIGHT, new_y=YPos.TOP, align="L")
-            below = top + 4.8 * max(1, len(self.multi_cell(40, 4.8, self.said(what), dry_run=True, output="LINES")))
+            self.multi_cell(40, 4.8, self.said(what), new_x=XPos.LMARGIN, new_y=YPos.NEXT, align="L")
+            below = self.get_y()
             self.set_xy(MARGIN + 42, top)
             self.face(9)
             self.multi_cell(WIDTH - 42, 4.8, self.said(how), new_x=XPos.LMARGIN, new_y=YPos.NEXT, align="L")

@@ -59,8 +59,7 @@ class Report:
     """(what, how), in the order of reading."""
     columns: list[verdict_table.Column]
     rows: list[verdict_table.Row]
-    further_columns: list[verdict_table.Column]
-    further: list[verdict_table.Row]
+    further: list[verdict_table.Turned]
     charts: list[Plot]
     recipe: str
     glossary: tuple[tuple[str, str], ...] = GLOSSARY
@@ -94,8 +93,7 @@ def report_of(comparison: Comparison, member: Member) -> Report:
         method=method_of(comparison, verdict, arms),
         columns=columns,
         rows=verdict_table.rows(verdict, columns),
-        further_columns=further,
-        further=verdict_table.rows(verdict, further),
+        further=verdict_table.turned(verdict, further),
         charts=plots(verdict, marks_of(arms)),
         recipe=recipe_of(comparison),
     )

@@ -33,8 +33,7 @@ def verdict_context(comparison: Comparison, member: Member) -> dict[str, Any]:
         "verdict": verdict,
         "headline_columns": headline,
         "headline": verdict_table.rows(verdict, headline),
-        "further_columns": further,
-        "further": verdict_table.rows(verdict, further),
+        "further": verdict_table.turned(verdict, further),
         "charts": plots(verdict, marks_of(comparison.arms.all())),
         "chosen": chosen,
         "chosen_artifact": artifact_of(comparison, chosen, member) if chosen else None,
@@ -46,6 +45,8 @@ def verdict_context(comparison: Comparison, member: Member) -> dict[str, Any]:
 
 def artifact_of(comparison: Comparison, arm: ArmFigures, member: Member) -> Artifact | None:
     """What the arm's best seed left behind; None where it is gone."""
+    if arm.best_seed is None:
+        return None
     arm_run = ArmRun.objects.filter(arm__comparison=comparison, arm__number=arm.number, seed=arm.best_seed).select_related("run").first()
     visible = Artifact.objects.for_action(member, "artifact.view")
     return visible.filter(order__run=arm_run.run).first() if arm_run else None

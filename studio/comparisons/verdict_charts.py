@@ -10,7 +10,7 @@ from studio.comparisons.taken import Spread
 from studio.workspaces.templatetags.studio import duration, number
 
 WIDTH, HEIGHT = 440, 280
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 44
+LEFT, RIGHT, TOP, BOTTOM = 56, 36, 16, 44
 """Around the plot, for the figures of its axes."""
 STEPS = (1, 2, 2.5, 5, 10)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -48,6 +48,7 @@ class Plot:
     spots: list[Spot]
     xs: list[Tick]
     ys: list[Tick]
+    y_better: str = "lower"
     width: int = WIDTH
     height: int = HEIGHT
     edge_left: int = LEFT
@@ -64,14 +65,27 @@ Extent = tuple[float, float, float]
 """(low, value, high)"""
 
 
+@dataclass(frozen=True)
+class Quality:
+    """What stands upwards: the gain, whose interval leaves out how hard the rows are, or the loss where arms began with other models."""
+
+    title: str
+    word: str
+    better: str
+    up: dict[int, Extent]
+
+
 def plots(verdict: Verdict, marks: dict[int, Mark]) -> list[Plot]:
     """Those for which at least two arms have figures."""
-    loss = f"Loss, nats per {verdict.unit}"
+    gained = all(arm.gain for arm in verdict.measured) and len({arm.base for arm in verdict.measured}) == 1
+    quality = "Gain over the untouched model" if gained else "Loss"
+    up = {arm.number: extent(arm.gain if gained else arm.loss) for arm in verdict.measured}
+    how = Quality(f"{quality}, nats per {verdict.unit}", "gain" if gained else "loss", "higher" if gained else "lower", up)
     seconds = {arm.number: spread(arm.took.seconds) for arm in verdict.measured if arm.took.seconds}
     forgotten = {arm.number: extent(arm.forgetting) for arm in verdict.measured if arm.forgetting}
     found = [
-        plot(verdict, marks, "Quality against time", "Time of one training", loss, seconds, duration, unit=unit_of_time(seconds)),
-        plot(verdict, marks, "Quality against forgetting", "Loss added on general rows, nats", loss, forgotten, number),
+        plot(verdict, marks, "Quality against time", "Time of one training", how, seconds, duration, unit=unit_of_time(seconds)),
+        plot(verdict, marks, "Quality against forgetting", "Loss added on general rows, nats", how, forgotten, number),
     ]
     return [one for one in found if one is not None]
 
@@ -81,16 +95,16 @@ def plot(
     marks: dict[int, Mark],
     title: str,
     x_title: str,
-    y_title: str,
+    quality: "Quality",
     across: dict[int, Extent],
     said: Callable[[float], str],
     *,
     unit: float = 1.0,
 ) -> Plot | None:
-    arms = [arm for arm in verdict.measured if arm.number in across and arm.loss]
+    arms = [arm for arm in verdict.measured if arm.number in across]
     if len(arms) < 2:
         return None
-    up = {arm.number: extent(arm.loss) for arm in arms if arm.loss}
+    up = {arm.number: quality.up[arm.number] for arm in arms}
     xs = Scale.of([value for arm in arms for value in across[arm.number]] + [0.0], LEFT, WIDTH - RIGHT, unit=unit)
     ys = Scale.of([value for each in up.values() for value in each], HEIGHT - BOTTOM, TOP)
     spots = []
@@ -108,11 +122,11 @@ def plot(
                 right=xs.at(right),
                 top=ys.at(high),
                 bottom=ys.at(low),
-                words=f"{arm.name}: {said(x)}, loss {number(y)}, from {number(low)} to {number(high)}",
+                words=f"{arm.name}: {said(x)}, {quality.word} {number(y)}, from {number(low)} to {number(high)}",
                 is_faint=len(arm.seeds) < 2,
             )
         )
-    return Plot(title, x_title, y_title, spots, xs.ticks(said), ys.ticks(plain(ys.step)))
+    return Plot(title, x_title, quality.title, spots, xs.ticks(said), ys.ticks(plain(ys.step)), quality.better)
 
 
 def letter(arm: int) -> str:

@@ -38,6 +38,14 @@ class Row:
     cells: list[tuple[Column, Cell]]
 
 
+@dataclass(frozen=True)
+class Turned:
+    """A column as a row, with a cell for each arm."""
+
+    column: Column
+    cells: list[tuple[ArmFigures, Cell]]
+
+
 Read = Callable[[ArmFigures], "Figure | Spread | None"]
 
 
@@ -52,6 +60,14 @@ def headline(verdict: Verdict, costs: Costs | None) -> list[Column]:
             lambda arm: arm.loss,
             plus_minus,
             lower=True,
+        ),
+        of_figures(
+            verdict,
+            "Gain",
+            f"By how much training lowered the loss on held-out rows, in nats per {unit}.",
+            lambda arm: arm.gain,
+            plus_minus,
+            lower=False,
         ),
         of_figures(
             verdict,
@@ -87,7 +103,6 @@ def headline(verdict: Verdict, costs: Costs | None) -> list[Column]:
 
 def further(verdict: Verdict) -> list[Column]:
     """Everything else that was measured."""
-    unit = verdict.unit
     names = sorted({name for arm in verdict.arms for name in arm.scores})
     columns = [
         of_figures(
@@ -97,14 +112,6 @@ def further(verdict: Verdict) -> list[Column]:
             lambda arm: arm.perplexity,
             plus_minus,
             lower=True,
-        ),
-        of_figures(
-            verdict,
-            "Gain",
-            f"By how much training lowered the loss on held-out rows, in nats per {unit}.",
-            lambda arm: arm.gain,
-            plus_minus,
-            lower=False,
         ),
         *(
             of_figures(verdict, name, "Mean of its answers’ scores, from 0 to 1. Higher is better.", scored(name), plus_minus, lower=False)
@@ -173,6 +180,11 @@ def further(verdict: Verdict) -> list[Column]:
 
 def rows(verdict: Verdict, columns: list[Column]) -> list[Row]:
     return [Row(arm, [(column, column.cells.get(arm.number, Cell())) for column in columns]) for arm in verdict.arms]
+
+
+def turned(verdict: Verdict, columns: list[Column]) -> list[Turned]:
+    """For many columns: their titles have room at the left, and what they mean stands with them."""
+    return [Turned(column, [(arm, column.cells.get(arm.number, Cell())) for arm in verdict.measured]) for column in columns]
 
 
 def of_figures(verdict: Verdict, title: str, hint: str, read: Read, said: Callable[[Figure], str], *, lower: bool) -> Column:

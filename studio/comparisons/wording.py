@@ -277,7 +277,7 @@ def percent(share: float) -> str:
 
 def times(ratio: float) -> str:
     """a third as much, 62 % as much, 1.6 times as much."""
-    near = [words for fraction, words in FRACTIONS if abs(ratio / fraction - 1) < 0.06]
+    near = [words for fraction, words in FRACTIONS if abs(ratio / fraction - 1) < 0.08]
     if near:
         return near[0]
     return f"{percent(ratio)} as much" if ratio < 1 else f"{ratio:.1f} times as much"

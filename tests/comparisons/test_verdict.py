@@ -1,19 +1,391 @@
-"""The verdict of a comparison: its figures, its words, and how sure they are."""
+"""The verdict of a comparison: its figures, found again by other code, its words for each case, and how sure they are."""
 
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
 import pytest
+from django.test import Client as Browser
 
 from studio.comparisons import verdict
-from studio.comparisons.figures import Verdict
-from tests.comparisons.house import make_measured
-from tests.fixtures import make_comparison
+from studio.comparisons.figures import ArmFigures, Figure, Verdict
+from studio.comparisons.measured import folder_of
+from studio.comparisons.models import Comparison
+from studio.comparisons.taken import Spread, Took
+from studio.comparisons.wording import percent, plus_minus, times, worded
+from studio.orders.models import Event
+from tests.comparisons.house import BASE, make_measured
+from tests.comparisons.training import trained
+from tests.fixtures import make_comparison, make_member
+
+# ── Found again from what was recorded, by other code ──
+
+
+def drawn_rows(chance: random.Random, rows: int) -> list[int]:
+    return [chance.randrange(rows) for _ in range(rows)]
+
+
+def luck_of_seeds(chance: random.Random, table: Sequence[Sequence[float]], tokens: Sequence[int]) -> float:
+    """One draw of how far the mean of an arm's seeds may lie from the truth, because of the seeds."""
+    seeds, rows, total = len(table), len(tokens), sum(tokens)
+    means = [sum(each) / total for each in table]
+    middle = statistics.fmean(means)
+    of_rows = [statistics.fmean(each[row] for each in table) for row in range(rows)]
+    left = 0.0
+    for each, mean in zip(table, means, strict=True):
+        for row in range(rows):
+            left += (each[row] - of_rows[row] - (mean - middle) * tokens[row]) ** 2
+    by_rows = left / (seeds - 1) * rows / (rows - 1) / total**2
+    spread = math.sqrt(max(0.0, statistics.variance(means) - by_rows))
+    normal = [chance.gauss(0, 1) for _ in range(seeds)]
+    tails = math.sqrt((seeds - 1) / sum(chance.gauss(0, 1) ** 2 for _ in range(seeds - 1)))
+    return spread * normal[0] / math.sqrt(seeds) * tails
+
+
+def found_again(comparison: Comparison, draws: int = 3000) -> dict[str, Any]:
+    """From rows.parquet and Event rows alone, with loops: value, low and high of the gain of each arm, the kept share, and forgetting."""
+    folder = folder_of(comparison)
+    assert folder is not None
+    told: dict[tuple[str, int, int], list[tuple[float, int]]] = {}
+    for row in pq.read_table(folder / "rows.parquet").to_pylist():
+        told.setdefault((row["set"], row["arm"], row["seed"]), []).append((row["loss"], row["tokens"]))
+
+    def table(of: str, arm: int) -> list[list[float]]:
+        return [[loss for loss, _ in rows] for (name, number, _), rows in sorted(told.items()) if (name, number) == (of, arm)]
+
+    def tokens(of: str) -> list[int]:
+        return [count for _, count in told[of, -1, 0]]
+
+    def mean(rows: Sequence[float], of: str, places: Sequence[int]) -> float:
+        return sum(rows[place] for place in places) / sum(tokens(of)[place] for place in places)
+
+    def middle(of: str, arm: int) -> list[float]:
+        return [statistics.fmean(each) for each in zip(*table(of, arm), strict=True)]
+
+    chance, found = random.Random(7), {}
+    for of in ("held_out", "probe"):
+        count, base = len(tokens(of)), table(of, -1)[0]
+        every = range(count)
+        middles, tables = {arm: middle(of, arm) for arm in (0, 1)}, {arm: table(of, arm) for arm in (0, 1)}
+        drawn: dict[int, list[float]] = {0: [], 1: []}
+        for _ in range(draws):
+            places = drawn_rows(chance, count)
+            for arm in (0, 1):
+                after = mean(middles[arm], of, places) + luck_of_seeds(chance, tables[arm], tokens(of))
+                drawn[arm].append(mean(base, of, places) - after)
+        for arm in (0, 1):
+            found[f"{of} {arm}"] = (mean(base, of, every) - mean(middles[arm], of, every), *ends(drawn[arm]))
+        if of == "held_out":
+            shares = [one / other for one, other in zip(drawn[0], drawn[1], strict=True)]
+            found["kept"] = (found["held_out 0"][0] / found["held_out 1"][0], *ends(shares))
+    for arm in comparison.arms.all():
+        orders = [arm_run.run.order for arm_run in arm.runs.all()]
+        found[f"seconds {arm.number}"] = statistics.fmean((order.ended_at - order.started_at).total_seconds() for order in orders)
+        peaks = [max(event.body["memory"] for event in Event.objects.filter(order=order, type="metric")) for order in orders]
+        found[f"memory {arm.number}"] = statistics.fmean(peaks)
+    return found
+
+
+def ends(draws: Sequence[float]) -> tuple[float, float]:
+    cut = statistics.quantiles(draws, n=40)
+    return cut[0], cut[-1]
 
 
 @pytest.mark.django_db
-def test_a_verdict_is_found_and_stored(acme):
+def test_the_verdicts_numbers_are_found_again_from_what_was_recorded_by_other_code(acme):
+    comparison = make_comparison(acme, seeds=(1, 2, 3))
+    trained(comparison)
+    make_measured(comparison, **made(rows=24), tokens=[8 + row % 5 for row in range(24)])
+    found, again = verdict.renew(comparison), found_again(comparison, draws=1500)
+    lora, full = found.arm(0), found.arm(1)
+    same(lora.gain, again["held_out 0"])
+    same(full.gain, again["held_out 1"])
+    same(lora.kept, again["kept"])
+    same(turned(lora.forgetting), again["probe 0"])
+    same(turned(full.forgetting), again["probe 1"])
+    for arm in (lora, full):
+        assert arm.took.seconds.mean == pytest.approx(again[f"seconds {arm.number}"])
+        assert arm.took.memory.mean == pytest.approx(again[f"memory {arm.number}"])
+    assert lora.gain.value == pytest.approx(lora.before - lora.loss.value)
+    assert lora.perplexity.value == pytest.approx(math.exp(lora.loss.value))
+    assert f"{again['kept'][0] * 100:.1f} %" in found.sentence
+    assert "33 % of the time, 33 % of the memory" in found.sentence
+
+
+def same(figure: Figure, again: tuple[float, float, float]) -> None:
+    """The value exactly, and the ends of the interval as far as chance lets two samples agree."""
+    value, low, high = again
+    assert figure.value == pytest.approx(value)
+    assert figure.low == pytest.approx(low, abs=0.2 * (high - low))
+    assert figure.high == pytest.approx(high, abs=0.2 * (high - low))
+
+
+def turned(figure: Figure) -> Figure:
+    return Figure(value=-figure.value, low=-figure.high, high=-figure.low)
+
+
+def made(
+    *, lora: float = 16.4, full: float = 16.0, base: float = 24.0, rows: int = 40, luck: float = 0.05, seeds: int = 3
+) -> dict[str, Any]:
+    """Losses of 10 tokens a row: `luck` is how far a seed lies from another."""
+    chance = random.Random(3)
+    row = [chance.gauss(0, 1) for _ in range(rows)]
+
+    def losses(mean: float) -> list[float]:
+        own = chance.gauss(0, luck)
+        return [mean + each + own + chance.gauss(0, 0.05) for each in row]
+
+    held_out, probe = {BASE: losses(base)}, {BASE: losses(18.0)}
+    for arm, after, forgotten in ((0, lora, 18.4), (1, full, 19.2)):
+        for seed in range(1, seeds + 1):
+            held_out[arm, seed], probe[arm, seed] = losses(after), losses(forgotten)
+    return {"held_out": held_out, "probe": probe}
+
+
+@pytest.mark.django_db
+def test_a_verdict_is_stored_and_one_of_another_studio_is_not_shown(acme):
     comparison = make_comparison(acme, seeds=(1, 2, 3))
     make_measured(comparison)
     found = verdict.renew(comparison)
     comparison.refresh_from_db()
     assert Verdict.of(comparison) == found
-    assert found.arm(1).gain.value == pytest.approx(0.78)
-    assert found.sentence.startswith("LoRA keeps ")
+    comparison.verdict["version"] = 0
+    assert Verdict.of(comparison) is None
+    comparison.verdict = {"version": 1, "sentence": 7}
+    assert Verdict.of(comparison) is None
+
+
+@pytest.mark.django_db
+def test_an_arm_that_failed_or_was_stopped_is_said(acme):
+    comparison = make_comparison(acme, seeds=(1, 2))
+    arm_run = comparison.arms.get(number=0).runs.get(seed=2)
+    arm_run.run.order.status, arm_run.run.order.error = "failed", "The GPU ran out of memory."
+    arm_run.run.order.save()
+    told = made(seeds=2)
+    for losses in told.values():
+        del losses[0, 2]
+    make_measured(comparison, **told)
+    found = verdict.renew(comparison)
+    assert "LoRA: Seed 2 failed: The GPU ran out of memory." in found.more
+    assert found.arm(0).seeds == [1]
+    assert found.reason == "one_seed"
+    arm_run.ended_early = "It could not catch up."
+    arm_run.save()
+    assert "LoRA: Seed 2 was stopped early: It could not catch up." in verdict.renew(comparison).more
+
+
+@pytest.mark.django_db
+def test_models_with_other_tokens_are_compared_by_character(acme):
+    comparison = make_comparison(acme, seeds=(1, 2, 3))
+    measured = make_measured(comparison, **made())
+    path = folder_of(comparison) / "rows.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        row["tokens"] = 7 if row["arm"] == 1 else row["tokens"]
+    import pyarrow as pa
+
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(path)), path)
+    found = verdict.renew(comparison)
+    assert found.unit == "character"
+    assert found.arm(1).perplexity is None
+    assert found.arm(0).loss.value == pytest.approx(sum(sum(measured.losses("held_out")[0, seed]) for seed in (1, 2, 3)) / 3 / 40 / 40)
+
+
+@pytest.mark.django_db
+def test_the_page_offers_more_seeds_where_one_says_nothing(acme):
+    comparison = make_comparison(acme, seeds=(1,))
+    make_measured(comparison, **made(seeds=1))
+    verdict.renew(comparison)
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    page = browser.get(f"/comparisons/{comparison.pk}/").content.decode()
+    assert "One seed says nothing about chance" in page
+    assert "Train 2 more seeds" in page
+    viewer = Browser()
+    viewer.force_login(make_member(acme.workspace, role="viewer", email="vi@example.com").user)
+    theirs = viewer.get(f"/comparisons/{comparison.pk}/").content.decode()
+    assert "One seed says nothing about chance" in theirs
+    assert "Train 2 more seeds" not in theirs
+
+
+@pytest.mark.django_db
+def test_a_verdict_takes_as_many_queries_with_many_runs_as_with_few(acme, django_assert_max_num_queries):
+    small, large = make_comparison(acme, seeds=(1,)), make_comparison(acme, seeds=(1, 2, 3))
+    for comparison, seeds in ((small, 1), (large, 3)):
+        trained(comparison)
+        make_measured(comparison, **made(seeds=seeds))
+        verdict.renew(comparison)
+    for comparison in (small, large):
+        with django_assert_max_num_queries(16):
+            verdict.verdict_context(Comparison.objects.get(pk=comparison.pk), acme.owner)
+
+
+# ── The words, case by case ──
+
+
+def figure(value: float, half: float = 0.01) -> Figure:
+    return Figure(value=value, low=value - half, high=value + half)
+
+
+def spread(mean: float) -> Spread:
+    return Spread(mean=mean, low=mean, high=mean)
+
+
+def arm(number: int, name: str, *, loss: float, half: float = 0.01, seconds: float = 100.0, **columns: Any) -> ArmFigures:
+    columns = {
+        "gain": figure(2.0 - loss, half),
+        "seeds": [1, 2, 3],
+        "took": Took(seconds=spread(seconds), memory=spread(seconds * 1e6)),
+        **columns,
+    }
+    return ArmFigures(number=number, name=name, plugin="p", loss=figure(loss, half), **columns)
+
+
+def judged(*arms: ArmFigures, differs: str = "method", seeds: int = 3, rows: int = 100, **columns: Any) -> Verdict:
+    return worded(Verdict(differs=differs, arms=list(arms), seeds=seeds, rows=rows, **columns))
+
+
+def lora(**columns: Any) -> ArmFigures:
+    told = {"loss": 1.01, "seconds": 31.0, "kept": figure(0.987, 0.006), "size": spread(15.0), "forgetting": figure(0.1), **columns}
+    return arm(0, "LoRA at rank 16", **told)
+
+
+def full(**columns: Any) -> ArmFigures:
+    return arm(1, "full fine-tuning", **{"loss": 1.0, "size": spread(1000.0), "forgetting": figure(0.3), **columns})
+
+
+def test_a_method_is_held_against_the_reference():
+    found = judged(lora(), full(), reference=1)
+    assert found.sentence == (
+        "LoRA at rank 16 keeps 98.7 % ± 0.6 of the gain of full fine-tuning at 31 % of the time, 31 % of the memory and 1.5 % of the storage; "
+        "it forgets a third as much."
+    )
+    assert (found.sureness, found.choice, found.reason) == ("sure", 0, "")
+    assert found.sureness_words.startswith("Sure: three seeds and 100 held-out rows")
+    assert found.advice == ["Take LoRA at rank 16: what it loses is small beside what it saves."]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (None, figure(0.3), "storage."),
+        (figure(0.0, 0.05), figure(0.3), "; it forgets nothing that can be told."),
+        (figure(0.0, 0.05), figure(0.0, 0.05), "; neither forgets anything that can be told."),
+        (figure(0.2), figure(0.0, 0.05), "; it forgets something, and the other nothing that can be told."),
+        (figure(0.28, 0.05), figure(0.3, 0.05), "; which of them forgets more cannot be told."),
+        (figure(0.6), figure(0.3), "; it forgets twice as much."),
+        (figure(0.13), figure(0.3), "; it forgets 43 % as much."),
+    ],
+)
+def test_what_is_forgotten_is_said_as_far_as_it_can_be_told(ours, theirs, words):
+    assert judged(lora(forgetting=ours), full(forgetting=theirs), reference=1).sentence.endswith(words)
+
+
+def test_no_share_is_printed_of_no_gain():
+    found = judged(lora(kept=None), full(gain=figure(0.005)), reference=1)
+    assert found.sentence.startswith(
+        "full fine-tuning itself did not gain on held-out rows, as far as can be told, so there is nothing to keep"
+    )
+    assert "LoRA at rank 16 did: its loss fell by 0.990" in found.sentence
+    assert (found.sureness, found.reason) == ("open", "no_gain")
+    assert "%" not in found.sentence
+    worse = judged(lora(kept=None), full(gain=figure(-0.5)), reference=1)
+    assert worse.sentence.startswith("full fine-tuning made the model worse on held-out rows")
+    unknown = judged(lora(kept=None), ArmFigures(number=1, name="full", plugin="p", seeds=[1, 2], loss=figure(1.0)), reference=1)
+    assert unknown.sentence == "What full gained is not known, for its base model was not measured."
+
+
+def test_a_share_with_too_wide_an_interval_is_not_printed():
+    found = judged(lora(kept=figure(0.9, 0.4)), full(), reference=1, more_seeds=4)
+    assert found.sentence == "How much of the gain of full fine-tuning LoRA at rank 16 keeps cannot be told from this."
+    assert found.sureness_words == (
+        "Not enough seeds to tell: three seeds and 100 held-out rows leave it open. About 4 more seeds for each arm would settle it."
+    )
+    assert found.advice == ["Train 4 more seeds of each arm."]
+    hopeless = judged(lora(kept=figure(0.9, 0.4)), full(), reference=1)
+    assert "More seeds alone would hardly settle it" in hopeless.sureness_words
+
+
+def test_a_share_that_is_less_sure_is_called_likely():
+    found = judged(lora(kept=figure(0.9, 0.1)), full(), reference=1, more_seeds=1)
+    assert found.sureness == "likely"
+    assert found.sureness_words.endswith("About 1 more seed for each arm would settle it.")
+    assert found.choice == 1  # it may lose a fifth
+
+
+def test_an_adapter_may_gain_more_or_make_things_worse():
+    more = judged(lora(kept=figure(1.1, 0.02)), full(), reference=1)
+    assert more.sentence.startswith("LoRA at rank 16 gains more than full fine-tuning, 110.0 % ± 2.0 of its gain, at 31 %")
+    assert more.choice == 0
+    worse = judged(lora(loss=2.5, gain=figure(-0.5), kept=figure(-0.5)), full(), reference=1)
+    assert worse.sentence.startswith("LoRA at rank 16 made the model worse on held-out rows: the loss rose by 0.500")
+
+
+def test_further_arms_have_a_sentence_each():
+    other = arm(2, "QLoRA", loss=1.2, kept=figure(0.8))
+    assert any(said.startswith("QLoRA keeps 80.0 % ± 1.0") for said in judged(lora(), full(), other, reference=1).more)
+
+
+def test_one_seed_few_rows_and_no_result_are_never_sure():
+    one = judged(lora(), full(), reference=1, seeds=1)
+    assert (one.sureness, one.reason) == ("open", "one_seed")
+    assert one.sureness_words.startswith("One seed says nothing about chance")
+    few = judged(lora(), full(), reference=1, rows=8)
+    assert (few.sureness, few.reason) == ("open", "few_rows")
+    assert few.sureness_words.startswith("The rows are too few: 8 held-out rows")
+    nothing = judged(ArmFigures(number=0, name="LoRA", plugin="p", missing=["Seed 1 failed: It broke."]))
+    assert nothing.sentence == "No arm has a result, so there is nothing to compare."
+    assert nothing.more == ["LoRA: Seed 1 failed: It broke."]
+    alone = judged(full())
+    assert alone.sentence.startswith("Only full fine-tuning has a result, so there is nothing to compare it with. It lowered the loss")
+    assert (alone.sureness, alone.reason) == ("open", "nothing")
+
+
+def test_the_best_of_many_is_named_where_it_lies_apart():
+    rates = [
+        arm(number, name, loss=loss, best=best)
+        for number, name, loss, best in ((0, "1e-4", 1.3, 0.0), (1, "2e-4", 1.1, 1.0), (2, "4e-4", 1.4, 0.0))
+    ]
+    found = judged(*rates, differs="learning_rate")
+    assert found.sentence == (
+        "2e-4 is the best of three: its loss on held-out rows is 1.100 ± 0.010 nats per token, 0.200 lower than that of 1e-4."
+    )
+    assert (found.sureness, found.choice) == ("sure", 1)
+    two = judged(*rates[:2], differs="base_model", unit="character")
+    assert two.sentence.startswith("2e-4 is better than 1e-4: its loss on held-out rows is 1.100 ± 0.010 nats per character")
+
+
+def test_arms_that_are_alike_are_told_so_and_the_cheaper_is_advised():
+    small, large = arm(0, "Rank 16", loss=1.005, best=0.4, seconds=60.0), arm(1, "Rank 64", loss=1.0, best=0.6)
+    found = judged(small, large, differs="rank")
+    assert found.sentence == "Rank 16 is as good as Rank 64 within what three seeds can tell."
+    assert (found.sureness, found.choice) == ("likely", 0)
+    assert found.advice == ["Take Rank 16: nothing better can be told, and it takes 60 % of the time."]
+
+
+def test_arms_that_may_be_alike_or_not_are_left_open():
+    wide = [arm(number, f"Rank {4**number}", loss=1.0 + number / 50, half=0.3, best=0.5) for number in (1, 2)]
+    found = judged(*wide, differs="rank", more_seeds=3)
+    assert found.sentence == "Which of the two is the best cannot be told yet: Rank 4 and Rank 16 lie too close together."
+    assert found.sureness == "open"
+    likely = judged(wide[0].model_copy(update={"best": 0.85}), wide[1], differs="rank")
+    assert likely.sentence.startswith("Rank 4 is likely better than Rank 16: its loss")
+
+
+def test_nobody_is_the_best_where_nobody_gained():
+    found = judged(*(arm(number, f"{number}", loss=2.0, best=0.5) for number in (0, 1)), differs="learning_rate")
+    assert found.sentence == "None of the two gained anything on held-out rows that can be told from chance."
+    assert found.reason == "no_gain"
+
+
+def test_figures_have_as_many_digits_as_they_are_worth():
+    assert plus_minus(figure(1.23456, 0.012)) == "1.235 ± 0.012"
+    assert plus_minus(figure(1.23456, 0.4)) == "1.23 ± 0.40"
+    assert plus_minus(figure(1.23456, 0.0)) == "1.235 ± 0.000"
+    assert plus_minus(None) == "–"
+    assert [percent(share) for share in (0.31, 0.0151, 0.0002, 1.2)] == ["31 %", "1.5 %", "0.02 %", "120 %"]
+    said = {0.33: "a third as much", 0.5: "half as much", 2.04: "twice as much", 0.58: "58 % as much", 1.6: "1.6 times as much"}
+    assert {ratio: times(ratio) for ratio in said} == said

@@ -57,6 +57,7 @@ def test_a_verdict_is_read_and_its_report_is_saved(browse: Callable[[str, Do], N
         with page.expect_download() as saved:
             page.get_by_role("link", name="Save this page").click()
         saved.value.save_as(visit.folder / "report.html")
+        assert visit.mistakes == []
         page.goto(f"file://{visit.folder / 'report.html'}")
         expect(page.get_by_role("heading", name="The answer")).to_be_visible()
         assert visit.mistakes == []
