@@ -33,6 +33,11 @@ class Settings:
     """Of one method alone, and as they are by default."""
     same: list[Setting] = field(default_factory=list)
 
+    @property
+    def by_arm(self) -> list[list[str]]:
+        """What differs, a row for each arm: for many arms, which side by side would be wider than a page."""
+        return [list(values) for values in zip(*(setting.values for setting in self.differing), strict=True)]
+
 
 def settings_of(comparison: Comparison, arms: Sequence[Arm]) -> Settings:
     """`arms` with their base models and dataset versions. What differs comes first, in the order in which plugins write it."""
@@ -44,7 +49,7 @@ def settings_of(comparison: Comparison, arms: Sequence[Arm]) -> Settings:
         known = next((fields[arm.number][name] for arm in arms if name in fields[arm.number]), None)
         setting = Setting(
             label=known.label if known else name,
-            values=[as_text(arm.config[name]) or "none" if name in arm.config else "" for arm in arms],
+            values=[shown(arm.config[name]) if name in arm.config else "" for arm in arms],
             unit=known.unit if known else "",
             help=known.help if known else "",
             why=OWN_RATE if name == "learning_rate" and comparison.differs == Comparison.Differs.METHOD else "",
@@ -72,6 +77,11 @@ def things(arms: Sequence[Arm]) -> list[Setting]:
 def fields_of(arm: Arm) -> dict[str, FormField]:
     loaded = load_plugins().get(arm.plugin)
     return {field.name: field for field in form_fields(loaded.plugin.Config)} if loaded and loaded.plugin else {}
+
+
+def shown(value: Any) -> str:
+    """As a person would type it; of what was computed, six digits."""
+    return as_text(float(f"{value:.6g}") if isinstance(value, float) else value) or "none"
 
 
 def is_worth_telling(value: Any, known: FormField | None) -> bool:

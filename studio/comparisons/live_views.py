@@ -33,11 +33,13 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
     context["live"] = comparison.is_live or context["strip"].is_moving
     if request.headers.get("HX-Request") and request.GET.get("part") == "live":
         return render_live(request, "comparisons/detail.html#live", context, live=context["live"])
-    marks = marks_of(arms)
+    marks, settings = marks_of(arms), settings_of(comparison, arms)
+    marked = [(arm, marks[arm.number]) for arm in arms]
     context |= {
-        "arms": [(arm, marks[arm.number]) for arm in arms],
+        "arms": marked,
+        "rows": list(zip(marked, settings.by_arm, strict=True)) if settings.differing else [],
         "drawn": [drawn(arm, marks[arm.number].colour, marks[arm.number].dash) for arm in arms],
-        "settings": settings_of(comparison, arms),
+        "settings": settings,
         "answers": answers_for(request, comparison, arms),
         "query": query_of(request),
     }

@@ -226,6 +226,22 @@ def test_only_settings_that_differ_are_shown_and_a_learning_rate_of_its_own_is_e
     assert not any(setting.differs for setting in settings.same)
 
 
+def test_many_arms_stand_below_each_other_with_what_differs(acme: World, owner: Browser, running: Comparison):
+    for number in range(2, 8):
+        Arm.objects.create(
+            comparison=running,
+            number=number,
+            name=f"Try {number}",
+            plugin="rehearsal",
+            config=acme.run.config | {"seconds_per_step": number / 10},
+            base_model=acme.base,
+            dataset_version=acme.version,
+        )
+    settings = settings_of(running, list(running.arms.select_related("base_model", "dataset_version__dataset")))
+    assert settings.by_arm[7] == ["0.7"]
+    assert ">0.7</td>" in owner.get(f"/comparisons/{running.pk}/").content.decode()
+
+
 def test_lora_is_indigo_full_is_orange_and_no_two_arms_look_alike(acme: World, running: Comparison):
     for number in range(2, 24):
         Arm.objects.create(

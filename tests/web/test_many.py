@@ -64,6 +64,8 @@ def addresses(world: World) -> list[str]:
         f"/builds/base/{world.base.pk}/",
         f"/runs/{world.run.pk}/",
         f"/runs/new/?project={world.project.pk}",
+        f"/comparisons/{world.comparison.pk}/",
+        f"/comparisons/{world.comparison.pk}/curves/",
         f"/comparisons/new/?project={world.project.pk}",
         f"/clients/{world.client.pk}/",
         f"/releases/{world.release.pk}/",
