@@ -155,7 +155,7 @@ def test_arms_that_answer_all_the_same_are_equal_and_nothing_is_asked(acme: Worl
     assert asked(acme.owner, comparison) is None
     assert rated(comparison).wins.sum(axis=0).tolist() == [[0, 1], [1, 0]]
     answer = signed_in(acme.owner).get(f"/comparisons/{comparison.pk}/rate/")
-    assert "You have rated them all" in answer.content.decode()
+    assert "All answers are the same" in answer.content.decode()
 
 
 # ── What the page tells ──
