@@ -104,7 +104,7 @@ def context_of(chosen: Chosen, found: Advised) -> dict[str, Any]:
         "advice": advice,
         "best": advice.method(advice.recommendation.method),
         "reasons": [(reason.text, cited(reason.sources)) for reason in advice.recommendation.reasons],
-        "cards": [(method, start_link(chosen, method.plugin, settings_of(method))) for method in advice.methods],
+        "cards": [(method, card_link(chosen, method)) for method in advice.methods],
         "rows": [(row, [row.cells.get(method.name, "") for method in advice.methods], cited(row.sources)) for row in advice.rows],
         "start": start_of(chosen, advice),
         "compare": compare_link(chosen, advice),
@@ -114,8 +114,11 @@ def context_of(chosen: Chosen, found: Advised) -> dict[str, Any]:
     }
 
 
-def settings_of(method: Method) -> dict[str, Any]:
-    return method.best.settings if method.best else method.settings
+def card_link(chosen: Chosen, method: Method) -> str:
+    """The form filled in for one of the methods; empty where no worker here could do it."""
+    if method.verdict in ("no", "tight"):
+        return ""
+    return start_link(chosen, method.plugin, method.best.settings if method.best else method.settings)
 
 
 def start_of(chosen: Chosen, advice: Advice) -> str:
