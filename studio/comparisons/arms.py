@@ -133,6 +133,9 @@ def arms_of(wish: Wish, *, host: HostFacts | None) -> list[ArmSpec]:
     if not wish.ways:
         raise UserError("There is nothing to compare.", fields={"ways": "Choose at least one way to train."})
     drafts = DRAFTS[wish.differs](wish)
+    if not drafts:
+        fields = {"base_model": "bases", "dataset_version": "versions"}
+        raise UserError("There is nothing to compare.", fields={fields.get(wish.differs, "arms"): "Choose at least two that differ."})
     budget = shared_budget(wish, drafts, host=host)
     rank = wish.settings.get("rank") or usual_rank(wish, host=host)
     return [finished(wish, draft, budget=budget, rank=rank, host=host) for draft in drafts]

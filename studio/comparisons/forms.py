@@ -194,9 +194,19 @@ class ComparisonForm:
             versions=tuple(self.several(self.versions, "versions")),
             like=self.like_settings,
         )
+        if self.differs == Comparison.Differs.RANK:
+            self.judge(plugin, "rank", made.ranks, field="ranks")
+        if self.differs == Comparison.Differs.LEARNING_RATE:
+            self.judge(plugin, "learning_rate", made.learning_rates, field="learning_rates")
         if self.differs == Comparison.Differs.LEARNING_RATE and not made.learning_rates:
             made = Wish(**vars(made) | {"learning_rates": usual_rates(made, host=self.host)})
         return made
+
+    def judge(self, plugin: TrainingPlugin, name: str, values: tuple[Any, ...], *, field: str) -> None:
+        """Says beside `field` what the plugin's own bounds have against one of the values."""
+        for value in values:
+            if said := check_config(plugin.Config, {name: value})[1].get(name):
+                self.errors.setdefault(field, said)
 
     def targets(self) -> tuple[tuple[str, ...], ...]:
         lines = self.text("targets").splitlines()

@@ -35,7 +35,7 @@ def new(request: HttpRequest) -> HttpResponse:
         only = projects[:2]
         if len(only) == 1:
             return redirect(f"{request.path}?{address_with(request, only[0])}")
-        return choose_project(request, projects)
+        return choose_project(request, projects, section="comparisons")
     form = ComparisonForm(request, project_of(request, "comparison.edit", wanted), like=like)
     refused = None
     if request.method == "POST":

@@ -1,5 +1,6 @@
 """Takes each comparison a step further: stops what is hopeless, makes a sweep's next arm, and measures once all runs have ended."""
 
+import logging
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -19,6 +20,7 @@ from studio.runs.curve import is_figure
 from studio.runs.services import plugin_of
 from studio.workspaces.models import Member, User, Workspace
 
+log = logging.getLogger(__name__)
 MOST_AT_ONCE = 4
 """Arms of a sweep."""
 
@@ -26,7 +28,13 @@ MOST_AT_ONCE = 4
 def advance() -> list[str]:
     """One look at every comparison that goes on. Two rounds at once do each step once."""
     live = Comparison.objects.filter(state__in=Comparison.LIVE).order_by("created_at").values_list("pk", flat=True)
-    return [line for pk in list(live) for line in advance_one(pk)]
+    did = []
+    for pk in list(live):
+        try:
+            did += advance_one(pk)
+        except Exception:  # it is tried again in the next round, and holds up no other comparison
+            log.exception("Comparison %s could not be taken further.", pk)
+    return did
 
 
 def advance_one(pk: Any) -> list[str]:
@@ -59,7 +67,7 @@ def after_training(comparison: Comparison) -> list[str]:
     did = give_up(comparison, runs) if comparison.stops_hopeless else []
     if comparison.sweep and (line := go_on(comparison, runs)):
         return [*did, line]
-    if any(is_open(each.run.order) for each in runs):
+    if any(is_open(each) for each in runs):
         return did
     if not any(each.run.order.status == Order.Status.SUCCEEDED for each in runs):
         services.end(comparison, Comparison.State.FAILED, error="None of its runs got to its end. Look at their pages for why.")
@@ -68,9 +76,10 @@ def after_training(comparison: Comparison) -> list[str]:
     return [*did, f"{comparison}: is measured"]
 
 
-def is_open(order: Order) -> bool:
-    """It trains, waits for it, or is paused: the comparison waits for it too."""
-    return order.is_live or order.status == Order.Status.PAUSED
+def is_open(each: ArmRun) -> bool:
+    """It trains, waits for it, or was paused: the comparison waits for it too. One that was given up is not waited for."""
+    order = each.run.order
+    return order.is_live or (order.status == Order.Status.PAUSED and not each.ended_early)
 
 
 def give_up(comparison: Comparison, runs: list[ArmRun]) -> list[str]:
@@ -94,20 +103,20 @@ def go_on(comparison: Comparison, runs: list[ArmRun]) -> str:
     if template is None or comparison.sweep is None or comparison.sweep["by"] != "tpe":
         return ""
     arms = list(comparison.arms.order_by("number"))
-    going = {each.arm_id for each in runs if is_open(each.run.order)}
+    going = {each.arm_id for each in runs if is_open(each)}
     if len(arms) >= comparison.sweep["most"] or len(going) >= places():
         return ""
     member = maker_of(comparison)
     if member is None or comparison.project.client.archived_at:  # nobody is left in whose name it could go on
         return ""
-    plugin = plugin_of(template.plugin)
-    sweep = sweep_of({name: comparison.sweep[name] for name in ("by", "space", "most", "prune") if name in comparison.sweep}, plugin)
-    point = next_point(sweep, plugin, outcomes(arms, runs, going))
-    if point is None:
-        return ""
-    config = template.config | point
-    spec = ArmSpec(name_of(point, sweep, plugin), template.plugin, config, template.base_model, template.dataset_version)
     try:
+        plugin = plugin_of(template.plugin)
+        sweep = sweep_of(comparison.sweep, plugin)
+        point = next_point(sweep, plugin, outcomes(arms, runs, going))
+        if point is None:
+            return ""
+        config = template.config | point
+        spec = ArmSpec(name_of(point, sweep, plugin), template.plugin, config, template.base_model, template.dataset_version)
         with transaction.atomic():
             arm = services.add_arm(member, comparison, spec, number=arms[-1].number + 1)
     except UserError as problem:  # such as a limit of the client: what there is, is measured

@@ -1,6 +1,7 @@
 """Makes comparisons, stops them, adds seeds to them, measures them again, and deletes them. What moves by itself is in `rounds`."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from django.db import transaction
@@ -205,7 +206,8 @@ def stop(member: Member, comparison: Comparison) -> Comparison:
             end(now, Comparison.State.STOPPED)
             return now
         for each in live_runs(now):
-            request_stop(each.run.order)
+            with suppress(UserError):  # it is being paused, or has just ended
+                request_stop(each.run.order)
         if len({each.arm_id for each in comparable(now)}) > 1:
             measure(member, now)
         else:

@@ -153,13 +153,13 @@ def runs(request: HttpRequest) -> HttpResponse:
     return render(request, "runs/list.html", context)
 
 
-def choose_project(request: HttpRequest, projects: Any) -> HttpResponse:
-    """Where a run is to stand, with all that the address says besides."""
+def choose_project(request: HttpRequest, projects: Any, *, section: str = "runs") -> HttpResponse:
+    """Where a run is to stand, or a comparison of several, with all that the address says besides."""
     typed = request.GET.get("q", "")
     page = page_of(request, projects.filter(matching(Project, words_of(typed), names=("name", "client__name"))))
     kept = [(name, value) for name, value in request.GET.items() if name not in ("q", "page")]
     choices = [(project, address_with(request, project)) for project in page.object_list]
-    context = {"section": "runs", "choices": choices, "page": page, "query": query_of(request), "typed": typed, "kept": kept}
+    context = {"section": section, "choices": choices, "page": page, "query": query_of(request), "typed": typed, "kept": kept}
     return render(request, "runs/choose_project.html", context)
 
 

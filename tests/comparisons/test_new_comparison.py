@@ -167,6 +167,8 @@ def test_a_run_is_the_first_arm_of_a_comparison_like_it(ana: Browser, acme: Worl
     [
         ({"ways": ["lora"]}, "Choose at least two that differ."),
         ({"ways": []}, "Choose at least one way to train."),
+        ({"differs": "base_model"}, "Choose at least two that differ."),
+        ({"differs": "dataset_version"}, "Choose at least two that differ."),
         ({"seeds": "1, 1"}, "One of them stands there twice."),
         ({"seeds": "one"}, "Whole numbers, such as 1, 2, 3"),
         ({"differs": "rank", "way": "full"}, "Choose a way to train that has one, such as LoRA."),
