@@ -17,7 +17,7 @@ from studio.orders.models import Event, Order, Slot
 from studio.training.registry import load_plugins
 from studio.workspaces.models import Rate
 from tests.comparisons.house import make_measured
-from tests.fixtures import World, make_comparison, make_member, make_run
+from tests.fixtures import World, make_comparison, make_member, make_order, make_run
 
 
 def signed_in(member) -> Browser:
@@ -85,6 +85,24 @@ def test_each_run_says_where_it_is(owner: Browser, running: Comparison):
     assert "Next in the queue" in text
     assert "Its loss was far above that of the others." in text
     assert all(f"/runs/{each.run_id}/" in text for each in ArmRun.objects.all())
+
+
+def test_while_results_are_measured_the_page_says_how_far_that_is(acme: World, owner: Browser):
+    comparison = make_comparison(acme, state=Comparison.State.MEASURING)
+    assert "Measuring waits for a free worker" in owner.get(f"/comparisons/{comparison.pk}/").content.decode()
+    order = make_order(acme.owner, kind="comparison", client=acme.client, status="running")
+    Order.objects.filter(pk=order.pk).update(phase_text="Reading the held-out rows", done=30, total=60, ended_at=None)
+    Comparison.objects.update(order=order)
+    text = owner.get(f"/comparisons/{comparison.pk}/").content.decode()
+    assert "Reading the held-out rows" in text
+    assert 'value="0.5000" aria-label="Measuring"' in text
+
+
+def test_what_waits_with_nothing_at_work_says_what_for(owner: Browser, running: Comparison):
+    Order.objects.filter(pk__in=[order.pk for order in orders_of(running)]).update(
+        status="queued", queue="train", started_at=None, ended_at=None
+    )
+    assert "Nothing has begun yet · Next in the queue" in owner.get(f"/comparisons/{running.pk}/").content.decode()
 
 
 def test_a_page_redraws_its_runs_until_the_comparison_has_ended(owner: Browser, running: Comparison):
