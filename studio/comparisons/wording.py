@@ -225,7 +225,7 @@ def doubted(verdict: Verdict) -> None:
         return
     by = f"{seeds_words(verdict.seeds)} and {verdict.rows:,} held-out rows"
     if verdict.sureness == "sure":
-        verdict.sureness_words = f"Sure: {by} agree, in at least {SURE:.0%} of all ways to draw them anew.".replace("%", " %")
+        verdict.sureness_words = f"Sure: {by} agree. What stands behind each ± is half of a 95 % interval."
         return
     if verdict.sureness == "likely":
         verdict.sureness_words = f"Likely, but not sure, from {by}."
@@ -257,9 +257,10 @@ def plus_minus(figure: Figure | None) -> str:
     """1.234 ± 0.012, with as many digits as the ± is worth."""
     if figure is None:
         return "–"
-    digits = next((place for place in range(5) if figure.half >= 0.95 * 10**-place), 5)
-    digits = min(5, digits + 1) if figure.half else 3
-    return f"{figure.value:.{digits}f} ± {figure.half:.{digits}f}"
+    half = figure.half if figure.half > 1e-9 * abs(figure.value) else 0.0  # less is the arithmetic's own
+    digits = next((place for place in range(5) if half >= 0.95 * 10**-place), 5)
+    digits = min(5, digits + 1) if half else 3
+    return f"{figure.value:.{digits}f} ± {half:.{digits}f}"
 
 
 def share_words(figure: Figure) -> str:

@@ -12,6 +12,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client as Browser
 
 from studio.comparisons import verdict
+from studio.comparisons.figures import Verdict
 from studio.comparisons.models import Comparison
 from studio.workspaces.logos import set_logo
 from studio.workspaces.models import Rate
@@ -47,7 +48,7 @@ def test_the_page_says_question_answer_figures_method_and_recipe(acme, found):
     page = signed_in(acme.owner).get(f"/comparisons/{found.pk}/report/").content.decode()
     for part in (
         "Which way of training suits this task",
-        found.verdict["sentence"],
+        Verdict.of(found).sentence_shown,
         "NVIDIA L4",
         "Held-out rows",
         "python3 manage.py compare",

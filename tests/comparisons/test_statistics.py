@@ -1,4 +1,4 @@
-"""Intervals over seeds and rows: they hold the truth as often as they say, shares are told only where they mean something, and it is quick."""
+"""Intervals over seeds and rows: they hold the truth as often as they say, no share is told that means nothing, and it is quick."""
 
 import math
 import time
@@ -67,7 +67,9 @@ def test_how_likely_an_arm_is_the_best_adds_up():
     bootstrap = Bootstrap(40)
     chance = np.random.default_rng(4)
     row = chance.normal(0, 1, 40)
-    draws = {arm: bootstrap.mean(arm, measured(chance, mean, row, 3, of_seeds=0.01, left=0.05)) for arm, mean in enumerate((2.0, 1.5, 1.51))}
+    draws = {
+        arm: bootstrap.mean(arm, measured(chance, mean, row, 3, of_seeds=0.01, left=0.05)) for arm, mean in enumerate((2.0, 1.5, 1.51))
+    }
     likely = best_of(draws)
     assert sum(likely.values()) == pytest.approx(1)
     assert likely[0] == 0

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from django.test import Client as Browser
@@ -185,8 +186,6 @@ def test_models_with_other_tokens_are_compared_by_character(acme):
     rows = pq.read_table(path).to_pylist()
     for row in rows:
         row["tokens"] = 7 if row["arm"] == 1 else row["tokens"]
-    import pyarrow as pa
-
     pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(path)), path)
     found = verdict.renew(comparison)
     assert found.unit == "character"
@@ -260,8 +259,8 @@ def full(**columns: Any) -> ArmFigures:
 def test_a_method_is_held_against_the_reference():
     found = judged(lora(), full(), reference=1)
     assert found.sentence == (
-        "LoRA at rank 16 keeps 98.7 % ± 0.6 of the gain of full fine-tuning at 31 % of the time, 31 % of the memory and 1.5 % of the storage; "
-        "it forgets a third as much."
+        "LoRA at rank 16 keeps 98.7 % ± 0.6 of the gain of full fine-tuning "
+        "at 31 % of the time, 31 % of the memory and 1.5 % of the storage; it forgets a third as much."
     )
     assert (found.sureness, found.choice, found.reason) == ("sure", 0, "")
     assert found.sureness_words.startswith("Sure: three seeds and 100 held-out rows")
