@@ -279,15 +279,31 @@ def test_a_stop_ends_it_within_seconds_while_answers_are_written(tiny_model, row
     assert time.monotonic() - job.asked_at < 5
 
 
-def test_a_judge_grades_every_answer_or_says_nothing(tiny_model, full, rows, tmp_path, listening_job, monkeypatch):
-    said = iter(["Grade: 5", "no idea", "2", "3/5"])
-    monkeypatch.setattr(comparing, "text_of", lambda model, written: "An answer." if len(written.ids) <= 6 else next(said))
+def always_says(word: str, folder: Path) -> Path:
+    """A model that answers everything with one word: whatever it reads looks alike to it, but for that word, after which it ends."""
+    from safetensors.torch import load_file, save_file
+
+    make_tiny_model(folder, tied=False)
+    tokenizer, tensors = load_tokenizer(folder), load_file(folder / "model.safetensors")
+    (said,), end = tokenizer(word, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
+    for name, tensor in tensors.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+            tensor.zero_()
+    tensors["model.embed_tokens.weight"].fill_(1)
+    tensors["model.embed_tokens.weight"][said] = -1
+    tensors["lm_head.weight"][said], tensors["lm_head.weight"][end] = 1, -1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(("word", "scores", "ungraded"), [("4", {"judge": 0.75}, 0), ("a", {}, 4)])
+def test_a_judge_grades_every_answer_or_says_nothing(word, scores, ungraded, tiny_model, full, rows, tmp_path, listening_job):
     judge = {"kind": "judge", "model": f"base:{'0' * 8}-0000-0000-0000-{'0' * 12}"}
-    told = payload(tmp_path, arm(0, rows, tiny_model, model("Full", full)), metrics=[judge], judges={"judge": model("Judge", tiny_model)})
+    judges = {"judge": model("Judge", always_says(word, tmp_path / "judge"), context=2048)}
+    told = payload(tmp_path, arm(0, rows, tiny_model, model("Full", full)), metrics=[judge], judges=judges)
     comparing.run(told, listening_job)
-    grades = [answer["scores"] for answer in lines(listening_job.out / "answers.jsonl")]
-    assert grades == [{"judge": 1.0}, {}, {"judge": 0.25}, {"judge": 0.5}]
-    assert json.loads((listening_job.out / "facts.json").read_text())["ungraded"] == 1
+    assert [answer["scores"] for answer in lines(listening_job.out / "answers.jsonl")] == [scores] * 4
+    assert json.loads((listening_job.out / "facts.json").read_text())["ungraded"] == ungraded
     assert "Judge grades Full" in listening_job.texts
 
 
@@ -300,14 +316,16 @@ def test_answers_side_by_side_are_those_of_one_after_another(tiny_model):
     had = loaded.config._attn_implementation
     questions = ["Where is it? " * count for count in (1, 9, 2, 5, 3, 7, 4, 8, 6, 1)]
     prompts = [generating.prompt_ids(tokenizer, [{"role": "user", "content": question}]) for question in questions]
-    told = {"ends": generating.end_ids(loaded, tokenizer) | set(range(0, 500, 11)), "arithmetic": arithmetic, "stopping": lambda: False}
+    told: dict[str, Any] = {"arithmetic": arithmetic, "stopping": lambda: False}
+    free = together.write(loaded, prompts, 20, ends=set(), **told)
+    told["ends"] = {free[0].ids[3], free[1].ids[9]}
     beside = together.write(loaded, prompts, 20, **told)
     alone = [together.write(loaded, [prompt], 20, **told)[0] for prompt in prompts]
     assert not together.reads_beside(loaded, arithmetic)  # its own attention knows no pads
     with together.reading_beside(loaded):
         assert together.reads_beside(loaded, arithmetic)
     assert [each.ids for each in beside] == [each.ids for each in alone]
-    assert {len(each.ids) for each in beside} != {20}  # some end earlier, and leave
+    assert len(beside[0].ids) <= 3 < 20 == len(free[0].ids)  # what ends leaves, and the others go on
     assert loaded.config._attn_implementation == had
     expected = generating._greedy(loaded, prompts[1], 20, told["ends"], lambda: False)
     assert alone[1].ids == expected
@@ -327,12 +345,41 @@ def test_what_stands_word_for_word_in_a_row_is_told():
     assert memorising.beginning_of({"text": "word " * 100}).messages == []
 
 
-def test_a_result_that_knows_its_rows_by_heart_is_found_out(tiny_model, rows, tmp_path, listening_job, monkeypatch):
-    monkeypatch.setattr(comparing, "text_of", lambda model, written: f"you. {FULL_STOP}")
-    comparing.run(payload(tmp_path, arm(0, rows, tiny_model, model("Full", tiny_model))), listening_job)
-    facts = json.loads((listening_job.out / "facts.json").read_text())
-    assert all(share > 0.4 for each in facts["results"] for share in each["memorised"])
-    assert all(answer["overlap"] > 0.9 for answer in lines(listening_job.out / "answers.jsonl"))
+def by_heart(base: Path, folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """The tiny model, trained until it knows these rows."""
+    from transformers import AutoModelForCausalLM
+
+    learner, tokenizer = AutoModelForCausalLM.from_pretrained(base), load_tokenizer(base)
+    encoded = [encode_row(tokenizer, row, max_length=512) for row in rows]
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=5e-3)
+    for _ in range(200):
+        losses = []
+        for each in encoded:
+            labels = [token if learnt else -100 for token, learnt in zip(each.ids, each.supervised, strict=True)]
+            losses.append(learner(input_ids=torch.tensor([each.ids]), labels=torch.tensor([labels])).loss)
+        loss = torch.stack(losses).mean()
+        if float(loss) < 0.02:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    learner.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((base / name).read_bytes())
+    return folder
+
+
+def test_a_result_that_knows_its_rows_by_heart_is_found_out(tiny_model, rows, tmp_path, listening_job):
+    learnt = by_heart(tiny_model, tmp_path / "by-heart", [chat(number) for number in (0, 6)])
+    told = payload(tmp_path, arm(0, rows, tiny_model, model("Full", learnt)), answer_tokens=64)
+    comparing.run(told, listening_job)
+    base, known = json.loads((listening_job.out / "facts.json").read_text())["results"]
+    print(f"words said verbatim: {base['memorised']} before, {known['memorised']} after")
+    assert base["memorised"] == [0.0, 0.0]
+    assert min(known["memorised"]) > 0.5
+    overlap = [answer["overlap"] for answer in lines(listening_job.out / "answers.jsonl")]
+    assert max(overlap[:2]) == 0.0
+    assert max(overlap[2:]) > 0.5
 
 
 def test_the_general_rows_are_plain_and_each_stands_there_once():
