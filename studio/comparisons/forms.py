@@ -253,7 +253,8 @@ class ComparisonForm:
         if not specs:
             return None
         made = outlook_of(specs, seeds=len(self.seeds), sweep=sweep)
-        if broken := next((line for line in made.lines if line.error), None):
+        broken = next((line for line in made.lines if line.error), None)
+        if broken and not self.errors:  # else it is said beside the field that it came from
             self.errors.setdefault("arms", f"{broken.spec.name}: {broken.error}")
         if made.run_count > MOST_RUNS:
             self.errors["seeds"] = f"{made.run_count} runs; at most {MOST_RUNS} are made."
