@@ -462,7 +462,8 @@ class World:
     def newer(self) -> BaseModel:
         """Another base model, with other files."""
         found = BaseModel.objects.filter(workspace=self.workspace, name="Newer").first() or make_base_model(self.owner, name="Newer")
-        BaseModel.objects.filter(pk=found.pk).update(sha256="9" * 64)
+        found.sha256 = "9" * 64
+        found.save(update_fields=["sha256"])
         return found
 
     @property

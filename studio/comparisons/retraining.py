@@ -21,6 +21,8 @@ from studio.serving.deploying import promote
 from studio.serving.models import Deployment
 from studio.workspaces.models import Member, hold
 
+BEGUN_AT_ONCE = 20
+"""Runs that the request itself begins; a round begins the others, so that nobody waits for hundreds."""
 NEEDS = ("run.create", "release.create", "release.evaluate", "release.approve")
 """What is done in the name of whoever starts a retraining, beside the retraining itself."""
 
@@ -28,7 +30,8 @@ NEEDS = ("run.create", "release.create", "release.evaluate", "release.approve")
 def start(member: Member, *, base: BaseModel, releases: Collection[UUID], options: Options, name: str = "") -> Retraining:
     """A retraining, and a run in the queue for each release that can be trained. What cannot be stands in it with its reason.
 
-    The runs begin one by one, each in a transaction of its own: one that a quota refuses holds up no other.
+    The runs begin one by one, each in a transaction of its own: one that a quota refuses holds up no other. Of very many the rest begins in
+    the next rounds.
     """
     refuse_powerless(member)
     if not base.is_ready:
@@ -52,7 +55,7 @@ def start(member: Member, *, base: BaseModel, releases: Collection[UUID], option
         )
         Retrained.objects.bulk_create(Retrained(retraining=made, before=each.release, problem=each.why_not[:300]) for each in offered)
         record(member, "retraining.create", made, change={"base_model": [None, base.name], "releases": [0, len(offered)]})
-    begin_all(member, made, offered)
+    begin_all(member, made, [each for each in offered if not each.why_not][:BEGUN_AT_ONCE])
     return made
 
 

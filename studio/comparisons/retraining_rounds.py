@@ -19,7 +19,7 @@ from studio.releases.staging import move
 from studio.workspaces.models import Member, Project, hold
 
 AT_ONCE = 50
-"""Releases that one round proposes; the next one goes on."""
+"""Runs that one round begins, and releases that it proposes; the next one goes on."""
 
 
 def advance() -> list[str]:
@@ -28,9 +28,9 @@ def advance() -> list[str]:
 
 
 def begun() -> list[str]:
-    """Where the web process ended before it had begun every run, the others begin here."""
+    """Where very many were asked for, or the web process ended before it had begun every run, the others begin here."""
     rows = Retrained.objects.filter(run=None, problem="", after=None, before__project__client__archived_at=None)
-    rows = rows.select_related("retraining__base_model", "retraining__workspace").order_by("retraining")
+    rows = rows.select_related("retraining__base_model", "retraining__workspace").order_by("retraining", "pk")[:AT_ONCE]
     said = []
     for retraining, waiting in groupby(rows, key=lambda row: row.retraining):
         pks = [row.before_id for row in waiting]

@@ -207,10 +207,11 @@ def stop(request: HttpRequest, pk: UUID) -> HttpResponse:
 def again(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Trains one of its releases once more; `row` says which."""
     found = found_for(request, "retraining.edit", pk)
+    if not (wanted := request.POST.get("row")):
+        return shown_matrix(request, found, error=UserError("Choose which release is trained again."))
     rows = Retrained.objects.for_action(request, "retraining.edit").filter(retraining=found)
-    row = rows.select_related("retraining__base_model", "retraining__workspace", "before__project__client", "run__order").named(
-        request.POST.get("row", "")
-    )
+    read = ("retraining__base_model", "retraining__workspace", "before__project__client", "run__order")
+    row = rows.select_related(*read).named(wanted)
     try:
         services.again(request.member, row)  # type: ignore[attr-defined]
     except UserError as problem:

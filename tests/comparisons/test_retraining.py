@@ -339,6 +339,17 @@ def test_what_the_web_process_had_not_begun_a_round_begins(acme, newer, used):
     assert row.run.order.status == "queued"
 
 
+def test_of_very_many_the_request_begins_some_and_rounds_the_others(acme, newer, used, monkeypatch):
+    other = elsewhere(acme)
+    monkeypatch.setattr(services, "BEGUN_AT_ONCE", 1)
+    made = start(acme, newer, used, other)
+    assert made.releases.filter(run=None, problem="").count() == 1
+    with pytest.raises(UserError, match="already"):
+        start(acme, newer, used, other)
+    advance()
+    assert not made.releases.filter(run=None).exists()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_two_rounds_at_once_make_one_release(queue):
     world = make_world()

@@ -644,7 +644,7 @@ def test_the_api_answers_each_key_as_the_table_says(town, name):
     assert not (found := [wrong for call in API for wrong in wrongs(who, town, call)]), "\n".join(found)
 
 
-ASK_AGAIN = ("trials:new",)
+ASK_AGAIN = ("trials:new", "retraining:new")
 """Forms that are drawn again, with what is missing, where nothing was chosen."""
 
 
