@@ -44,9 +44,9 @@ from studio.worker.host import cpu_count
 PROBE_FILE, PROBE_NAME = Path(__file__).with_name("probe.jsonl"), "General questions of the studio"
 LONGEST_PROBE = 512
 """Tokens of a general row."""
-TIMED, TIMED_TOKENS = 3, 24
+TIMED, TIMED_TOKENS = 3, 16
 """Prompts, and tokens of each, by which one answer alone is timed."""
-CONTINUED_TOKENS = 48
+CONTINUED_TOKENS = 32
 """That a training row's beginning is gone on with."""
 GRADE_TOKENS = 16
 F16, GGUF_HEADER = 2, 20_000
@@ -159,15 +159,15 @@ def chosen(order: ComparisonPayload, *, job: Job) -> Chosen:
     """Rows that no arm was trained on, and beginnings of those that one was. Raises UserError where no row was held out."""
     versions = [Path(path) for path in dict.fromkeys(arm.rows for arm in order.arms)]
     largest = max(arm.base.parameters for arm in order.arms)
-    most = min(order.rows, most_rows(largest))
-    found = held_out_of(versions, split="validation", learnt_from=versions, most=most)
+    most = most_rows(largest)
+    found = held_out_of(versions, split="validation", learnt_from=versions, most=min(order.rows, most))
     refuse_none(found.of, learnt=found.learnt)
     trained = {version: trained_rows(version, job=job) for version in versions}
     if order.probe:
-        general = held_out_of([Path(order.probe)], split="", learnt_from=versions, most=most)
+        general = held_out_of([Path(order.probe)], split="", learnt_from=versions, most=min(order.general, most))
         probe, learnt = general.rows, general.learnt
     else:
-        probe, learnt = without(brought_along()[: order.rows], trained.values())
+        probe, learnt = without(brought_along()[: order.general], trained.values())
     told = [subject.model for subject in subjects_of(order)]
     fits = fitting(one_per_tokenizer(told), room=order.answer_tokens)
     each, common = beginnings_of(trained, limit=order.beginnings)

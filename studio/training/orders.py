@@ -323,12 +323,14 @@ class ComparisonPayload(Wire):
     metrics: list[Metric] = []
     judges: dict[str, EvaluatedModel] = {}
     """By the name of the metric that asks it."""
-    rows: int = Field(default=64, ge=1, le=2000)
-    """Held-out rows that are measured at most, and as many of the probe."""
+    rows: int = Field(default=48, ge=1, le=2000)
+    """Held-out rows that are measured at most."""
+    general: int = Field(default=64, ge=0, le=2000)
+    """Rows of the probe that are measured at most."""
     prompts: int = Field(default=16, ge=0, le=200)
     """Held-out rows that are asked at most."""
-    answer_tokens: int = Field(default=96, ge=1, le=1024)
-    beginnings: int = Field(default=24, ge=0, le=200)
+    answer_tokens: int = Field(default=64, ge=1, le=1024)
+    beginnings: int = Field(default=16, ge=0, le=200)
     """Training rows whose beginnings are given at most."""
     state: Path
     """A folder that outlives the attempt: what was measured is not measured again."""

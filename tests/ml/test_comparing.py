@@ -69,7 +69,7 @@ def arm(number: int, rows: Path, base: Path, *results: dict[str, Any]) -> dict[s
 
 
 def payload(tmp_path: Path, *arms: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    quick = {"rows": 6, "prompts": 2, "answer_tokens": 6, "beginnings": 2, "state": str(tmp_path / "state")}
+    quick = {"rows": 6, "general": 6, "prompts": 2, "answer_tokens": 6, "beginnings": 2, "state": str(tmp_path / "state")}
     return {"arms": list(arms)} | quick | changes
 
 
