@@ -20,7 +20,7 @@ HEAVY = ("metrics", "sweep")
 
 def comparisons(request: HttpRequest) -> HttpResponse:
     clients = Client.objects.for_action(request, "client.view")
-    chosen = next((client for client in clients if str(client.pk) == request.GET.get("client")), None)
+    chosen = clients.named(wanted) if (wanted := request.GET.get("client")) else None
     state, typed = request.GET.get("state", ""), request.GET.get("q", "")
     visible = Comparison.objects.for_action(request, "comparison.view")
     rows = visible.filter(project__client=chosen) if chosen else visible.current()
