@@ -89,7 +89,7 @@ def begin(member: Member, row: Retrained, each: Offered, retraining: Retraining)
         hold(each.client)
         hold(row)
         row.refresh_from_db()
-        if row.run_id is not None or row.after_id is not None:
+        if row.run_id is not None or row.after_id is not None or row.problem:  # begun, or stopped, meanwhile
             return
         row.problem = each.why_not[:300]
         if not row.problem and each.run and each.version:
@@ -120,8 +120,10 @@ def stop(member: Member, retraining: Retraining) -> int:
     rows = Retrained.objects.for_action(member, "retraining.edit").filter(retraining=retraining)
     with transaction.atomic():
         hold(retraining)
+        waiting = list(rows.filter(run=None, problem="").values_list("pk", flat=True))
+        still = Retrained.objects.filter(pk__in=waiting, run=None, problem="")  # no joins: a row that begins meanwhile is judged anew
+        unbegun = still.update(problem="It was stopped before it began.")
         live = list(rows.filter(run__order__status__in=Order.LIVE, run__order__stop_requested_at=None).select_related("run__order"))
-        unbegun = rows.filter(run=None, problem="").update(problem="It was stopped before it began.")
         if not live and not unbegun:
             raise UserError("Nothing of it is on its way any more.")
         for row in live:

@@ -3,13 +3,16 @@
 It approves nothing and deploys nothing: the release becomes a candidate and is measured beside the old one, and then people decide.
 """
 
+import logging
 from itertools import groupby
+from operator import itemgetter
+from uuid import UUID
 
 from django.db import transaction
 
 from studio.comparisons.models import Retrained, Retraining
 from studio.comparisons.portfolio import Options, Portfolio
-from studio.comparisons.retraining import NEEDS, begin_all, in_words
+from studio.comparisons.retraining import NEEDS, begin, in_words
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.releases.evaluating import request_evaluation
@@ -17,6 +20,8 @@ from studio.releases.models import Release
 from studio.releases.releasing import create_release
 from studio.releases.staging import move
 from studio.workspaces.models import Member, Project, hold
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 50
 """Runs that one round begins, and releases that it proposes; the next one goes on."""
@@ -28,27 +33,62 @@ def advance() -> list[str]:
 
 
 def begun() -> list[str]:
-    """Where very many were asked for, or the web process ended before it had begun every run, the others begin here."""
+    """Where very many were asked for, or the web process ended before it had begun every run, the others begin here.
+
+    One that cannot be judged is logged and tried again in the next round; it holds up no other, and takes no other's turn.
+    """
     rows = Retrained.objects.filter(run=None, problem="", after=None, before__project__client__archived_at=None)
-    rows = rows.select_related("retraining__base_model", "retraining__workspace").order_by("retraining", "pk")[:AT_ONCE]
-    said = []
-    for retraining, waiting in groupby(rows, key=lambda row: row.retraining):
-        pks = [row.before_id for row in waiting]
-        if (member := starter(retraining)) is None:
-            gone = "Whoever started this is not here any more. Train it again in your own name."
-            retraining.releases.filter(before__in=pks, run=None, problem="").update(problem=gone)
-            continue
-        offered = Portfolio(member, retraining.base_model, Options.model_validate(retraining.options), only=pks, but=retraining).offered
-        begin_all(member, retraining, offered)
-        said.append(f"Began {len(offered)} run{'' if len(offered) == 1 else 's'} of {retraining}.")
+    waiting = rows.order_by("retraining", "pk").values_list("retraining", "pk")
+    said, left = [], AT_ONCE
+    for retraining, pairs in groupby(waiting, key=itemgetter(0)):
+        began = 0
+        for _, pk in pairs:
+            if left == 0:
+                break
+            try:
+                began += begin_row(pk)
+                left -= 1
+            except Exception:
+                log.exception("A release of retraining %s could not begin", retraining)
+        if began:
+            name = Retraining.objects.get(pk=retraining)
+            said.append(f"Began {began} run{'' if began == 1 else 's'} of {name}.")
     return said
 
 
+def begin_row(pk: UUID) -> bool:
+    """Whether a run came of it. Where none can, the row says why, and waits no longer."""
+    row = Retrained.objects.select_related("retraining__base_model", "retraining__workspace", "before").get(pk=pk)
+    retraining = row.retraining
+    if (member := starter(retraining)) is None:
+        return give_up(row, "Whoever started this is not here any more. Train it again in your own name.")
+    options = Options.model_validate(retraining.options)
+    offered = Portfolio(member, retraining.base_model, options, only=[row.before_id], but=retraining).offered
+    if not offered:
+        return give_up(row, "Whoever started this cannot train it on this base model any more. Train it again in your own name.")
+    begin(member, row, offered[0], retraining)
+    return row.run_id is not None
+
+
+def give_up(row: Retrained, why: str) -> bool:
+    Retrained.objects.filter(pk=row.pk, run=None, problem="").update(problem=why)
+    return False
+
+
 def proposed() -> list[str]:
+    """As above: one of which no release can be made for now holds up no other."""
     ended = Retrained.objects.filter(after=None, problem="", run__order__status=Order.Status.SUCCEEDED)
     ended = ended.filter(before__project__client__archived_at=None)  # goes on once it is restored
     read = ("retraining__workspace", "retraining__base_model", "before__project__client", "run__order")
-    return [propose(row) for row in ended.select_related(*read).order_by("run__order__ended_at")[:AT_ONCE]]
+    said: list[str] = []
+    for pk in ended.order_by("run__order__ended_at").values_list("pk", flat=True):
+        if len(said) == AT_ONCE:
+            break
+        try:
+            said.append(propose(Retrained.objects.select_related(*read).get(pk=pk)))
+        except Exception:
+            log.exception("No release could be proposed of retrained release %s", pk)
+    return said
 
 
 def propose(row: Retrained) -> str:

@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from studio.audit.models import AuditRecord
 from studio.basemodels.models import BaseModel
 from studio.comparisons import retraining as services
+from studio.comparisons import retraining_rounds
 from studio.comparisons.models import Retrained, Retraining
 from studio.comparisons.portfolio import Options, Portfolio
 from studio.comparisons.retraining_chart import chart_of
@@ -348,6 +349,35 @@ def test_of_very_many_the_request_begins_some_and_rounds_the_others(acme, newer,
         start(acme, newer, used, other)
     advance()
     assert not made.releases.filter(run=None).exists()
+
+
+def test_what_cannot_begin_any_more_says_why_and_does_not_wait_for_ever(acme, newer, used):
+    made = Retraining.objects.create(workspace=acme.workspace, base_model=acme.base, name="To itself", created_by=acme.owner.user)
+    row = Retrained.objects.create(retraining=made, before=used)  # it stands on this base model already
+    assert advance() == []
+    row.refresh_from_db()
+    assert row.problem.startswith("Whoever started this cannot train it on this base model any more.")
+
+
+def test_one_that_goes_wrong_holds_up_no_other_however_few_have_a_turn(acme, newer, used, monkeypatch):
+    monkeypatch.setattr(retraining_rounds, "AT_ONCE", 1)
+    for name, options in (("Odd", {"settings": "no such"}), ("Well", {}), ("Odd too", {"settings": "no such"})):
+        made = Retraining.objects.create(
+            workspace=acme.workspace, base_model=another_base(acme.owner, name), name=name, options=options, created_by=acme.owner.user
+        )
+        Retrained.objects.create(retraining=made, before=used)
+    assert advance() == ["Began 1 run of Well."]
+    assert Retrained.objects.filter(run=None, problem="").count() == 2
+
+
+def test_what_was_stopped_before_it_began_does_not_begin(acme, newer, used):
+    made = Retraining.objects.create(workspace=acme.workspace, base_model=newer, name="Cut short", created_by=acme.owner.user)
+    row = Retrained.objects.create(retraining=made, before=used)
+    (each,) = offered(acme, newer)
+    assert services.stop(acme.owner, made) == 1
+    services.begin(acme.owner, row, each, made)  # a round had read it before
+    row.refresh_from_db()
+    assert (row.run, row.problem) == (None, "It was stopped before it began.")
 
 
 @pytest.mark.django_db(transaction=True)
