@@ -53,6 +53,7 @@ def delete_dataset(member: Member, dataset: Dataset) -> None:
 def orders_of(dataset: Dataset) -> list[Order]:
     of_it = Q(dataset_version__dataset=dataset) | Q(synthesis__dataset=dataset)
     of_it |= Q(measurement__version__dataset=dataset) | Q(token_view__version__dataset=dataset)
+    of_it |= Q(survey__dataset_version__dataset=dataset)  # surveys go with their version, and would leave their orders behind
     return list(Order.objects.filter(of_it))
 
 

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.test import Client as Browser
 
 from studio.audit.models import AuditRecord
+from studio.comparisons.models import Comparison, Survey
 from studio.datasets.models import Dataset, DatasetVersion, Measurement
 from studio.orders.models import Order
 from studio.releases.models import Gate
@@ -71,6 +72,25 @@ def test_what_a_mix_was_made_of_and_what_a_gate_measures_on_stays(acme, spare):
 def test_what_is_still_being_read_stays(acme, spare):
     Order.objects.filter(pk=spare.order_id).update(status=Order.Status.RUNNING)
     assert "still being done" in acme.api.delete(f"datasets/{spare.dataset_id}").json()["error"]["message"]
+
+
+def test_a_survey_goes_with_it_but_not_while_it_looks(acme, spare, django_capture_on_commit_callbacks):
+    order = make_order(acme.owner, kind="survey", client=acme.client, status=Order.Status.RUNNING)
+    Survey.objects.create(dataset_version=spare, base_model=acme.base, order=order)
+    order.folder.mkdir(parents=True)
+    assert "still being done" in acme.api.delete(f"datasets/{spare.dataset_id}").json()["error"]["message"]
+    Order.objects.filter(pk=order.pk).update(status=Order.Status.SUCCEEDED)
+    with django_capture_on_commit_callbacks(execute=True):
+        assert acme.api.delete(f"datasets/{spare.dataset_id}").status_code == 204
+    assert not Order.objects.filter(pk=order.pk).exists()
+    assert not order.folder.parent.exists()
+
+
+def test_what_a_comparison_measures_forgetting_on_stays(acme, spare):
+    Comparison.objects.filter(pk=acme.comparison.pk).update(probe=spare)
+    error = acme.api.delete(f"datasets/{spare.dataset_id}").json()["error"]
+    assert (error["code"], "comparison LoRA or full" in error["message"]) == ("in_use", True)
+    assert DatasetVersion.objects.filter(pk=spare.pk).exists()
 
 
 def test_a_measurement_that_runs_is_stopped_and_then_the_dataset_goes(acme, spare):
