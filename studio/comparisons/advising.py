@@ -18,7 +18,7 @@ from studio.runs.accuracy import accuracy_on, corrected
 from studio.runs.costs import tariff_of
 from studio.training import Estimate, HostFacts
 from studio.training.advisor import WAYS, Advice, Goal, Price, Surveyed, advise
-from studio.training.registry import load_plugins
+from studio.training.registry import canonical, load_plugins
 from studio.workspaces.models import Member, Workspace, hold
 
 MOST_HOSTS = 8
@@ -87,12 +87,15 @@ def surveys_of(base: BaseModel, version: DatasetVersion) -> Any:
 
 
 def workers() -> list[HostFacts]:
-    """Those that would take a run, one of each kind, the largest first."""
+    """Those that would take a run, one of each kind, the largest first. What a way to train needs tells kinds apart too."""
+    needed = sorted({"bitsandbytes", *(package for _, plugin in wanted_plugins() for package in plugin.requires)})
     found: dict[tuple[Any, ...], HostFacts] = {}
     for slot in Slot.objects.filter(queue="train").order_by("name"):
         if slot.is_alive and slot.facts:
             host = HostFacts.model_validate(slot.facts)
-            found.setdefault((host.memory, tuple((gpu.name, gpu.memory) for gpu in host.gpus), host.bf16), host)
+            there = {canonical(name) for name in host.packages}
+            has = tuple(canonical(name) in there for name in needed)
+            found.setdefault((host.memory, tuple((gpu.name, gpu.memory) for gpu in host.gpus), host.bf16, has), host)
     return sorted(found.values(), key=lambda host: -max([gpu.memory for gpu in host.gpus], default=host.memory))[:MOST_HOSTS]
 
 

@@ -116,6 +116,11 @@ class Method(Fact):
         return min(self.fits, key=lambda fit: (order.index(fit.verdict), fit.estimate.seconds.high if fit.estimate else 0.0), default=None)
 
     @property
+    def proposed(self) -> dict[str, Any]:
+        """What the form would be filled in with."""
+        return self.best.settings if self.best else self.settings
+
+    @property
     def verdict(self) -> Verdict:
         return self.best.verdict if self.best else "unknown"
 

@@ -15,7 +15,7 @@ from studio.training.config import LoraConfig
 from studio.training.defaults import suggest, values_of
 from studio.training.facts import DatasetFacts, Estimate, Gpu, HostFacts, ModelFacts
 from studio.training.form import check_config
-from studio.training.memory import fitting_changes
+from studio.training.memory import fitting_changes, planned_steps
 from studio.training.ninerows import nine_rows
 from studio.training.plugin import TrainingPlugin
 from studio.training.recommending import expected_forgetting, expected_quality, recommend, what_is_unknown
@@ -74,15 +74,15 @@ def advise(
     """
     clients = min(max(1, clients), MOST_CLIENTS)
     base_size = 2 * base.parameters
-    methods = []
+    methods: list[Method] = []
     for way in WAYS:
         plugin = plugins.get(way.plugin)
         if plugin is None or data.shape not in plugin.reads or plugin.method == "none":
             continue
         fits = [on_host(way, plugin, base, data, host, prices=prices or {}, corrected=corrected) for host in hosts]
-        found = described(way, plugin, base, data, fits, clients=clients, base_size=base_size, surveyed=surveyed, copies=copies)
-        quality, quality_sources = expected_quality(found, goal=goal)
-        forgetting, forgetting_sources = expected_forgetting(found)
+        found = capped(described(way, plugin, base, data, fits, clients=clients, base_size=base_size, surveyed=surveyed, copies=copies))
+        quality, quality_sources = expected_quality(found, goal=goal, held=next((each.capacity for each in methods if each.capacity), None))
+        forgetting, forgetting_sources = expected_forgetting(found, steps=steps_of(plugin, found, data), surveyed=surveyed)
         told = {"quality": quality, "quality_sources": quality_sources}
         methods.append(found.model_copy(update=told | {"forgetting": forgetting, "forgetting_sources": forgetting_sources}))
     recommendation = recommend(methods, base=base, data=data, goal=goal, clients=clients, surveyed=surveyed)
@@ -226,6 +226,20 @@ def described(
         learning_rate=config.learning_rate,
         rates=surveyed.rates.get("lora" if adapter else "full") if surveyed else None,
     )
+
+
+def capped(method: Method) -> Method:
+    """With a learning rate that is no higher than the one from which a range test found nothing to be gained, where it got that far."""
+    if method.rates is None or method.rates.holds(method.learning_rate):
+        return method
+    lower = {"learning_rate": method.rates.high}
+    fits = [fit.model_copy(update={"settings": fit.settings | lower}) for fit in method.fits]
+    return method.model_copy(update={"fits": fits, "settings": method.settings | lower})
+
+
+def steps_of(plugin: TrainingPlugin, method: Method, data: DatasetFacts) -> int | None:
+    config, _ = check_config(plugin.Config, method.proposed)
+    return planned_steps(config, rows=data.train) if config is not None else None
 
 
 def storage_for(clients: int, *, variant: int, base_size: int, shares: bool) -> int:

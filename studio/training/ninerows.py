@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from studio.training.advicefacts import Fit, Method, Row
 from studio.training.defaults import counted
 from studio.training.facts import ModelFacts, Span
-from studio.training.recommending import percent, size
+from studio.training.recommending import percent, side_by_side, size
 
 Cell = Callable[[Method], str]
 UNKNOWN = "not known"
@@ -15,21 +15,27 @@ def nine_rows(methods: Sequence[Method], *, base: ModelFacts, clients: int) -> l
     """Memory, parameters, speed, storage, ceiling, variants, forgetting, complexity, consumer GPUs: a cell for each method."""
     return [
         Row(name=name, title=title, cells={method.name: cell(method) for method in methods}, note=note, sources=sources)
-        for name, title, cell, note, sources in rows_of(base, clients)
+        for name, title, cell, note, sources in rows_of(methods, base, clients)
     ]
 
 
-def rows_of(base: ModelFacts, clients: int) -> Iterator[tuple[str, str, Cell, str, list[str]]]:
+def rows_of(methods: Sequence[Method], base: ModelFacts, clients: int) -> Iterator[tuple[str, str, Cell, str, list[str]]]:
     """(name, title, cell, note, sources)"""
     yield "memory", "Memory", memory, "At the peak of training, on the worker that it fits best.", []
     yield "parameters", "Parameters that learn", parameters, f"Of {counted(base.parameters)} in {base.name}.", []
     yield "speed", "Time and cost", speed, "One run with the suggested settings.", []
     number = f"{clients:,} client{'s' if clients != 1 else ''}"
     yield "storage", "Storage", storage, f"For {number}; adapters share one base, which is counted.", ["lora"]
-    yield "ceiling", "Quality", lambda method: method.quality, "What the literature says for such a case.", []
+    yield (
+        "ceiling",
+        "Quality",
+        lambda method: method.quality,
+        "What the literature says for such a case, and how much there is room for.",
+        [],
+    )
     yield "variants", "Variants", variants_of(base), "How results are kept side by side and switched.", ["many_adapters"]
     yield "forgetting", "Forgetting", lambda method: method.forgetting, "Of what the base could do before.", []
-    yield "complexity", "Complexity", complexity, "What there is to get right.", []
+    yield "complexity", "Complexity", complexity_of(methods), "What there is to get right.", []
     yield "gpus", "Common GPUs", gpus, "By the estimate for a machine with such a GPU, with what has to be smaller to fit.", []
 
 
@@ -69,21 +75,37 @@ def variants_of(base: ModelFacts) -> Cell:
 
     def cell(method: Method) -> str:
         if method.kind == "full":
-            return "A model of its own each: another one is loaded to switch."
+            return f"A model of its own each, {size(method.variant_size)}: another one is loaded to switch."
         fitting = max(1, 2 * base.parameters // max(1, method.variant_size))
         return f"{counted(fitting)} in the room of one whole model; switched by name, without loading the base again."
 
     return cell
 
 
-def complexity(method: Method) -> str:
-    if method.kind == "full":
-        return "Fewer settings, but a learning rate that has to be about ten times lower, and a whole model to deliver."
-    more = {
-        "qlora": " Needs bitsandbytes, and the base is unpacked to be merged.",
-        "dora": " About half as slow again as LoRA.",
-    }.get(method.name, "")
-    return f"Rank, alpha and targets besides; delivered as a file beside the base, or merged into it.{more}"
+def complexity_of(methods: Sequence[Method]) -> Cell:
+    lora = next((method for method in methods if method.name == "lora"), None)
+
+    def cell(method: Method) -> str:
+        if method.kind == "full":
+            other = f" ({method.learning_rate:g}, an adapter’s is {lora.learning_rate:g})" if lora else ""
+            return f"Fewer settings, but a learning rate of its own{other}, and a whole model of {size(method.variant_size)} to deliver."
+        more = {
+            "qlora": " Needs bitsandbytes, and the base is unpacked to be merged.",
+            "dora": slower(method, lora),
+        }.get(method.name, "")
+        file = f"a file of {size(method.variant_size)}"
+        return f"Rank ({method.rank}), alpha and targets besides; delivered as {file} beside the base, or merged into it.{more}"
+
+    return cell
+
+
+def slower(method: Method, lora: Method | None) -> str:
+    """By the two estimates on one worker; nothing where there are not both."""
+    pair = side_by_side(method, lora) if lora else None
+    if pair is None:
+        return ""
+    (_, own), (_, other) = pair
+    return f" Expected to take {own.seconds.high / max(1e-9, other.seconds.high):.1f} times LoRA’s time."
 
 
 def gpus(method: Method) -> str:

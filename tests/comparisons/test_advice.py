@@ -14,7 +14,7 @@ from studio.comparisons.models import Survey
 from studio.comparisons.survey_kind import SurveyKind
 from studio.datasets.models import Dataset, DatasetVersion
 from studio.errors import UserError
-from studio.orders.models import Order
+from studio.orders.models import Order, Slot
 from studio.training.advisor import advise
 from studio.workspaces.models import Rate
 from tests.fixtures import make_base_model, make_member, make_order, make_slot, make_version
@@ -89,6 +89,14 @@ def test_the_button_opens_the_form_of_a_run_filled_in(small, web):
     assert form.context["form"].plugin_name == "peft_lora"
     compare = web.get(response.context["compare"])
     assert compare.status_code == 200
+
+
+def test_workers_that_differ_in_a_package_that_counts_stand_apart_and_others_do_not(acme):
+    for name, more in (("one", {}), ("two", {"bitsandbytes": "0.49"}), ("three", {"rich": "15"})):
+        slot = make_slot()
+        packages = {"torch": "2"} | more
+        Slot.objects.filter(pk=slot.pk).update(name=name, facts=slot.facts | {"name": name, "packages": packages})
+    assert [host.name for host in advising.workers()] == ["one", "two"]
 
 
 def test_what_matters_changes_what_is_proposed_and_only_the_answer_is_drawn_again(small, web):

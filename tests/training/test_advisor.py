@@ -183,6 +183,44 @@ def test_the_last_per_cent_without_room_for_all_weights_is_an_adapter():
     assert "does not fit" in said(advice)
 
 
+def test_a_way_to_train_that_is_not_installed_or_not_estimated_is_not_said_to_be_too_large():
+    without = said(asked(goal="quality", plugins={"peft_lora": PeftLora()}))
+    assert "Nothing that is installed here trains all weights" in without
+    assert "does not fit" not in without
+
+    class Broken(FullFinetune):
+        def estimate(self, *case):
+            raise RuntimeError("no idea")
+
+    alone = asked(plugins={"full_finetune": Broken()})
+    assert alone.recommendation.sentence == "Nobody can say whether one of them fits on a worker here."
+    bare = asked(hosts=[PC.model_copy(update={"packages": {"torch": "1"}})])
+    assert bare.recommendation.sentence == "No worker here can train with one of them."
+    assert "This worker does not have transformers" in said(bare)
+
+
+def test_adapter_and_full_are_held_against_each_other_on_one_worker():
+    bare = CARD.model_copy(update={"name": "bare-1", "packages": {"torch": "1", "transformers": "1", "safetensors": "1"}})
+    advice = asked(hosts=[PC, bare])  # full is fastest where no adapter can be trained
+    assert advice.method("full").best.host == "bare-1"
+    assert ", on pc-1. Its result" in said(advice)
+    assert "LoRA’s time" in advice.rows[7].cells["dora"]
+
+
+def test_what_is_said_of_quality_and_forgetting_has_the_cases_own_figures():
+    advice = asked(surveyed=surveyed(probe_rows=20, probe_loss=1.5))
+    assert "Like full fine-tuning on a set of this size" in advice.method("lora").quality
+    assert "At rank 16 it holds about 9.8 million bits, the rows about 300" in advice.method("lora").quality
+    forgets = advice.method("lora").forgetting
+    assert "375 steps at 0.0002." in forgets
+    assert "General rows cost this base 1.50 nats a token before." in forgets
+    assert advice.method("full").forgetting_sources == ["studio"]
+    assert "was not counted" in asked(data=rows(tokens=False)).method("lora").quality
+    few = asked(data=rows(5)).method("lora")
+    assert "The rows are read 20 times" in few.forgetting
+    assert few.forgetting_sources == ["studio", "forgetting_laws"]
+
+
 def test_many_clients_share_one_base():
     advice = asked(goal="clients", clients=50)
     assert advice.recommendation.method == "lora"
@@ -220,7 +258,11 @@ def test_what_the_base_knows_already_and_what_is_far_from_it_are_said():
 
 def test_a_usual_rate_above_what_a_range_test_found_is_said():
     found = RateRange(low=1e-5, high=1e-4, points=[(1e-3, 1.0)])
-    assert "up to 0.0001" in said(asked(surveyed=surveyed(rates={"lora": found})))
+    lower = asked(surveyed=surveyed(rates={"lora": found}))
+    assert "0.0001 is taken" in said(lower)
+    assert "at rates up to 0.0001." in lower.method("lora").forgetting
+    assert lower.recommendation.settings["learning_rate"] == lower.method("lora").best.settings["learning_rate"] == 1e-4
+    assert "learning_rate" not in asked(surveyed=surveyed(rates={"lora": found.model_copy(update={"cut": True})})).recommendation.settings
     inside = RateRange(low=1e-5, high=1e-2, points=[(1e-3, 1.0)])
     assert "short test" not in said(asked(surveyed=surveyed(rates={"lora": inside})))
     assert any("No range test was made for full fine-tuning" in line for line in asked(surveyed=surveyed(rates={"lora": inside})).unknown)
