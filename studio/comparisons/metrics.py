@@ -97,6 +97,8 @@ def typed(sent: Any) -> list[dict[str, Any]]:
                 told[name] = read(text, field.annotation)
             except ValueError:
                 errors[f"metric_{kind}_{name}"] = "This is not JSON."
+            except RecursionError:
+                errors[f"metric_{kind}_{name}"] = "This is nested too deeply."
         found.append(told)
     if errors:
         raise UserError("The metrics cannot be used.", fields=errors)

@@ -1,15 +1,28 @@
 """What answers can be scored by: each metric's name, sentence and parameters. Computing them is `studio.ml.scores`'s."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import SchemaError
 
 MOST = 8
 """Metrics of one comparison."""
 LONGEST_PATTERN, LONGEST_SCHEMA, DEEPEST_SCHEMA = 500, 20_000, 32
+DEEPEST = 100
+"""Levels of anything in a schema: each of a schema's own takes two, and an example may be nested, too."""
 TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
 Check = Callable[[Any], bool]
 
@@ -50,7 +63,22 @@ CHECKED: dict[str, Check] = {
     **dict.fromkeys(("additionalProperties", "propertyNames", "items", "contains", "not", "if", "then", "else"), anything),
 }
 """Keywords of JSON Schema and what may stand there: those whose checks take no longer than schema times answer."""
-Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+
+
+def storable(value: Any, depth: int = 0) -> Any:
+    """The value as it is. Raises ValueError for what PostgreSQL's JSON does not hold: U+0000, half characters, and numbers that are none."""
+    if depth > DEEPEST:
+        raise ValueError(f"It is nested deeper than {DEEPEST} levels.")
+    if isinstance(value, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("It holds a character that cannot be stored, such as U+0000. Write it without.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("It holds a number that is none, such as NaN. Write it without.")
+    for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        storable(part, depth + 1)
+    return value
+
+
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), AfterValidator(storable)]
 
 
 class Scored(BaseModel):
@@ -104,6 +132,7 @@ class JsonValid(Scored):
     @classmethod
     def checkable(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
         if schema is not None:
+            storable(schema)
             if len(json.dumps(schema)) > LONGEST_SCHEMA:
                 raise ValueError(f"At most {LONGEST_SCHEMA:,} characters.")
             refuse_unbounded(schema)
@@ -121,7 +150,7 @@ class Pattern(Scored):
     @field_validator("pattern")
     @classmethod
     def readable(cls, pattern: str) -> str:
-        finder(pattern)
+        finder(storable(pattern))
         return pattern
 
 

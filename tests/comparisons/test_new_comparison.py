@@ -177,6 +177,8 @@ def test_a_run_is_the_first_arm_of_a_comparison_like_it(ana: Browser, acme: Worl
         ({"epochs": "-1"}, "Must be above 0 and at most 1"),
         ({"metric": ["regex"]}, "This is needed."),
         ({"metric": ["json_valid"], "metric_json_valid_json_schema": "{"}, "This is not JSON."),
+        ({"metric": ["json_valid"], "metric_json_valid_json_schema": '{"const": ' + "[" * 100_000}, "This is nested too deeply."),
+        ({"metric": ["json_valid"], "metric_json_valid_json_schema": '{"const": "\\u0000"}'}, "cannot be stored"),
         ({"differs": "sweep", "sweep_most": "1"}, "greater than or equal to 2"),
         ({"differs": "sweep", "sweep_low": "1e-3", "sweep_high": "1e-4"}, "The low end must be below the high end."),
     ],

@@ -116,6 +116,35 @@ def test_a_deeply_nested_schema_is_refused():
         metrics_of([{"kind": "json_valid", "json_schema": schema}])
 
 
+@pytest.mark.parametrize(
+    "metric",
+    [
+        {"kind": "json_valid", "json_schema": {"title": "a\0"}},
+        {"kind": "json_valid", "json_schema": {"const": ["\ud800"]}},
+        {"kind": "json_valid", "json_schema": {"properties": {"\0": {}}}},
+        {"kind": "accuracy", "labels": ["good", "b\0ad"]},
+        {"kind": "regex", "pattern": "a\0"},
+    ],
+)
+def test_what_no_database_holds_is_refused(metric):
+    with pytest.raises(ValidationError, match=r"cannot be stored|unicode"):
+        metrics_of([metric])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_schema_with_what_is_no_number_is_refused(number):
+    with pytest.raises(ValidationError, match="a number that is none"):
+        metrics_of([{"kind": "json_valid", "json_schema": {"maximum": number}}])
+
+
+def test_an_example_that_is_nested_without_end_is_refused():
+    nested: list = []
+    for _ in range(20_000):
+        nested = [nested]
+    with pytest.raises(ValidationError, match="nested"):
+        metrics_of([{"kind": "json_valid", "json_schema": {"const": nested}}])
+
+
 @pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|a)*b", r"(x+x+)+y", r"^(([a-z])+.)+[A-Z]([a-z])+$"])
 def test_no_pattern_hangs(pattern):
     began = time.monotonic()
