@@ -21,6 +21,8 @@ from studio.training.registry import load_plugins
 
 BUDGET = ("epochs", "max_steps", "max_length")
 """Settings that all arms have alike: with the effective batch they say how many tokens each one reads."""
+TO_THE_END = {"early_stopping": 0, "keep": "last"}
+"""Settings that every arm has, so that none reads less than the others or takes its result from an earlier step."""
 NAMES = {"epochs": "the epochs", "max_steps": "the step limit", "max_length": "the max length", "effective_batch": "the rows in a step"}
 BATCH = ("batch_size", "gradient_accumulation")
 RANKS = (8, 16, 64)
@@ -269,6 +271,7 @@ def finished(wish: Wish, draft: Draft, *, budget: dict[str, Any], rank: int | No
     if rate := wish.rates.get(draft.way.key):
         values["learning_rate"] = rate
     values |= draft.way.changes | draft.changes | {name: budget[name] for name in BUDGET}
+    values |= {name: value for name, value in TO_THE_END.items() if name in known}
     values.pop("seed", None)
     size = max(1, int(budget["effective_batch"]))
     if values["batch_size"] * values["gradient_accumulation"] != size:

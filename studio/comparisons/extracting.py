@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from django.db import transaction
+from django.http import Http404
 
 from studio.artifacts.models import Artifact
 from studio.audit.services import record
@@ -84,9 +85,9 @@ def stop(member: Member, extraction: Extraction) -> None:
 def delete(member: Member, extraction: Extraction) -> None:
     """Deletes one that failed or was stopped. What came of another stays in the registry, and so does where it came from."""
     with transaction.atomic():
-        order: Order = Order.objects.get(pk=extraction.order_id)
-        hold(order)
-        order.refresh_from_db(fields=["status"])
+        order: Order | None = Order.objects.select_for_update(no_key=True).filter(pk=extraction.order_id).first()
+        if order is None:  # somebody else has just deleted it
+            raise Http404
         if order.is_live:
             raise UserError("The adapters are still being taken out. Stop that first, then delete it.")
         if order.artifacts.exists():

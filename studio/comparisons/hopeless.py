@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
-from studio.comparisons.models import ArmRun
+from studio.comparisons.models import Arm, ArmRun
 from studio.orders.models import Event, Order
 from studio.runs.curve import is_figure
 from studio.training.form import as_text
@@ -70,7 +70,7 @@ def failed(each: ArmRun, mine: list[Look], others: list[ArmRun], looks: Any) -> 
         return f"After half of its steps the validation loss was {figure(late[-1])}, above the {base} of the untouched base model."
     ends = defaultdict(list)
     for other in others:
-        if other.arm_id != each.arm_id and other.run.order.status == Order.Status.SUCCEEDED and looks[other.run.order_id]:
+        if is_alike(other.arm, each.arm) and other.run.order.status == Order.Status.SUCCEEDED and looks[other.run.order_id]:
             ends[other.arm].append(looks[other.run.order_id][-1][1])
     if not ends:
         return ""
@@ -78,6 +78,12 @@ def failed(each: ArmRun, mine: list[Look], others: list[ArmRun], looks: Any) -> 
     if min(loss for _, loss in mine) > worst * MARGIN:
         return f"Its validation loss was {figure(late[-1])}, while {arm}, the worst arm that has ended, came to {figure(worst)}."
     return ""
+
+
+def is_alike(other: Arm, arm: Arm) -> bool:
+    """Another arm whose losses are of the same rows in the same tokens: those of another base model or other rows lie elsewhere."""
+    mine, theirs = ((each.base_model_id, each.dataset_version_id) for each in (arm, other))
+    return other.pk != arm.pk and mine == theirs
 
 
 def below_median(mine: list[Look], others: list[list[Look]]) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Q
+
 from studio.artifacts.buildable import kinds_of
 from studio.artifacts.models import Artifact, Build
 from studio.artifacts.quantizations import estimated_size, refuse_unsupported
@@ -64,12 +66,13 @@ class MeasuringKind(OrderKind):
         if not result.get("folder"):
             return  # it was stopped
         comparison = comparison_of(order)
-        measured.read(Path(result["folder"]), arms=set(comparison.arms.values_list("number", flat=True)))
+        measured.read(Path(result["folder"]), measured.Asked.of(comparison))
         services.measured(comparison)
 
 
 def comparison_of(order: Order) -> Comparison:
-    found: Comparison = Comparison.objects.select_related("project__client__workspace", "probe__dataset", "order").get(order=order)
+    known = Comparison.objects.select_related("project__client__workspace", "probe__dataset", "order")
+    found: Comparison = known.get(Q(order=order) | Q(before=order))
     return found
 
 

@@ -56,6 +56,8 @@ class Comparison(Tenant):
     """Whether a run that cannot catch up is stopped early."""
     order = models.OneToOneField(Order, models.PROTECT, null=True, related_name="comparison")
     """The one that measures the results; None before all runs have ended."""
+    before = models.OneToOneField(Order, models.PROTECT, null=True, related_name="+")
+    """The earlier measurement, kept until the order has succeeded; None where there is none, or it has."""
     verdict = models.JSONField(null=True)
     """A comparisons.verdict.Verdict; None before anything was measured."""
     error = models.TextField(blank=True)

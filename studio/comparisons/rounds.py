@@ -6,46 +6,60 @@ from statistics import fmean
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from studio.comparisons import services
 from studio.comparisons.arms import ArmSpec
 from studio.comparisons.hopeless import hopeless
 from studio.comparisons.models import Arm, ArmRun, Comparison
-from studio.comparisons.sweeping import Outcome, name_of, next_point, sweep_of
+from studio.comparisons.sweeping import Outcome, Sweep, name_of, next_point, sweep_of
 from studio.errors import UserError
 from studio.orders.models import Order, Slot
+from studio.orders.quotas import held
 from studio.orders.services import request_stop
 from studio.runs.curve import is_figure
 from studio.runs.services import plugin_of
-from studio.workspaces.models import Member, User, Workspace
+from studio.training import TrainingPlugin
+from studio.workspaces.models import Client, Member, User, Workspace
 
 log = logging.getLogger(__name__)
+MOVING = Q(state__in=Comparison.LIVE) | Q(before__isnull=False)
 MOST_AT_ONCE = 4
 """Arms of a sweep."""
 
 
 def advance() -> list[str]:
     """One look at every comparison that goes on. Two rounds at once do each step once."""
-    live = Comparison.objects.filter(state__in=Comparison.LIVE).order_by("created_at").values_list("pk", flat=True)
+    live = Comparison.objects.filter(MOVING).order_by("created_at").values_list("pk", "project__client")
     did = []
-    for pk in list(live):
+    for pk, client in list(live):
         try:
-            did += advance_one(pk)
+            did += advance_one(pk, Client(pk=client))
         except Exception:  # it is tried again in the next round, and holds up no other comparison
             log.exception("Comparison %s could not be taken further.", pk)
     return did
 
 
-def advance_one(pk: Any) -> list[str]:
+def advance_one(pk: Any, client: Client) -> list[str]:
     with transaction.atomic():
+        held(client)  # first, as by whoever stops it or adds to it meanwhile
         rows = Comparison._base_manager.select_for_update(of=("self",), no_key=True, skip_locked=True)
-        comparison = (
-            rows.select_related("project__client__workspace", "created_by", "order").filter(pk=pk, state__in=Comparison.LIVE).first()
-        )
+        related = ("project__client__workspace", "created_by", "order", "before")
+        comparison = rows.select_related(*related).filter(MOVING, pk=pk).first()
         if comparison is None:  # another round has it, or it has just ended
             return []
+        if not comparison.is_live:
+            return after_stopping(comparison)
         return after_measuring(comparison) if comparison.state == Comparison.State.MEASURING else after_training(comparison)
+
+
+def after_stopping(comparison: Comparison) -> list[str]:
+    """It was stopped while it was measured anew: once the worker has heard of it, what was measured before stands again."""
+    if comparison.order is not None and comparison.order.is_live:
+        return []
+    services.restore(comparison)
+    return [f"{comparison}: stands as it was measured before"]
 
 
 def after_measuring(comparison: Comparison) -> list[str]:
@@ -55,15 +69,20 @@ def after_measuring(comparison: Comparison) -> list[str]:
         return []
     if order is not None and order.status == Order.Status.STOPPED:
         services.end(comparison, Comparison.State.STOPPED)
+        services.restore(comparison)
         return [f"{comparison}: stopped"]
     why = order.error if order is not None and order.error else "Its order is gone."
-    services.end(comparison, Comparison.State.FAILED, error=f"What was trained could not be measured. {why}")
+    kept = " What was measured before still stands." if comparison.before is not None else ""
+    services.end(comparison, Comparison.State.FAILED, error=f"What was trained could not be measured. {why}{kept}")
+    services.restore(comparison)
     return [f"{comparison}: could not be measured"]
 
 
 def after_training(comparison: Comparison) -> list[str]:
     columns = ("arm__comparison", "run__order")
     runs = list(ArmRun.objects.filter(arm__comparison=comparison).select_related(*columns).order_by("arm__number", "seed"))
+    if comparison.project.client.archived_at:
+        return of_archived(comparison, runs)
     did = give_up(comparison, runs) if comparison.stops_hopeless else []
     if comparison.sweep and (line := go_on(comparison, runs)):
         return [*did, line]
@@ -74,6 +93,14 @@ def after_training(comparison: Comparison) -> list[str]:
         return [*did, f"{comparison}: all runs failed"]
     services.measure(in_the_name_of(comparison), comparison)
     return [*did, f"{comparison}: is measured"]
+
+
+def of_archived(comparison: Comparison, runs: list[ArmRun]) -> list[str]:
+    """Nothing new is begun for a client that was archived: it ends with what it has, once nothing of it is at work."""
+    if any(each.run.order.is_live for each in runs):
+        return []
+    services.end(comparison, Comparison.State.STOPPED, error="Its client was archived before it was measured.")
+    return [f"{comparison}: ended, for its client is archived"]
 
 
 def is_open(each: ArmRun) -> bool:
@@ -107,12 +134,12 @@ def go_on(comparison: Comparison, runs: list[ArmRun]) -> str:
     if len(arms) >= comparison.sweep["most"] or len(going) >= places():
         return ""
     member = maker_of(comparison)
-    if member is None or comparison.project.client.archived_at:  # nobody is left in whose name it could go on
+    if member is None:  # nobody is left in whose name it could go on
         return ""
     try:
         plugin = plugin_of(template.plugin)
         sweep = sweep_of(comparison.sweep, plugin)
-        point = next_point(sweep, plugin, outcomes(arms, runs, going))
+        point = tried_next(comparison, sweep, plugin, outcomes(arms, runs, going))
         if point is None:
             return ""
         config = template.config | point
@@ -123,6 +150,15 @@ def go_on(comparison: Comparison, runs: list[ArmRun]) -> str:
         Comparison.objects.filter(pk=comparison.pk).update(sweep=comparison.sweep | {"most": len(arms)}, error=problem.message)
         return f"{comparison}: no further arm, {problem.message}"
     return f"{comparison}: {arm}"
+
+
+def tried_next(comparison: Comparison, sweep: Sweep, plugin: TrainingPlugin, arms: list[Outcome]) -> dict[str, Any] | None:
+    """As `next_point`. Raises UserError also for what nobody thought of: what there is is then measured, not waited over for ever."""
+    try:
+        return next_point(sweep, plugin, arms)
+    except Exception as problem:
+        log.exception("The next arm of %s could not be found.", comparison.pk)
+        raise UserError("What to try next could not be found. The server's log tells why.") from problem
 
 
 def places() -> int:

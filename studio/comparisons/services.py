@@ -6,14 +6,16 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
+from django.http import Http404
 from django.utils import timezone
 
 from studio.audit.services import record
-from studio.comparisons.arms import ArmSpec, budget_of, in_common
+from studio.comparisons.arms import TO_THE_END, ArmSpec, budget_of, in_common
 from studio.comparisons.metrics import checked
 from studio.comparisons.models import Arm, ArmRun, Comparison
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
+from studio.orders import quotas
 from studio.orders.models import Order
 from studio.orders.services import place, request_stop
 from studio.runs import services as runs
@@ -51,8 +53,9 @@ def create_comparison(
     chosen = checked(member, metrics, project=project)
     if probe is not None and probe.dataset.project.client_id != project.client_id:
         raise UserError("The probe rows belong to another client.", fields={"probe": "Choose rows of this client."})
-    budgets = [budget_of(runs.parse_config(runs.plugin_of(arm.plugin), arm.config).model_dump(mode="json")) for arm in arms]
-    shared, unequal = in_common(budgets)
+    configs = [config_of(arm) for arm in arms]
+    refuse_early_ends(configs)
+    shared, unequal = in_common([budget_of(config) for config in configs])
     if unequal:
         raise UserError(
             f"The arms would not read the same: {' and '.join(unequal)} differ.",
@@ -60,8 +63,10 @@ def create_comparison(
             code="unequal_arms",
         )
     with transaction.atomic():
+        quotas.held(project.client)
         hold(project)
-        if by_hand and (same := just_made(member, project, name=name, differs=differs, arms=arms, seeds=seeds)):
+        alike = {"differs": differs, "seeds": list(seeds), "metrics": chosen, "probe": probe, "sweep": sweep}
+        if by_hand and (same := just_made(member, project, name=name, alike=alike, arms=arms)):
             return same
         number = Comparison.objects.filter(project=project).count() + 1
         made: Comparison = Comparison.objects.create(
@@ -83,16 +88,32 @@ def create_comparison(
     return made
 
 
-def just_made(
-    member: Member, project: Project, *, name: str, differs: str, arms: Sequence[ArmSpec], seeds: Sequence[int]
-) -> Comparison | None:
-    """The same comparison by the same person a moment ago."""
+def just_made(member: Member, project: Project, *, name: str, alike: dict[str, Any], arms: Sequence[ArmSpec]) -> Comparison | None:
+    """The same comparison by the same person a moment ago. `alike` are its columns."""
     recent = Comparison.objects.filter(project=project, created_by=member.user, created_at__gt=timezone.now() - runs.DOUBLE_CLICK)
-    for found in recent.filter(differs=differs).prefetch_related("arms"):
-        same = [(arm.name, arm.plugin) for arm in found.arms.all()] == [(arm.name[:120], arm.plugin) for arm in arms]
-        if same and found.seeds == list(seeds) and name in ("", found.name):
+    wanted = [(arm.name[:120], arm.plugin, config_of(arm), arm.base.pk, arm.version.pk) for arm in arms]
+    for found in recent.select_related("probe").prefetch_related("arms"):
+        same = [(arm.name, arm.plugin, arm.config, arm.base_model_id, arm.dataset_version_id) for arm in found.arms.all()] == wanted
+        if same and name in ("", found.name) and all(getattr(found, column) == value for column, value in alike.items()):
             return found
     return None
+
+
+def config_of(arm: ArmSpec) -> dict[str, Any]:
+    """The whole config, as an Arm keeps it: without the seed, which is each run's."""
+    config: dict[str, Any] = runs.parse_config(runs.plugin_of(arm.plugin), arm.config).model_dump(mode="json")
+    config.pop("seed", None)
+    return config
+
+
+def refuse_early_ends(configs: Sequence[dict[str, Any]]) -> None:
+    """What ends early, or keeps an earlier state, has read less than the others."""
+    if any(config.get(name, value) != value for config in configs for name, value in TO_THE_END.items()):
+        raise UserError(
+            "Not every arm would train to its end and keep what it has learnt by then.",
+            fields={"arms": "Give every arm an early_stopping of 0 and a keep of last, or leave both out."},
+            code="unequal_arms",
+        )
 
 
 def refuse_odd(arms: Sequence[ArmSpec], seeds: Sequence[int], sweep: dict[str, Any] | None) -> None:
@@ -116,14 +137,12 @@ def add_arm(
     member: Member, comparison: Comparison, spec: ArmSpec, *, number: int, when: When | None = None, prompts: list[str] | None = None
 ) -> Arm:
     """An arm with its runs, called inside the transaction that makes it."""
-    config = runs.parse_config(runs.plugin_of(spec.plugin), spec.config).model_dump(mode="json")
-    config.pop("seed", None)
     arm: Arm = Arm.objects.create(
         comparison=comparison,
         number=number,
         name=spec.name[:120],
         plugin=spec.plugin,
-        config=config,
+        config=config_of(spec),
         base_model=spec.base,
         dataset_version=spec.version,
         is_reference=spec.is_reference,
@@ -156,13 +175,25 @@ def comparable(comparison: Comparison) -> "QuerySet[ArmRun]":
 
 
 def measure(member: Any, comparison: Comparison) -> None:
-    """Places the order that measures what has been trained. Called inside a transaction; an earlier measurement is thrown away."""
-    before = comparison.order
+    """Places the order that measures what has been trained. Called inside a transaction; an earlier measurement is kept until then."""
+    last = comparison.order
+    if last is not None and last.status == Order.Status.SUCCEEDED:
+        comparison.before, last = last, None
     comparison.order = place(member, kind="comparison", client=comparison.project.client)
     comparison.state, comparison.error, comparison.ended_at = Comparison.State.MEASURING, "", None
-    comparison.save(update_fields=["order", "state", "error", "ended_at"])
-    if before is not None:
-        throw_away(before)
+    comparison.save(update_fields=["order", "before", "state", "error", "ended_at"])
+    if last is not None:
+        throw_away(last)
+
+
+def restore(comparison: Comparison) -> None:
+    """What was measured before stands again, since measuring anew came to nothing. Called inside a transaction."""
+    if comparison.before is None:
+        return
+    failed, comparison.order, comparison.before = comparison.order, comparison.before, None
+    comparison.save(update_fields=["order", "before"])
+    if failed is not None:
+        throw_away(failed)
 
 
 def throw_away(order: Order) -> None:
@@ -177,6 +208,10 @@ def measured(comparison: Comparison) -> None:
     from studio.comparisons import verdict
 
     verdict.renew(comparison)
+    if comparison.before is not None:
+        before, comparison.before = comparison.before, None
+        comparison.save(update_fields=["before"])
+        throw_away(before)
     if comparison.state == Comparison.State.MEASURING:
         end(comparison, Comparison.State.DONE)
 
@@ -187,10 +222,23 @@ def end(comparison: Comparison, state: str, *, error: str = "") -> None:
 
 
 def held(comparison: Comparison) -> Comparison:
-    """The comparison as it stands now, which nobody else changes until the transaction ends."""
-    hold(comparison)
-    found: Comparison = Comparison.objects.select_related("project__client__workspace", "order").get(pk=comparison.pk)
+    """The comparison as it stands now, which nobody else changes until the transaction ends.
+
+    Its client is held first, as for every run that is made, then its order, as by the worker that ends it.
+    """
+    quotas.held(comparison.project.client)
+    Order.objects.select_for_update(of=("self",), no_key=True).filter(comparison=comparison.pk).first()
+    known = Comparison.objects.select_related("project__client__workspace", "order", "before")
+    found: Comparison | None = known.select_for_update(of=("self",), no_key=True).filter(pk=comparison.pk).first()
+    if found is None:  # somebody else has just deleted it
+        raise Http404
     return found
+
+
+def refuse_measured_still(comparison: Comparison) -> None:
+    """One that was stopped while it was measured has an order at work until its worker has heard of it."""
+    if comparison.order is not None and comparison.order.is_live:
+        raise UserError("Its measuring is still being stopped. Wait a moment, then try again.")
 
 
 def stop(member: Member, comparison: Comparison) -> Comparison:
@@ -204,6 +252,8 @@ def stop(member: Member, comparison: Comparison) -> Comparison:
             if now.order.is_live:
                 request_stop(now.order)
             end(now, Comparison.State.STOPPED)
+            if not now.order.is_live:  # no worker had it yet
+                restore(now)
             return now
         for each in live_runs(now):
             with suppress(UserError):  # it is being paused, or has just ended
@@ -226,6 +276,7 @@ def again(member: Member, comparison: Comparison) -> Comparison:
         now = held(comparison)
         if now.is_live:
             raise UserError("This comparison still goes on. Wait until it has ended, or stop it.")
+        refuse_measured_still(now)
         if not comparable(now).exists():
             raise UserError("None of its runs got to its end, so there is nothing to measure.")
         measure(member, now)
@@ -251,6 +302,7 @@ def add_seeds(member: Member, comparison: Comparison, seeds: Sequence[int] = (),
         now = held(comparison)
         if now.is_live:
             raise UserError("This comparison still goes on. Add seeds once it has ended.")
+        refuse_measured_still(now)
         wanted = list(seeds) or [max([*now.seeds, 0]) + step for step in range(1, count + 1)]
         arms = list(now.arms.select_related("base_model", "dataset_version__dataset"))
         refuse_odd(
@@ -273,8 +325,9 @@ def delete_comparison(member: Member, comparison: Comparison) -> None:
         now = held(comparison)
         if now.is_live:
             raise UserError("This comparison still goes on. Stop it first, then delete it.")
+        refuse_measured_still(now)
         record(member, "comparison.delete", now, change={"arms": [now.arms.count(), 0]})
-        order = now.order
+        orders = [order for order in (now.order, now.before) if order is not None]
         now.delete()
-        if order is not None:
+        for order in orders:
             throw_away(order)

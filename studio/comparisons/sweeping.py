@@ -18,7 +18,7 @@ AT_FIRST = 2
 BY_CHANCE = 5
 """Of its arms, so many are drawn by chance before the estimator has something to go by."""
 TRIES = 8
-FIXED = {"epochs", "max_steps", "max_length", "batch_size", "gradient_accumulation", "seed"}
+FIXED = {"epochs", "max_steps", "max_length", "batch_size", "gradient_accumulation", "seed", "early_stopping", "keep"}
 """What all arms have alike, so that nobody may sweep over it."""
 Value = float | int | str | bool
 
@@ -69,12 +69,22 @@ def sweep_of(told: Mapping[str, Any], plugin: TrainingPlugin) -> Sweep:
         field = known[name]
         if isinstance(values, Range) and (found.by == "grid" or field.kind not in ("number", "integer")):
             raise UserError("The sweep cannot be used.", fields={f"sweep.{name}": "List its values: a range cannot be used here."})
+        if isinstance(values, Range) and field.kind == "integer" and (said := no_whole_numbers(values)):
+            raise UserError("The sweep cannot be used.", fields={f"sweep.{name}": said})
         for value in [values.low, values.high] if isinstance(values, Range) else values:
             if errors := check_config(plugin.Config, {name: typed(value, field.kind)})[1]:
                 raise UserError("The sweep cannot be used.", fields={f"sweep.{name}": next(iter(errors.values()))})
     if found.by == "grid" and math.prod(len(cast("list[Value]", values)) for values in found.space.values()) > MOST:
         raise UserError("The sweep cannot be used.", fields={"sweep.space": f"The grid has more than {MOST} points. List fewer values."})
     return found
+
+
+def no_whole_numbers(values: Range) -> str:
+    """Why whole numbers cannot be drawn from a range, as a sentence; empty where they can."""
+    low, high = round(values.low), round(values.high)
+    if low >= high:
+        return "These are whole numbers: the low end must be at least 1 below the high end."
+    return "A range of whole numbers by logarithms begins at 1 or above." if values.log and low < 1 else ""
 
 
 def typed(value: Any, kind: str) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.http import Http404
 from django.test import Client as Browser
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -11,10 +12,14 @@ from django.utils import timezone
 from studio.audit.models import AuditRecord
 from studio.comparisons import rounds, services
 from studio.comparisons.arms import ArmSpec
+from studio.comparisons.measured import Measured
 from studio.comparisons.models import Arm, ArmRun, Comparison
+from studio.comparisons.sweeping import sweep_of
 from studio.errors import UserError
 from studio.orders.models import Event, Order
 from studio.runs.models import Run
+from studio.runs.services import plugin_of
+from tests.comparisons.house import make_measured
 from tests.fixtures import World, make_member, make_run
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("slot")]
@@ -241,7 +246,7 @@ def test_stopping_with_one_arm_done_measures_nothing_by_itself(acme: World) -> N
     assert made.state == "measuring"
 
 
-def test_measuring_again_throws_the_earlier_measurement_away(acme: World) -> None:
+def test_measuring_again_throws_away_one_that_came_to_nothing(acme: World) -> None:
     made = acme.comparison
     for each in ArmRun.objects.filter(arm__comparison=made):
         became(each.run.order, "succeeded")
@@ -255,6 +260,119 @@ def test_measuring_again_throws_the_earlier_measurement_away(acme: World) -> Non
     services.again(acme.owner, made)
     made.refresh_from_db()
     assert made.order_id != first and not Order.objects.filter(pk=first).exists()
+
+
+def measured_once(acme: World) -> Comparison:
+    """A comparison that was measured, with its order and what it left."""
+    made = begun(acme, seeds=(1,))
+    for order in orders(made).values():
+        became(order, "succeeded")
+    make_measured(made)
+    services.measured(made)
+    Comparison.objects.filter(pk=made.pk).update(state="done")
+    made.refresh_from_db()
+    return made
+
+
+def test_measuring_again_keeps_what_was_measured_before_until_it_has_succeeded(acme: World) -> None:
+    made = measured_once(acme)
+    first = made.order_id
+    for ended in ("failed", "stopped"):
+        services.again(acme.owner, made)
+        made.refresh_from_db()
+        assert made.order_id != first and made.before_id == first
+        Order.objects.filter(pk=made.order_id).update(status=ended, error="Out of memory.", ended_at=timezone.now())
+        rounds.advance()
+        made.refresh_from_db()
+        assert (made.order_id, made.before, made.state) == (first, None, ended)
+        assert Measured.of(made).answers(0, 1) and Order.objects.filter(kind="comparison").count() == 1
+    services.again(acme.owner, made)
+    again = Comparison.objects.get(pk=made.pk)
+    make_measured(again)
+    services.measured(again)
+    again.refresh_from_db()
+    assert (again.state, again.before) == ("done", None) and not Order.objects.filter(pk=first).exists()
+
+
+def test_one_that_is_stopped_while_it_is_measured_again_is_left_alone_until_its_worker_has_heard(acme: World) -> None:
+    made = measured_once(acme)
+    first = made.order_id
+    services.again(acme.owner, made)
+    made.refresh_from_db()
+    Order.objects.filter(pk=made.order_id).update(status="running")
+    services.stop(acme.owner, made)
+    for change in (services.again, services.delete_comparison, services.add_seeds):
+        with pytest.raises(UserError, match="still being stopped"):
+            change(acme.owner, made)
+    assert rounds.advance() == []
+    Order.objects.filter(pk=made.order_id).update(status="stopped", ended_at=timezone.now())
+    rounds.advance()
+    made.refresh_from_db()
+    assert (made.order_id, made.before, made.state) == (first, None, "stopped")
+    services.delete_comparison(acme.owner, made)
+    with pytest.raises(Http404):
+        services.delete_comparison(acme.owner, made)
+
+
+def test_nothing_is_begun_for_a_client_that_is_archived(acme: World) -> None:
+    made = begun(acme)
+    acme.client.archived_at = timezone.now()
+    acme.client.save()
+    assert rounds.advance() == []
+    end_all(made)
+    rounds.advance()
+    made.refresh_from_db()
+    assert (made.state, made.order) == ("stopped", None) and "archived" in made.error
+
+
+@pytest.mark.parametrize("changes", [{"keep": "best"}, {"early_stopping": 3}])
+def test_arms_that_would_not_train_to_their_end_are_refused(acme: World, changes: dict[str, Any]) -> None:
+    arms = [ArmSpec(str(rank), "peft_lora", {"rank": rank} | changes, acme.base, acme.version) for rank in (8, 16)]
+    with pytest.raises(UserError, match="to its end"):
+        services.create_comparison(acme.owner, project=acme.project, name="", differs="rank", arms=arms)
+
+
+def test_a_second_click_is_one_that_asks_for_the_very_same(acme: World) -> None:
+    def clicked(rank: int, **more: Any) -> Comparison:
+        arms = [ArmSpec(name, "peft_lora", {"rank": rank, "learning_rate": rate}, acme.base, acme.version) for name, rate in RATES]
+        told: dict[str, Any] = {"name": "", "differs": "learning_rate", "seeds": (1,), "by_hand": True}
+        return services.create_comparison(acme.owner, project=acme.project, arms=arms, **told | more)
+
+    first = clicked(8)
+    assert clicked(8) == first
+    others = [clicked(16), clicked(8, probe=acme.version), clicked(8, metrics=[{"kind": "exact_match"}])]
+    assert len({first.pk, *(each.pk for each in others)}) == 4
+
+
+def test_a_run_is_not_held_against_one_of_another_base_model(acme: World) -> None:
+    made = begun(acme, seeds=(1,))
+    Arm.objects.filter(comparison=made, name="B").update(base_model=acme.newer)
+    became(orders(made)["B", 1], "succeeded", looks=(2.0, 1.0))
+    became(orders(made)["A", 1], "running", looks=(2.0, 1.9, 1.8), done=6)
+    assert rounds.advance() == []
+
+
+@pytest.mark.parametrize(("low", "high", "log"), [(8.1, 8.4, False), (0.4, 8, True), (0.2, 0.4, True)])
+def test_a_range_without_whole_numbers_is_refused(low: float, high: float, log: bool) -> None:
+    with pytest.raises(UserError) as refused:
+        sweep_of({"by": "tpe", "space": {"rank": {"low": low, "high": high, "log": log}}}, plugin_of("peft_lora"))
+    assert "whole numbers" in refused.value.fields["sweep.rank"]
+
+
+def test_a_sweep_of_which_nobody_can_tell_what_to_try_next_ends_with_what_it_has(acme: World) -> None:
+    made = begun(acme, seeds=(1,), sweep={"by": "tpe", "space": SPACE, "most": 4, "prune": True})
+    plugin = plugin_of("peft_lora")
+    with pytest.raises(UserError, match="could not be found"):
+        rounds.tried_next(made, sweep_of(made.sweep or {}, plugin), plugin, [({"learning_rate": 1e-4}, float("nan"), False)])
+    Comparison.objects.filter(pk=made.pk).update(sweep=made.sweep | {"space": {"rank": {"low": 8.1, "high": 8.4, "log": False}}})
+    end_all(made)
+    rounds.advance()
+    rounds.advance()
+    made.refresh_from_db()
+    assert made.state == "measuring" and made.arms.count() == 2
+
+
+RATES = (("A", 1e-4), ("B", 2e-4))
 
 
 def test_more_seeds_train_each_arm_again(acme: World) -> None:
@@ -280,6 +398,7 @@ def test_deleting_leaves_the_runs_and_takes_the_measurement(acme: World) -> None
     end_all(made)
     rounds.advance()
     Comparison.objects.filter(pk=made.pk).update(state="done")
+    Order.objects.filter(kind="comparison").update(status="succeeded", ended_at=timezone.now())
     services.delete_comparison(acme.owner, made)
     assert not Comparison.objects.exists() and not Order.objects.filter(kind="comparison").exists()
     assert Run.objects.filter(name__startswith="Rates").count() == 4

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from django.http import Http404
 from django.test import Client as Browser
 from django.utils import timezone
 
@@ -190,6 +191,8 @@ def test_a_model_is_taken_apart_once_at_a_time_and_a_stop_is_recorded(acme, sour
     extracting.stop(acme.owner, extraction)
     extracting.delete(acme.owner, Extraction.objects.get(pk=extraction.pk))
     assert not Extraction.objects.exists()
+    with pytest.raises(Http404):  # a second click
+        extracting.delete(acme.owner, extraction)
     verbs = list(AuditRecord.objects.filter(verb__startswith="extraction.").order_by("pk").values_list("verb", flat=True))
     assert sorted(verbs) == ["extraction.create", "extraction.delete", "extraction.stop"]
 
