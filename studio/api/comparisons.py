@@ -169,8 +169,11 @@ def list_comparisons(request: HttpRequest, filters: Query[ComparisonFilters]) ->
 @router.post("/comparisons", response={201: ComparisonOut}, url_name="comparisons")
 def create_comparison(request: HttpRequest, payload: ComparisonIn) -> dict[str, Any]:
     """Queues a run for each arm and seed. Once all have ended, what they learnt is measured and the verdict stands here."""
+    projects = Project.objects.for_action(request, "comparison.edit").select_related("client")
+    project = named(projects, payload.project, field="project")
     bases = BaseModel.objects.for_action(request, "run.create")
-    versions = DatasetVersion.objects.for_action(request, "run.create").select_related("dataset__project__client")
+    known = DatasetVersion.objects.for_action(request, "run.create").select_related("dataset__project__client")
+    versions = known.filter(dataset__project=project)
     base = named(bases, payload.base_model, field="base_model")
     version = named(versions, payload.dataset_version, field="dataset_version")
     own_bases = [named(bases, arm.base_model, field="arms") if arm.base_model else base for arm in payload.arms]
@@ -178,10 +181,10 @@ def create_comparison(request: HttpRequest, payload: ComparisonIn) -> dict[str, 
     made = written.begin(
         request.member,  # type: ignore[attr-defined]
         payload,
-        project=named(Project.objects.for_action(request, "comparison.edit").select_related("client"), payload.project, field="project"),
+        project=project,
         base=own_bases.__getitem__,
         version=own_versions.__getitem__,
-        probe=named(versions, payload.probe, field="probe") if payload.probe else None,
+        probe=named(known, payload.probe, field="probe") if payload.probe else None,
         prompts=payload.prompts,
         when=When(priority=PRIORITIES[payload.priority]),
     )
