@@ -17,6 +17,7 @@ def pages(member: Any) -> list[dict[str, str]]:
         ("Runs", "runs:list", "run.view"),
         ("Queue", "runs:queue", "run.view"),
         ("New run", "runs:new", "run.create"),
+        ("LoRA, QLoRA or full?", "advice:page", "run.estimate"),
         ("Comparisons", "comparisons:list", "comparison.view"),
         ("New comparison", "comparisons:new", "comparison.edit"),
         ("Artifacts", "artifacts:list", "artifact.view"),

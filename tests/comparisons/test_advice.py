@@ -109,6 +109,27 @@ def test_what_matters_changes_what_is_proposed_and_only_the_answer_is_drawn_agai
     assert (odd.context["chosen"].goal, odd.context["chosen"].clients) == ("task", 1)
 
 
+def test_pages_of_what_it_is_about_lead_to_it_filled_in_for_those_who_may_ask(small, web):
+    project, version, base = (f"{name}={pk}" for name, pk in asked(small).items())
+    pages = {
+        "/comparisons/": "",
+        f"/projects/{small.project.pk}/": f"?{project}",
+        f"/datasets/versions/{small.version.pk}/": f"?{project}&amp;{version}",
+        f"/base-models/{small.base.pk}/": f"?{base}",
+        f"/comparisons/new/?{project}": f"?{project}&amp;{version}&amp;{base}",
+    }
+    for page, query in pages.items():
+        assert f'href="/advice/{query}"' in web.get(page).content.decode(), page
+    chosen = web.get(f"/advice/?{base}", follow=True).context["chosen"]  # the only project is taken
+    assert (chosen.project, chosen.model) == (small.project, small.base)
+    viewer = Browser()
+    viewer.force_login(make_member(small.workspace, role="viewer", email="vic@example.com").user)
+    for page in list(pages)[:-1]:  # the last is not there for them
+        seen = viewer.get(page)
+        assert seen.status_code == 200
+        assert "/advice/" not in seen.content.decode(), page
+
+
 def test_what_a_worker_costs_stands_beside_the_time(small, web):
     make_slot()
     Rate.objects.create(workspace=small.workspace, kind="CPU", per_hour="1.20", since="2026-01-01")
