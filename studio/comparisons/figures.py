@@ -58,6 +58,10 @@ class ArmFigures(BaseModel):
     """The one with the lowest loss."""
     missing: list[str] = []
     """What became of the other seeds: a sentence each."""
+    stopped_early: int = 0
+    """Of those, how many the comparison stopped for being worse."""
+    quantization: str = ""
+    """Of the base model while it was trained; empty where that was as it is measured."""
     loss: Figure | None = None
     """Nats per unit on the held-out rows; the lower, the better."""
     perplexity: Figure | None = None
@@ -126,10 +130,15 @@ class Verdict(BaseModel):
     """What the loss is told for: token, or character where the arms read in different tokens."""
     seeds: int = 0
     """The fewest that an arm was measured with."""
+    most_seeds: int = 0
     more_seeds: int | None = None
     """For each arm, to tell what is open; None where that is not known or would be very many."""
     rows: int = 0
+    rows_of: int = 0
+    """Held-out rows of which `rows` are a sample; 0 where all were measured."""
     probe_rows: int = 0
+    own_probe: bool = False
+    """Whether the general rows are the person's own choice."""
     left_out: int = 0
     prompts: int = 0
     arms: list[ArmFigures] = []
@@ -152,6 +161,32 @@ class Verdict(BaseModel):
     @property
     def measured(self) -> list[ArmFigures]:
         return [arm for arm in self.arms if arm.is_measured]
+
+    @property
+    def machines(self) -> list[str]:
+        """All kinds of workers that the measured arms were trained on."""
+        return sorted({machine for arm in self.measured for machine in arm.took.machines})
+
+    @property
+    def one_machine(self) -> bool:
+        """Whether what the arms took can be held against each other."""
+        return all(arm.took.compares_with(self.measured[0].took) for arm in self.measured)
+
+    @property
+    def mean_of(self) -> str:
+        """3 seeds, or 2 to 3 seeds where arms differ in number."""
+        most = max(self.seeds, self.most_seeds)
+        return f"{self.seeds} to {most} seeds" if most > self.seeds else f"{most} seed{'' if most == 1 else 's'}"
+
+    @property
+    def held_out_words(self) -> str:
+        """100 held-out rows, or 200 of 900 held-out rows where they are a sample."""
+        of = f" of {self.rows_of:,}" if self.rows_of > self.rows else ""
+        return f"{self.rows:,}{of} held-out row{'s' if of or self.rows != 1 else ''}"
+
+    @property
+    def probe_words(self) -> str:
+        return f"{self.probe_rows:,} of the general rows you chose" if self.own_probe else f"{self.probe_rows:,} general rows"
 
     def arm(self, number: int | None) -> ArmFigures | None:
         return next((arm for arm in self.arms if arm.number == number), None)

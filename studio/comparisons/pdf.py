@@ -117,7 +117,7 @@ class Sheet(FPDF):
         verdict = self.report.verdict
         self.write_block(verdict.sentence_shown, 14, INK if verdict.sureness == "sure" else SOFT, bold=True, after=2)
         self.write_block(verdict.sureness_words, 10, SOFT, after=2)
-        for said in verdict.more:
+        for said in [*verdict.more, *([self.report.preferred] if self.report.preferred else [])]:
             self.write_block(f"– {said}", 10, SOFT, after=1)
         for said in verdict.advice:
             self.write_block(said, 10, ACCENT, after=1)

@@ -1,5 +1,6 @@
 """Finds the figures of a comparison's arms, with their intervals, from what was measured of them. What they say in words is wording's."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -12,8 +13,12 @@ from studio.comparisons.statistics import Bootstrap, Draws, Floats, best_of, kep
 from studio.comparisons.taken import Spread, Took, taken
 from studio.orders.models import Order
 
+NORMAL = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
 Measure = Mapping[Key, Floats]
 """(arm, seed) -> a figure of each row, in the same order for all."""
+CLOSE = 0.05
+"""Half the width of a kept share up to which it is sure."""
 FEW_ROWS = 20
 """Fewer say little, whatever the interval: they are not a sample of what people will ask."""
 
@@ -47,8 +52,11 @@ class Reckoning:
             unit=self.unit,
             reference=self.reference,
             seeds=min((len(one.seeds) for one in figures if one.is_measured), default=0),
+            most_seeds=max((len(one.seeds) for one in figures), default=0),
             rows=self.held.rows,
+            rows_of=getattr(self.measured.facts, "of", 0) or 0,
             probe_rows=self.probed.rows,
+            own_probe=self.comparison.probe_id is not None,
             left_out=self.measured.facts.left_out,
             prompts=len(self.measured.prompts),
             arms=figures,
@@ -100,6 +108,10 @@ class Reckoning:
         number = arm.number
         one = ArmFigures(number=number, name=arm.name, plugin=arm.plugin, base=arm.base_model.name)
         one.missing = [said for each in self.arm_runs if each.arm_id == arm.pk and (said := what_became(each, self.seeds(number)))]
+        one.stopped_early = sum(
+            bool(each.ended_early) for each in self.arm_runs if each.arm_id == arm.pk and each.seed not in self.seeds(number)
+        )
+        one.quantization = "" if (told_of := arm.config.get("quantization", "none")) == "none" else str(told_of)
         one.took = self.took.get(number, Took())
         if number not in self.numbers:
             return one
@@ -131,11 +143,11 @@ class Reckoning:
     def answers(self, one: ArmFigures) -> None:
         """How its answers scored, and how much it says word for word as the rows that it learnt from do."""
         measured = self.measured
-        one.overlap = mean_of(one.number, self.rows(measured.overlap(), one.number))
-        one.memorised = mean_of(one.number, self.rows(measured.memorised(), one.number))
+        one.overlap = share_of(one.number, self.rows(measured.overlap(), one.number))
+        one.memorised = share_of(one.number, self.rows(measured.memorised(), one.number))
         names = {name for seed in one.seeds for answer in measured.answers(one.number, seed) for name in answer.scores}
         for name in sorted(names):
-            if figure := mean_of(one.number, self.rows(measured.scores(name), one.number)):
+            if figure := share_of(one.number, self.rows(measured.scores(name), one.number)):
                 one.scores[name] = figure
 
     def result(self, one: ArmFigures, arm: Arm) -> None:
@@ -156,19 +168,22 @@ class Reckoning:
     def more_seeds(self, verdict: Verdict) -> int | None:
         """With how many more seeds for each arm the two that matter could be told from each other, if they go on to differ as they do.
 
-        Where one is held against a reference, a twentieth of the reference's gain is what has to be told; otherwise the difference itself.
+        Of methods that is the reference and the best of the others, to a twentieth of the reference's gain, which is what a verdict asks
+        that is sure; of anything else the best and the second best, to the difference between them.
         """
-        reference = verdict.arm(verdict.reference)
-        others = [one for one in verdict.measured if one.number != verdict.reference]
-        if reference is None or not others:
+        best = sorted(verdict.measured, key=lambda one: self.loss(one.number).value)
+        if len(best) < 2:
             return None
-        other = min(others, key=lambda one: self.loss(one.number).value)
-        wanted = other.against.value if other.against else 0.0
-        if reference.gain and reference.gain.value > 0:
-            wanted = max(abs(wanted), reference.gain.value / 20)
-        needed = seeds_needed(
-            wanted, self.by_seed(other.number), self.by_seed(reference.number), self.rows_error(other.number, reference.number)
-        )
+        if self.comparison.differs == Comparison.Differs.METHOD:
+            reference = verdict.arm(verdict.reference)
+            if reference is None or reference.gain is None:
+                return None
+            pair = (next(one.number for one in best if one is not reference), reference.number)
+            wanted = max(0.0, reference.gain.value * CLOSE)
+        else:
+            pair = (best[0].number, best[1].number)
+            wanted = self.loss(pair[1]).value - self.loss(pair[0]).value
+        needed = seeds_needed(wanted, self.by_seed(pair[0]), self.by_seed(pair[1]), self.rows_error(*pair))
         return needed - verdict.seeds if needed else None
 
     def by_seed(self, arm: int) -> list[float]:
@@ -200,6 +215,22 @@ def mean_of(arm: int, by_seed: Sequence[Floats], weights: Floats | None = None) 
         return None
     units = np.ones(int(known.sum())) if weights is None else weights[known]
     return told(Bootstrap(len(units)).mean(arm, table[:, known] * units, units))
+
+
+def share_of(arm: int, by_seed: Sequence[Floats]) -> Figure | None:
+    """As mean_of, of what lies between 0 and 1. Where all are alike no resample differs, and Wilson's interval is told instead.
+
+    Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference", which Brown, Cai & DasGupta 2001 recommend for
+    few rows. Seeds answer the same prompts, so that prompts are counted once.
+    """
+    found = mean_of(arm, by_seed)
+    if found is None or found.high - found.low > 1e-9:
+        return found
+    rows = int(np.isfinite(np.stack(by_seed)).all(axis=0).sum())
+    share, square = min(1.0, max(0.0, found.value)), NORMAL**2
+    middle = (share + square / (2 * rows)) / (1 + square / rows)
+    half = NORMAL / (1 + square / rows) * math.sqrt(share * (1 - share) / rows + square / (4 * rows**2))
+    return Figure(value=found.value, low=min(found.value, max(0.0, middle - half)), high=max(found.value, min(1.0, middle + half)))
 
 
 def what_became(arm_run: ArmRun, measured: Sequence[int]) -> str:

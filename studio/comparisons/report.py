@@ -6,13 +6,14 @@ from typing import Any
 
 from studio.artifacts.models import Artifact
 from studio.comparisons import verdict_table
+from studio.comparisons.figure_words import listed
 from studio.comparisons.figures import Verdict
 from studio.comparisons.marks import marks_of
 from studio.comparisons.models import Arm, ArmRun, Comparison
 from studio.comparisons.recipe import recipe_of
 from studio.comparisons.taken import costs_of
+from studio.comparisons.verdict import preferred_words
 from studio.comparisons.verdict_charts import Plot, plots
-from studio.comparisons.wording import listed
 from studio.errors import UserError
 from studio.orders.models import Usage
 from studio.workspaces.models import Logo, Member
@@ -61,6 +62,8 @@ class Report:
     rows: list[verdict_table.Row]
     further: list[verdict_table.Turned]
     charts: list[Plot]
+    preferred: str
+    """What blind ratings say; empty where there are none."""
     recipe: str
     glossary: tuple[tuple[str, str], ...] = GLOSSARY
 
@@ -83,7 +86,8 @@ def report_of(comparison: Comparison, member: Member) -> Report:
     verdict = Verdict.of(comparison)
     if verdict is None:
         raise UserError("There is no verdict to report yet. Measure the comparison first.", code="no_verdict")
-    columns, further = verdict_table.headline(verdict, costs_of(comparison, member)), verdict_table.further(verdict)
+    costs = costs_of(comparison, member)
+    columns, further = verdict_table.headline(verdict, costs), verdict_table.further(verdict)
     arms = list(comparison.arms.select_related("base_model", "dataset_version__dataset"))
     return Report(
         comparison=comparison,
@@ -94,7 +98,8 @@ def report_of(comparison: Comparison, member: Member) -> Report:
         columns=columns,
         rows=verdict_table.rows(verdict, columns),
         further=verdict_table.turned(verdict, further),
-        charts=plots(verdict, marks_of(arms)),
+        charts=plots(verdict, marks_of(arms), costs),
+        preferred=preferred_words(comparison),
         recipe=recipe_of(comparison),
     )
 
@@ -119,9 +124,9 @@ def method_of(comparison: Comparison, verdict: Verdict, arms: list[Arm]) -> list
 
 
 def measured_on(verdict: Verdict) -> str:
-    said = f"{verdict.rows:,} held-out rows that no arm learnt from"
+    said = f"{verdict.held_out_words} that no arm learnt from"
     if verdict.probe_rows:
-        said += f", and {verdict.probe_rows:,} general rows for what was forgotten"
+        said += f", and {verdict.probe_words} for what was forgotten"
     return f"{said}. {verdict.left_out:,} rows were left out, since an arm had learnt from them." if verdict.left_out else f"{said}."
 
 

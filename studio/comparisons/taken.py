@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from uuid import UUID
 
@@ -49,6 +49,12 @@ class Took(BaseModel):
     """Bytes, at the peak."""
     energy: Spread | None = None
     """Watt-hours, where the device tells."""
+    machines: list[str] = []
+    """Kinds of worker that its runs were on, sorted: 2 × NVIDIA L4, or CPU. Empty where nobody counted."""
+
+    def compares_with(self, other: "Took") -> bool:
+        """Whether what both took can be held against each other: all on one kind of worker. What nobody counted is taken to be."""
+        return self.machines == other.machines and len(self.machines) <= 1
 
 
 @dataclass
@@ -84,12 +90,21 @@ def heard(orders: Iterable[Order]) -> dict[UUID, Heard]:
     return found
 
 
-def gpu_hours(orders: Iterable[Order]) -> dict[UUID, float]:
-    """Of each order all of whose attempts were counted."""
-    found: dict[UUID, float] = defaultdict(float)
+@dataclass
+class Counted:
+    """What the attempts of one order were counted as."""
+
+    gpu_hours: float = 0.0
+    machines: set[str] = field(default_factory=set)
+
+
+def counted(orders: Iterable[Order]) -> dict[UUID, Counted]:
+    """Of each order whose attempts were counted."""
+    found: dict[UUID, Counted] = defaultdict(Counted)
     for usage in Usage.objects.filter(order__in=list(orders)):
         assert usage.order_id is not None  # it was asked for by its order
-        found[usage.order_id] += usage.hours * usage.gpus
+        found[usage.order_id].gpu_hours += usage.hours * usage.gpus
+        found[usage.order_id].machines.add(f"{usage.gpus} × {usage.worker_kind}" if usage.gpus > 1 else usage.worker_kind)
     return found
 
 
@@ -99,15 +114,17 @@ def taken(arm_runs: Iterable[ArmRun]) -> dict[UUID, Took]:
     for arm_run in arm_runs:
         by_arm[arm_run.arm_id].append(arm_run.run.order)
     orders = [order for those in by_arm.values() for order in those]
-    told, hours = heard(orders), gpu_hours(orders)
-    return {arm: took(those, told, hours) for arm, those in by_arm.items()}
+    told, used = heard(orders), counted(orders)
+    return {arm: took(those, told, used) for arm, those in by_arm.items()}
 
 
-def took(orders: list[Order], told: dict[UUID, Heard], hours: dict[UUID, float]) -> Took:
+def took(orders: list[Order], told: dict[UUID, Heard], used: dict[UUID, Counted]) -> Took:
     spoken = [told.get(order.pk, Heard()) for order in orders]
+    on = [used[order.pk] for order in orders if order.pk in used]
     return Took(
         seconds=Spread.of(order.seconds or None for order in orders),
-        gpu_hours=Spread.of(hours.get(order.pk) for order in orders),
+        gpu_hours=Spread.of(each.gpu_hours for each in on),
+        machines=sorted({machine for each in on for machine in each.machines}),
         tokens=Spread.of(each.tokens for each in spoken),
         tokens_per_second=Spread.of(each.speed for each in spoken),
         memory=Spread.of(each.memory for each in spoken),
@@ -140,9 +157,9 @@ def costs_of(comparison: Comparison, member: Member) -> Costs | None:
 
 def cost_of(order: Order, rates: Rates) -> Decimal | None:
     """Of all its attempts; None where a part of them has no rate."""
-    counted = [(usage.worker_kind, usage.gpus, usage.started_at, usage.ended_at) for usage in order.usage.all()]
+    attempts = [(usage.worker_kind, usage.gpus, usage.started_at, usage.ended_at) for usage in order.usage.all()]
     total = Decimal(0)
-    for kind, gpus, begin, end in counted or worked(order):
+    for kind, gpus, begin, end in attempts or worked(order):
         cost = rates.cost(kind, gpus, begin, end)
         if cost is None:
             return None

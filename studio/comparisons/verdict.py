@@ -7,6 +7,7 @@ from studio.comparisons import reckoning, verdict_table, wording
 from studio.comparisons.figures import ArmFigures, Verdict
 from studio.comparisons.marks import marks_of
 from studio.comparisons.models import ArmRun, Comparison
+from studio.comparisons.preferred import preference
 from studio.comparisons.taken import costs_of
 from studio.comparisons.verdict_charts import plots
 from studio.workspaces.models import Member
@@ -25,7 +26,8 @@ def verdict_context(comparison: Comparison, member: Member) -> dict[str, Any]:
     verdict = Verdict.of(comparison)
     if verdict is None:
         return {"verdict": None}
-    headline = verdict_table.headline(verdict, costs_of(comparison, member))
+    costs = costs_of(comparison, member)
+    headline = verdict_table.headline(verdict, costs)
     further = verdict_table.further(verdict)
     in_use = comparison.project.client.archived_at is None
     chosen = verdict.arm(verdict.choice)
@@ -34,13 +36,22 @@ def verdict_context(comparison: Comparison, member: Member) -> dict[str, Any]:
         "headline_columns": headline,
         "headline": verdict_table.rows(verdict, headline),
         "further": verdict_table.turned(verdict, further),
-        "charts": plots(verdict, marks_of(comparison.arms.all())),
+        "charts": plots(verdict, marks_of(comparison.arms.all()), costs),
+        "preferred": preferred_words(comparison),
         "chosen": chosen,
         "chosen_artifact": artifact_of(comparison, chosen, member) if chosen else None,
         "can_release": in_use and member.may("release.create"),
         "can_train": in_use and not comparison.is_live and member.may("comparison.edit"),
         "more_seeds": 2 if verdict.reason == "one_seed" else verdict.more_seeds,
     }
+
+
+def preferred_words(comparison: Comparison) -> str:
+    """What people found who did not know whose answers they read; empty where nobody rated."""
+    if not comparison.ratings.exists():
+        return ""
+    found = preference(comparison)
+    return f"By {found.ratings} blind rating{'' if found.ratings == 1 else 's'}: {found.sentence}" if found else ""
 
 
 def artifact_of(comparison: Comparison, arm: ArmFigures, member: Member) -> Artifact | None:

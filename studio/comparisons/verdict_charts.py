@@ -1,4 +1,4 @@
-"""The two charts of a verdict: quality against cost, and quality against forgetting. Places in a picture; templates and the PDF draw it."""
+"""The charts of a verdict: quality against time, against cost, and against forgetting. Places in a picture, which others draw."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from studio.comparisons.figures import Figure, Verdict
 from studio.comparisons.marks import Mark
-from studio.comparisons.taken import Spread
+from studio.comparisons.taken import Costs, Spread
 from studio.workspaces.templatetags.studio import duration, number
 
 WIDTH, HEIGHT = 440, 280
@@ -75,16 +75,26 @@ class Quality:
     up: dict[int, Extent]
 
 
-def plots(verdict: Verdict, marks: dict[int, Mark]) -> list[Plot]:
-    """Those for which at least two arms have figures."""
+def plots(verdict: Verdict, marks: dict[int, Mark], costs: Costs | None = None) -> list[Plot]:
+    """Those for which at least two arms have figures. What arms took on different kinds of machines is not drawn against each other."""
     gained = all(arm.gain for arm in verdict.measured) and len({arm.base for arm in verdict.measured}) == 1
     quality = "Gain over the untouched model" if gained else "Loss"
     up = {arm.number: extent(arm.gain if gained else arm.loss) for arm in verdict.measured}
     how = Quality(f"{quality}, nats per {verdict.unit}", "gain" if gained else "loss", "higher" if gained else "lower", up)
-    seconds = {arm.number: spread(arm.took.seconds) for arm in verdict.measured if arm.took.seconds}
+    seconds = {arm.number: spread(arm.took.seconds) for arm in verdict.measured if arm.took.seconds and verdict.one_machine}
+    spent = {number: float(cost) for number, cost in costs.by_arm.items()} if costs and verdict.one_machine else {}
     forgotten = {arm.number: extent(arm.forgetting) for arm in verdict.measured if arm.forgetting}
     found = [
         plot(verdict, marks, "Quality against time", "Time of one training", how, seconds, duration, unit=unit_of_time(seconds)),
+        plot(
+            verdict,
+            marks,
+            "Quality against cost",
+            f"Cost of one training, {costs.currency if costs else ''}",
+            how,
+            {arm: (cost, cost, cost) for arm, cost in spent.items()},
+            number,
+        ),
         plot(verdict, marks, "Quality against forgetting", "Loss added on general rows, nats", how, forgotten, number),
     ]
     return [one for one in found if one is not None]

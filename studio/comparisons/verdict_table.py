@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from studio.comparisons.figure_words import percent, plus_minus, share_words
 from studio.comparisons.figures import ArmFigures, Figure, Verdict
 from studio.comparisons.taken import Costs, Spread
-from studio.comparisons.wording import percent, plus_minus, share_words
 from studio.workspaces.rates import money
 from studio.workspaces.templatetags.studio import count, duration, filesize, number, seconds
 
@@ -91,12 +91,15 @@ def headline(verdict: Verdict, costs: Costs | None) -> list[Column]:
             "How long one training took on the worker, without the wait in the queue.",
             lambda arm: arm.took.seconds,
             duration,
+            marked=verdict.one_machine,
         ),
-        of_spreads(verdict, "Memory", "The most memory that training took.", lambda arm: arm.took.memory, filesize),
+        of_spreads(
+            verdict, "Memory", "The most memory that training took.", lambda arm: arm.took.memory, filesize, marked=verdict.one_machine
+        ),
         of_spreads(
             verdict, "Storage", "What the result takes on disk. Each further variant takes that again.", lambda arm: arm.size, filesize
         ),
-        cost_column(costs),
+        cost_column(costs, marked=verdict.one_machine),
     ]
     return [column for column in columns if column.cells]
 
@@ -142,7 +145,12 @@ def further(verdict: Verdict) -> list[Column]:
             lower=True,
         ),
         of_spreads(
-            verdict, "GPU hours", "Hours of one GPU that one training took; 0 on a processor.", lambda arm: arm.took.gpu_hours, number
+            verdict,
+            "GPU hours",
+            "Hours of one GPU that one training took; 0 on a processor.",
+            lambda arm: arm.took.gpu_hours,
+            number,
+            marked=verdict.one_machine,
         ),
         of_spreads(
             verdict,
@@ -151,6 +159,7 @@ def further(verdict: Verdict) -> list[Column]:
             lambda arm: arm.took.tokens_per_second,
             count,
             lower=False,
+            marked=verdict.one_machine,
         ),
         of_spreads(
             verdict,
@@ -158,11 +167,14 @@ def further(verdict: Verdict) -> list[Column]:
             "What the device used in one training, in watt-hours, where it tells.",
             lambda arm: arm.took.energy,
             lambda value: f"{number(value)} Wh",
+            marked=verdict.one_machine,
         ),
         of_spreads(verdict, "Trained numbers", "How many numbers of the model training could change.", lambda arm: arm.trainable, count),
         shares(verdict),
-        of_spreads(verdict, "GGUF file", "The whole model as one file for llama.cpp.", lambda arm: arm.gguf_size, filesize),
-        of_spreads(verdict, "GGUF adapter", "The adapter alone as a file for llama.cpp.", lambda arm: arm.gguf_adapter_size, filesize),
+        of_spreads(verdict, "GGUF file", "The whole model as one file for llama.cpp, estimated.", lambda arm: arm.gguf_size, about),
+        of_spreads(
+            verdict, "GGUF adapter", "The adapter alone as a file for llama.cpp, estimated.", lambda arm: arm.gguf_adapter_size, about
+        ),
         of_spreads(
             verdict, "First token", "How long an answer takes to begin, on the machine that measured.", lambda arm: arm.first_token, seconds
         ),
@@ -196,32 +208,49 @@ def of_figures(verdict: Verdict, title: str, hint: str, read: Read, said: Callab
         best = bool(others) and all(figure.high < other.low if lower else figure.low > other.high for other in others)
         text, _, note = said(figure).partition(" ± ")
         exact = f"{figure.value:.6g}, 95 % interval from {figure.low:.6g} to {figure.high:.6g}"
-        cells[own] = Cell(text, f"± {note}" if figure.half else "", exact, best)
+        cells[own] = Cell(text, ends(figure, said) if one_sided(figure) else f"± {note}" if figure.half else "", exact, best)
     return Column(title, hint, cells)
 
 
-def of_spreads(verdict: Verdict, title: str, hint: str, read: Read, said: Callable[[float], str], *, lower: bool = True) -> Column:
-    """The best is marked where it is clearly smaller, or larger, than every other."""
+def one_sided(figure: Figure) -> bool:
+    """Whether its interval ends at the figure itself, as where every answer is right."""
+    return figure.half > 1e-9 and min(figure.value - figure.low, figure.high - figure.value) < 1e-9
+
+
+def ends(figure: Figure, said: Callable[[Figure], str]) -> str:
+    """0.840 to 1.000, with as many digits as the figure."""
+    low, high = (said(figure.model_copy(update={"value": end})).partition(" ± ")[0] for end in (figure.low, figure.high))
+    return f"{low} to {high}"
+
+
+def about(value: float) -> str:
+    return f"about {filesize(value)}"
+
+
+def of_spreads(
+    verdict: Verdict, title: str, hint: str, read: Read, said: Callable[[float], str], *, lower: bool = True, marked: bool = True
+) -> Column:
+    """The best is marked where it is clearly smaller, or larger, than every other, and what they took can be compared."""
     found = {arm.number: spread for arm in verdict.arms if isinstance(spread := read(arm), Spread)}
     cells = {}
     for own, spread in found.items():
         others = [other.mean for arm, other in found.items() if arm != own]
-        best = bool(others) and (spread.mean < min(others) * (1 - BETTER) if lower else spread.mean > max(others) * (1 + BETTER))
+        best = marked and bool(others) and (spread.mean < min(others) * (1 - BETTER) if lower else spread.mean > max(others) * (1 + BETTER))
         low, high = said(spread.low), said(spread.high)
         cells[own] = Cell(
             said(spread.mean),
-            f"{low} to {high}" if low != high else "",
+            f"{low} to {high.removeprefix('about ')}" if low != high else "",
             f"{spread.mean:.6g}, from {spread.low:.6g} to {spread.high:.6g}",
             best,
         )
     return Column(title, hint, cells)
 
 
-def cost_column(costs: Costs | None) -> Column:
+def cost_column(costs: Costs | None, *, marked: bool) -> Column:
     by_arm = costs.by_arm if costs else {}
     least = min(by_arm.values(), default=None)
     cells = {
-        arm: Cell(money(cost, costs.currency), is_best=cost == least and len(by_arm) > 1 and [*by_arm.values()].count(cost) == 1)
+        arm: Cell(money(cost, costs.currency), is_best=marked and cost == least and len(by_arm) > 1 and [*by_arm.values()].count(cost) == 1)
         for arm, cost in by_arm.items()
         if costs
     }

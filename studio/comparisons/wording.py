@@ -2,30 +2,19 @@
 
 from collections.abc import Sequence
 
-from studio.comparisons.figures import ArmFigures, Figure, Verdict
+from studio.comparisons import choosing
+from studio.comparisons.choosing import WIDE, cost_of, is_told
+from studio.comparisons.figure_words import NUMBERS, listed, percent, plus_minus, seeds_words, share_words, times, turned
+from studio.comparisons.figures import ArmFigures, Verdict
 from studio.comparisons.models import Comparison
-from studio.comparisons.reckoning import FEW_ROWS
+from studio.comparisons.reckoning import CLOSE, FEW_ROWS
 from studio.comparisons.statistics import SURE
-from studio.comparisons.taken import Spread
 from studio.workspaces.templatetags.studio import number
 
 LIKELY = 0.8
 """How likely something has to be to be called likely."""
-CLOSE, WIDE = 0.05, 0.25
-"""Half the width of a kept share up to which it is sure, and from which it says nothing."""
 SAME = 0.1
 """Arms are alike where their difference is told to this share of what training gained."""
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-FRACTIONS = (
-    (1 / 5, "a fifth as much"),
-    (1 / 4, "a quarter as much"),
-    (1 / 3, "a third as much"),
-    (1 / 2, "half as much"),
-    (2 / 3, "two thirds as much"),
-    (3 / 4, "three quarters as much"),
-    (2.0, "twice as much"),
-    (3.0, "three times as much"),
-)
 
 
 def worded(verdict: Verdict) -> Verdict:
@@ -40,11 +29,55 @@ def worded(verdict: Verdict) -> Verdict:
     else:
         among_all(verdict)
     verdict.more += [f"{arm.name}: {said}" for arm in verdict.arms for said in arm.missing]
+    verdict.more += notes(verdict)
     doubted(verdict)
     return verdict
 
 
+def can_choose(verdict: Verdict) -> bool:
+    """One seed, or a handful of rows, recommends nothing."""
+    return verdict.seeds > 1 and verdict.rows >= FEW_ROWS
+
+
+def take(verdict: Verdict, arm: ArmFigures | None, advice: str = "") -> None:
+    """Recommends an arm, or says why none is; nothing where too little was measured to choose by."""
+    if not can_choose(verdict):
+        return
+    verdict.choice = arm.number if arm else None
+    if advice:
+        verdict.advice.append(advice)
+
+
+def notes(verdict: Verdict) -> list[str]:
+    """What has to be known to read the figures aright."""
+    found = verdict.measured
+    told = []
+    if len(found) > 1 and not verdict.one_machine:
+        told.append(
+            f"The arms were trained on different kinds of machines ({listed(verdict.machines)}), "
+            "so what they took in time, memory, energy and cost is not compared."
+        )
+    quantised = [arm.name for arm in found if arm.quantization]
+    if quantised:
+        told.append(
+            f"{listed(quantised)} learnt on a quantised base model, but {'is' if len(quantised) == 1 else 'are'} measured "
+            "on the unquantised one and beside it: a part of what is gained or forgotten is that change."
+        )
+    if verdict.differs == Comparison.Differs.SWEEP and verdict.reason not in ("nothing", "no_gain"):
+        told.append("The best was chosen by the same held-out rows that it is measured on, so its figure is a little flattering.")
+    return told
+
+
 def alone(verdict: Verdict, arm: ArmFigures) -> None:
+    stopped = [other for other in verdict.arms if other is not arm and other.stopped_early]
+    if stopped and all(other in stopped for other in verdict.arms if other is not arm):
+        others = f"{'the other was' if len(stopped) == 1 else f'the other {len(stopped)} were'} stopped for being worse at the same point"
+        told = f" It lowered the loss on held-out rows by {plus_minus(arm.gain)}." if arm.gain and arm.gain.is_above else ""
+        verdict.sentence = f"{arm.name} is the only one that was trained to its end: {others}.{told}"
+        settle(verdict, "likely")
+        if arm.gain is None or arm.gain.is_above:
+            take(verdict, arm, f"Take {arm.name}.")
+        return
     gained = f" It lowered the loss on held-out rows by {plus_minus(arm.gain)}." if arm.gain and arm.gain.is_above else ""
     verdict.sentence = f"Only {arm.name} has a result, so there is nothing to compare it with.{gained}"
     verdict.reason = "nothing"
@@ -62,45 +95,47 @@ def against_reference(verdict: Verdict) -> None:
         return
     verdict.sentence = kept_sentence(first, reference)
     half = first.kept.half if first.kept else WIDE
-    settle(verdict, "sure" if half <= CLOSE else "likely" if half < WIDE else "open")
+    settle(verdict, "sure" if half <= CLOSE else "likely" if is_told(first) else "open")
     verdict.more += [kept_sentence(arm, reference) for arm in others[1:]]
-    if first.kept is not None and first.kept.half < WIDE:
-        cheaper = cost_of(first, reference) < 1
-        verdict.choice = first.number if (first.kept.low >= 1 - SAME and cheaper) or first.kept.low > 1 else reference.number
-        chosen = verdict.arm(verdict.choice)
-        assert chosen is not None  # one of the two
-        why = (
-            "what it loses is small beside what it saves"
-            if chosen is first
-            else "what the other would save costs a part of what was learnt, unless the price matters more to you"
-        )
-        verdict.advice.append(f"Take {chosen.name}: {why}.")
+    if is_told(first):
+        take(verdict, *choosing.choice(first, reference))
 
 
 def no_gain(verdict: Verdict, reference: ArmFigures, first: ArmFigures) -> None:
     verdict.reason = "no_gain"
     if reference.gain is None:
         verdict.sentence = f"What {reference.name} gained is not known, for its base model was not measured."
+        verdict.advice.append("Measure again, with the untouched base model.")
         return
-    what = (
-        "made the model worse on held-out rows"
-        if reference.gain.is_below
-        else "itself did not gain on held-out rows, as far as can be told"
-    )
-    verdict.sentence = f"{reference.name} {what}, so there is nothing to keep a share of."
+    if may_have_gained(reference):
+        what = f"lowered the loss by {plus_minus(reference.gain)}, which may be chance, so no share of it is told."
+    elif reference.gain.is_below:
+        what = "made the model worse on held-out rows, so there is nothing to keep a share of."
+    else:
+        what = "itself did not gain on held-out rows, as far as can be told, so there is nothing to keep a share of."
+    verdict.sentence = f"{reference.name} {what}"
     if first.gain and first.gain.is_above:
-        verdict.sentence += f" {first.name} did: its loss fell by {plus_minus(first.gain)}."
-        verdict.choice = first.number
+        verdict.sentence += f" {first.name} did gain: its loss fell by {plus_minus(first.gain)}."
+        take(verdict, first, f"Take {first.name}: it gained what {reference.name} did not, as far as can be told.")
     verdict.advice.append(
-        f"Look at the learning rate and the rows of {reference.name} first: its steps may be too large, or the rows too few."
+        "Train more seeds and hold out more rows: that would tell whether it gained."
+        if may_have_gained(reference)
+        else f"Look at the learning rate and the rows of {reference.name} first: its steps may be too large, or the rows too few."
     )
+
+
+def may_have_gained(arm: ArmFigures) -> bool:
+    """A gain that chance alone might have given."""
+    return arm.gain is not None and arm.gain.value > 0 and not arm.gain.is_above
 
 
 def kept_sentence(arm: ArmFigures, reference: ArmFigures) -> str:
     """LoRA at rank 16 keeps 98.7 % ± 0.6 of full fine-tuning's gain at 31 % of the time, ...; it forgets a third as much."""
     if arm.gain and arm.gain.is_below:
         return f"{arm.name} made the model worse on held-out rows: the loss rose by {plus_minus(turned(arm.gain))}."
-    if arm.kept is None or arm.kept.half >= WIDE:
+    if arm.kept is not None and arm.kept.low <= 0:
+        return f"{arm.name} gained nothing that can be told, so it keeps no share of the gain of {reference.name} that can be told either."
+    if arm.kept is None or not is_told(arm):
         return f"How much of the gain of {reference.name} {arm.name} keeps cannot be told from this."
     verb = "gains more than" if arm.kept.low > 1 else "keeps"
     share = f"{share_words(arm.kept)} of the gain of {reference.name}"
@@ -109,12 +144,7 @@ def kept_sentence(arm: ArmFigures, reference: ArmFigures) -> str:
 
 
 def price(arm: ArmFigures, reference: ArmFigures) -> str:
-    pairs = (
-        ("time", arm.took.seconds, reference.took.seconds),
-        ("memory", arm.took.memory, reference.took.memory),
-        ("storage", arm.size, reference.size),
-    )
-    told = [f"{percent(one.mean / other.mean)} of the {what}" for what, one, other in pairs if one and other and other.mean > 0]
+    told = [f"{percent(ratio)} of the {what}" for what, ratio in choosing.ratios(arm, reference).items()]
     return f" at {listed(told)}" if told else ""
 
 
@@ -144,30 +174,31 @@ def among_all(verdict: Verdict) -> None:
     if all(arm.gain is not None and not arm.gain.is_above for arm in found):
         verdict.sentence = f"None of the {many} gained anything on held-out rows that can be told from chance."
         verdict.reason = "no_gain"
+        if any(may_have_gained(arm) for arm in found):
+            verdict.advice.append("Train more seeds and hold out more rows: that would tell whether any of them gained.")
+            return
         verdict.advice.append("Look at the learning rate and the rows first: the steps may be too large or too small, or the rows too few.")
         return
     loss = f"its loss on held-out rows is {plus_minus(best.loss)} {per}"
-    if best.best >= SURE:
+    if best.best >= SURE and best.loss and second.loss and best.loss.value < second.loss.value:
         than = f"better than {second.name}" if len(found) == 2 else f"the best of {many}"
-        apart = f", {number(second.loss.value - best.loss.value)} lower than that of {second.name}" if second.loss and best.loss else ""
-        verdict.sentence, verdict.choice = f"{best.name} is {than}: {loss}{apart}.", best.number
+        verdict.sentence = f"{best.name} is {than}: {loss}, {number(second.loss.value - best.loss.value)} lower than that of {second.name}."
         settle(verdict, "sure")
-        verdict.advice.append(f"Take {best.name}.")
+        take(verdict, best, f"Take {best.name}.")
         return
     alike = [arm for arm in found if arm is best or overlapping(arm, best)]
     if within(alike, best):
         cheapest = min(alike, key=lambda arm: (cost_of(arm, best), arm.number))
-        verdict.choice = cheapest.number
         other = best if cheapest is not best else alike[1] if len(alike) > 1 else second
         whole = f"{other.name}" if len(found) == 2 else f"{other.name}, the best of {many}," if other is best else f"any of the {many}"
-        verdict.sentence = f"{cheapest.name} is as good as {whole} within what {seeds_words(verdict.seeds)} can tell."
+        verdict.sentence = f"{cheapest.name} is as good as {whole} within what {seeds_of(verdict)} can tell."
         settle(verdict, "likely")
-        saving = f", and it takes {percent(cost_of(cheapest, other))} of the time" if cost_of(cheapest, other) < 0.95 else ""
-        verdict.advice.append(f"Take {cheapest.name}: nothing better can be told{saving}.")
+        saved = choosing.savings(choosing.ratios(cheapest, other))
+        take(verdict, cheapest, f"Take {cheapest.name}: {listed(['nothing better can be told', *saved])}.")
     elif best.best >= LIKELY:
         verdict.sentence = f"{best.name} is likely {'better than ' + second.name if len(found) == 2 else f'the best of {many}'}: {loss}."
-        verdict.choice = best.number
         settle(verdict, "likely")
+        take(verdict, best)
     else:
         verdict.sentence = (
             f"Which of the {many} is the best cannot be told yet: {listed([arm.name for arm in alike][:4])} lie too close together."
@@ -189,14 +220,6 @@ def within(alike: Sequence[ArmFigures], best: ArmFigures) -> bool:
     )
 
 
-def cost_of(arm: ArmFigures, other: ArmFigures) -> float:
-    """What it takes beside the other: its time, or its size where the time was not told."""
-    for ours, theirs in ((arm.took.seconds, other.took.seconds), (arm.size, other.size)):
-        if ours and theirs and theirs.mean > 0:
-            return ours.mean / theirs.mean
-    return 1.0
-
-
 def settle(verdict: Verdict, sureness: str) -> None:
     verdict.sureness = sureness
     verdict.reason = "" if sureness == "sure" else "chance"
@@ -204,6 +227,12 @@ def settle(verdict: Verdict, sureness: str) -> None:
 
 def doubted(verdict: Verdict) -> None:
     """What speaks against taking it for sure, and what would settle it."""
+    lost = [arm for arm in verdict.measured if arm.missing]
+    if lost and verdict.reason != "nothing":
+        of = listed([f"{arm.name}: {len(arm.seeds)} of {len(arm.seeds) + len(arm.missing)}" for arm in lost][:4])
+        verdict.sentence += f" This is of the seeds that got to their end ({of})."
+        if verdict.sureness == "sure":
+            settle(verdict, "likely")
     if verdict.reason == "nothing":
         verdict.sureness, verdict.sureness_words = "open", "There is nothing to be sure of."
         return
@@ -221,14 +250,16 @@ def doubted(verdict: Verdict) -> None:
         return
     if verdict.reason == "no_gain":
         verdict.sureness = "open"
-        verdict.sureness_words = "As sure as the rows allow: nothing was gained that could be shared."
+        verdict.sureness_words = no_gain_words(verdict)
         return
-    by = f"{seeds_words(verdict.seeds)} and {verdict.rows:,} held-out rows"
+    by = f"{seeds_of(verdict)} and {verdict.held_out_words}"
     if verdict.sureness == "sure":
         verdict.sureness_words = f"Sure: {by} agree. What stands behind each ± is half of a 95 % interval."
         return
     if verdict.sureness == "likely":
         verdict.sureness_words = f"Likely, but not sure, from {by}."
+        if lost:
+            verdict.sureness_words += " Seeds that did not get to their end might have told otherwise."
     else:
         verdict.sureness_words = f"Not enough seeds to tell: {by} leave it open."
     if verdict.more_seeds:
@@ -238,7 +269,25 @@ def doubted(verdict: Verdict) -> None:
             verdict.advice.insert(0, f"Train {verdict.more_seeds} more {seeds} of each arm.")
     elif verdict.sureness == "open":
         verdict.sureness_words += " More seeds alone would hardly settle it: the difference is small beside what rows and seeds vary."
-        verdict.advice.insert(0, "Take whichever is cheaper, or compare on more held-out rows.")
+        verdict.advice.insert(0, "Compare on more held-out rows.")
+
+
+def no_gain_words(verdict: Verdict) -> str:
+    """Gained, but not surely; gained nothing; or nobody knows."""
+    arms = [arm for arm in [verdict.arm(verdict.reference)] if arm] if verdict.differs == Comparison.Differs.METHOD else verdict.measured
+    if all(arm.gain is None for arm in arms):
+        return "Without the untouched base model’s loss nothing can be said of a gain."
+    if any(may_have_gained(arm) for arm in arms):
+        return f"Something may have been gained, but not more than chance gives, by {seeds_of(verdict)} and {verdict.held_out_words}."
+    return "As sure as the rows allow: nothing was gained that could be shared."
+
+
+def seeds_of(verdict: Verdict) -> str:
+    """three seeds, or two to three seeds where arms differ in number."""
+    if verdict.most_seeds <= verdict.seeds:
+        return seeds_words(verdict.seeds)
+    fewest = NUMBERS[verdict.seeds] if verdict.seeds < len(NUMBERS) else str(verdict.seeds)
+    return f"{fewest} to {seeds_words(verdict.most_seeds)}"
 
 
 def changed(arm: ArmFigures) -> str:
@@ -247,51 +296,3 @@ def changed(arm: ArmFigures) -> str:
     if arm.gain.is_above:
         return f"lowered the loss by {plus_minus(arm.gain)}."
     return f"raised the loss by {plus_minus(turned(arm.gain))}." if arm.gain.is_below else "changed nothing that can be told."
-
-
-def turned(figure: Figure) -> Figure:
-    return Figure(value=-figure.value, low=-figure.high, high=-figure.low)
-
-
-def plus_minus(figure: Figure | None) -> str:
-    """1.234 ± 0.012, with as many digits as the ± is worth."""
-    if figure is None:
-        return "–"
-    half = figure.half if figure.half > 1e-9 * abs(figure.value) else 0.0  # less is the arithmetic's own
-    digits = next((place for place in range(5) if half >= 0.95 * 10**-place), 5)
-    digits = min(5, digits + 1) if half else 3
-    return f"{figure.value:.{digits}f} ± {half:.{digits}f}"
-
-
-def share_words(figure: Figure) -> str:
-    """98.7 % ± 0.6, in points of a hundred."""
-    half = figure.half * 100
-    digits = 0 if half >= 10 else 1
-    return f"{figure.value * 100:.{digits}f} % ± {half:.{digits}f}"
-
-
-def percent(share: float) -> str:
-    """31 %, 1.5 %, 0.02 %: two digits that count."""
-    size = abs(share * 100)
-    return f"{size:.0f} %" if size >= 9.95 else f"{size:.1f} %" if size >= 0.095 else f"{size:.2f} %"
-
-
-def times(ratio: float) -> str:
-    """a third as much, 62 % as much, 1.6 times as much."""
-    near = [words for fraction, words in FRACTIONS if abs(ratio / fraction - 1) < 0.08]
-    if near:
-        return near[0]
-    return f"{percent(ratio)} as much" if ratio < 1 else f"{ratio:.1f} times as much"
-
-
-def seeds_words(count: int) -> str:
-    spelt = NUMBERS[count] if count < len(NUMBERS) else str(count)
-    return f"{spelt} seed{'' if count == 1 else 's'}"
-
-
-def listed(parts: Sequence[str]) -> str:
-    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
-
-
-def spread_words(spread: Spread | None) -> str:
-    return "–" if spread is None else number(spread.mean)

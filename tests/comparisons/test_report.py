@@ -13,7 +13,7 @@ from django.test import Client as Browser
 
 from studio.comparisons import verdict
 from studio.comparisons.figures import Verdict
-from studio.comparisons.models import Comparison
+from studio.comparisons.models import Comparison, Rating
 from studio.workspaces.logos import set_logo
 from studio.workspaces.models import Rate
 from tests.clients.test_logos import png
@@ -133,6 +133,18 @@ def test_a_guest_and_a_stranger_are_told_that_there_is_no_such_page(acme, found,
     guest = make_member(acme.workspace, role="guest", email="gu@example.com", clients=[acme.client])
     for member in (guest, rival.owner):
         assert signed_in(member).get(f"/comparisons/{found.pk}/{address}").status_code == 404
+
+
+def test_what_blind_raters_prefer_is_said_on_the_page_in_the_report_and_in_the_pdf(acme, found):
+    lora, full = found.arms.all()
+    columns = {"comparison": found, "left": lora, "right": full, "left_seed": 1, "right_seed": 1, "user": acme.owner.user}
+    for prompt in range(3):
+        Rating.objects.create(**columns, prompt=prompt, better="right")
+    browser = signed_in(acme.owner)
+    said = f"By 3 blind ratings: {full.name} is preferred to {lora.name} in"
+    assert said in browser.get(f"/comparisons/{found.pk}/").content.decode()
+    assert said in browser.get(f"/comparisons/{found.pk}/report/").content.decode()
+    assert said in " ".join(words_of(browser.get(f"/comparisons/{found.pk}/report.pdf").content).split())
 
 
 def test_before_there_is_a_verdict_it_is_said(acme):

@@ -4,19 +4,24 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from django.test import Client as Browser
 
-from studio.comparisons import verdict
+from studio.comparisons import reckoning, verdict, verdict_table
+from studio.comparisons.figure_words import percent, plus_minus, times
 from studio.comparisons.figures import ArmFigures, Figure, Verdict
 from studio.comparisons.measured import folder_of
 from studio.comparisons.models import Comparison
-from studio.comparisons.taken import Spread, Took
-from studio.comparisons.wording import percent, plus_minus, times, worded
+from studio.comparisons.reckoning import share_of
+from studio.comparisons.taken import Costs, Spread, Took
+from studio.comparisons.verdict_charts import plots
+from studio.comparisons.wording import worded
 from studio.orders.models import Event
 from tests.comparisons.house import BASE, make_measured
 from tests.comparisons.training import trained
@@ -264,7 +269,10 @@ def test_a_method_is_held_against_the_reference():
     )
     assert (found.sureness, found.choice, found.reason) == ("sure", 0, "")
     assert found.sureness_words.startswith("Sure: three seeds and 100 held-out rows")
-    assert found.advice == ["Take LoRA at rank 16: what it loses is small beside what it saves."]
+    assert found.advice == [
+        "Take LoRA at rank 16: it loses only 1.3 % of the gain, it took 31 % of the time and 31 % of the memory "
+        "and its file is a seventieth of the size."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -284,17 +292,22 @@ def test_what_is_forgotten_is_said_as_far_as_it_can_be_told(ours, theirs, words)
 
 
 def test_no_share_is_printed_of_no_gain():
-    found = judged(lora(kept=None), full(gain=figure(0.005)), reference=1)
+    found = judged(lora(kept=None), full(gain=figure(-0.005)), reference=1)
     assert found.sentence.startswith(
         "full fine-tuning itself did not gain on held-out rows, as far as can be told, so there is nothing to keep"
     )
-    assert "LoRA at rank 16 did: its loss fell by 0.990" in found.sentence
+    assert "LoRA at rank 16 did gain: its loss fell by 0.990" in found.sentence
     assert (found.sureness, found.reason) == ("open", "no_gain")
     assert "%" not in found.sentence
     worse = judged(lora(kept=None), full(gain=figure(-0.5)), reference=1)
     assert worse.sentence.startswith("full fine-tuning made the model worse on held-out rows")
     unknown = judged(lora(kept=None), ArmFigures(number=1, name="full", plugin="p", seeds=[1, 2], loss=figure(1.0)), reference=1)
     assert unknown.sentence == "What full gained is not known, for its base model was not measured."
+    assert unknown.sureness_words == "Without the untouched base model’s loss nothing can be said of a gain."
+    unsure = judged(lora(kept=None), full(gain=figure(0.005)), reference=1)
+    assert unsure.sentence.startswith("full fine-tuning lowered the loss by 0.005 ± 0.010, which may be chance, so no share of it is told.")
+    assert unsure.sureness_words.startswith("Something may have been gained, but not more than chance gives, by three seeds")
+    assert found.sureness_words == "As sure as the rows allow: nothing was gained that could be shared."
 
 
 def test_a_share_with_too_wide_an_interval_is_not_printed():
@@ -309,18 +322,142 @@ def test_a_share_with_too_wide_an_interval_is_not_printed():
 
 
 def test_a_share_that_is_less_sure_is_called_likely():
-    found = judged(lora(kept=figure(0.9, 0.1)), full(), reference=1, more_seeds=1)
+    found = judged(lora(kept=figure(0.91, 0.11)), full(), reference=1, more_seeds=1)
     assert found.sureness == "likely"
     assert found.sureness_words.endswith("About 1 more seed for each arm would settle it.")
-    assert found.choice == 1  # it may lose a fifth
+    assert found.choice == 0
+    assert found.advice[-1].startswith("Take LoRA at rank 16: it loses nothing that can be told, at most 20 % of the gain, it took 31 %")
 
 
 def test_an_adapter_may_gain_more_or_make_things_worse():
     more = judged(lora(kept=figure(1.1, 0.02)), full(), reference=1)
     assert more.sentence.startswith("LoRA at rank 16 gains more than full fine-tuning, 110.0 % ± 2.0 of its gain, at 31 %")
     assert more.choice == 0
+    assert more.advice[0].startswith("Take LoRA at rank 16: it gains more, it took 31 % of the time")
     worse = judged(lora(loss=2.5, gain=figure(-0.5), kept=figure(-0.5)), full(), reference=1)
     assert worse.sentence.startswith("LoRA at rank 16 made the model worse on held-out rows: the loss rose by 0.500")
+    assert worse.advice == ["Take full fine-tuning: LoRA at rank 16 made the model worse."]
+
+
+def test_what_loses_nothing_and_is_cheaper_in_anything_is_taken():
+    slow = judged(
+        lora(kept=figure(1.0, 0.03), took=Took(seconds=spread(110.0)), size=spread(16.0)),
+        full(took=Took(seconds=spread(100.0))),
+        reference=1,
+    )
+    assert "keeps 100.0 % ± 3.0 of the gain of full fine-tuning at 110 % of the time and 1.6 % of the storage" in slow.sentence
+    assert slow.choice == 0
+    assert slow.advice == [
+        "Take LoRA at rank 16: it loses nothing that can be told and its file is a sixtieth of the size, though it took a little longer."
+    ]
+    dear = judged(lora(kept=figure(1.0), size=None, seconds=150.0), full(), reference=1)
+    assert (dear.choice, dear.advice[0]) == (
+        1,
+        "Take full fine-tuning: LoRA at rank 16 gains no more that can be told, and it took 1.5 times as long and 1.5 times the memory.",
+    )
+    alike = judged(lora(kept=figure(1.0), size=None, seconds=100.0), full(), reference=1)
+    assert (alike.choice, alike.advice[0][:14]) == (None, "Either will do")
+
+
+def test_what_surely_loses_leaves_the_reference():
+    found = judged(lora(kept=figure(0.92, 0.04)), full(), reference=1)
+    assert found.choice == 1
+    assert found.advice[-1] == (
+        "Take full fine-tuning where the last per cent matters: LoRA at rank 16 surely loses a part of its gain, about 8.0 %. "
+        "Where that does not matter, it took 31 % of the time and 31 % of the memory and its file is a seventieth of the size."
+    )
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        lambda: judged(lora(kept=figure(0.9, 0.4)), full(), reference=1),
+        lambda: judged(lora(), full(), reference=1, seeds=1),
+        lambda: judged(lora(), full(), reference=1, rows=12),
+        lambda: judged(lora(kept=None), full(gain=figure(-0.5)), reference=1, seeds=1),
+        lambda: judged(arm(0, "1e-4", loss=1.0, best=1.0), arm(1, "2e-4", loss=1.5), differs="learning_rate", seeds=1),
+    ],
+)
+def test_what_is_not_told_recommends_nothing(found):
+    assert found().choice is None
+    assert found().advice
+    assert not any("Take " in said for said in found().advice)
+
+
+def test_a_share_that_may_be_nothing_is_not_printed_as_a_negative_one():
+    found = judged(lora(loss=1.98, kept=figure(0.02, 0.1)), full(), reference=1)
+    assert found.sentence.startswith("LoRA at rank 16 gained nothing that can be told")
+    assert "%" not in found.sentence
+    assert (found.choice, found.advice[-1]) == (1, "Take full fine-tuning: LoRA at rank 16 gained nothing that can be told.")
+
+
+def test_seeds_that_did_not_get_to_their_end_leave_it_likely_at_most():
+    found = judged(lora(seeds=[1, 3], missing=["Seed 2 was stopped early: It could not catch up."]), full(), reference=1, seeds=2)
+    assert found.sentence.endswith(" This is of the seeds that got to their end (LoRA at rank 16: 2 of 3).")
+    assert found.sureness == "likely"
+    assert "from two to three seeds" in judged(lora(seeds=[1, 3], missing=["x"]), full(), reference=1, seeds=2, most_seeds=3).sureness_words
+
+
+def test_what_arms_took_on_other_machines_is_not_compared():
+    def on(machine: str, seconds: float) -> Took:
+        return Took(seconds=spread(seconds), memory=spread(seconds * 1e6), machines=[machine])
+
+    found = judged(lora(took=on("CPU", 31.0)), full(took=on("NVIDIA L4", 100.0)), reference=1)
+    assert "of the gain of full fine-tuning at 1.5 % of the storage;" in found.sentence
+    assert any(said.startswith("The arms were trained on different kinds of machines (CPU and NVIDIA L4)") for said in found.more)
+    time = next(column for column in verdict_table.headline(found, None) if column.title == "Time")
+    assert not any(cell.is_best for cell in time.cells.values())
+    assert "Quality against time" not in [plot.title for plot in plots(found, {})]
+
+
+def test_quantised_arms_and_sweeps_are_told_with_what_their_figures_hide():
+    assert any(
+        "LoRA at rank 16 learnt on a quantised base model" in said for said in judged(lora(quantization="4bit"), full(), reference=1).more
+    )
+    rates = [arm(number, f"{number}", loss=1.0 + number / 5, best=1.0 - number) for number in (0, 1)]
+    assert any("a little flattering" in said for said in judged(*rates, differs="sweep").more)
+    left = judged(rates[0], ArmFigures(number=1, name="1", plugin="p", missing=["x"], stopped_early=3), differs="sweep")
+    assert left.sentence.startswith("0 is the only one that was trained to its end: the other was stopped for being worse")
+    assert (left.sureness, left.choice) == ("likely", 0)
+
+
+def test_scores_that_are_all_alike_are_not_taken_for_certain():
+    figure_ = share_of(0, [np.ones(20), np.ones(20)])
+    assert (figure_.value, figure_.high) == (1.0, 1.0)
+    assert figure_.low == pytest.approx(0.8389, abs=1e-4)  # 20 of 20, by Wilson
+    found = judged(lora(scores={"exact": figure_}), full(scores={"exact": figure(0.9)}), reference=1)
+    exact = next(column for column in verdict_table.further(found) if column.title == "exact")
+    assert exact.cells[0].note == "0.839 to 1.000"
+    assert not exact.cells[0].is_best
+    nothing = share_of(0, [np.zeros(20)])
+    assert nothing.high == pytest.approx(0.1611, abs=1e-4)
+
+
+def test_quality_stands_against_cost_where_it_may_be_seen():
+    found = judged(lora(), full(), reference=1)
+    costs = Costs({0: Decimal("0.50"), 1: Decimal("1.50")}, "EUR")
+    chart = next(plot for plot in plots(found, {}, costs) if plot.title == "Quality against cost")
+    assert chart.spots[0].x < chart.spots[1].x
+    assert "Quality against cost" not in [plot.title for plot in plots(found, {})]
+
+
+def test_rows_that_are_a_sample_and_seeds_that_differ_are_told():
+    found = Verdict(differs="rank", rows=200, rows_of=900, probe_rows=12, own_probe=True, seeds=2, most_seeds=3)
+    assert found.held_out_words == "200 of 900 held-out rows"
+    assert found.probe_words == "12 of the general rows you chose"
+    assert found.mean_of == "2 to 3 seeds"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("differs", ["method", "rank"])
+def test_seeds_are_asked_for_to_tell_a_twentieth_of_the_gain_or_the_best_from_the_second(acme, monkeypatch, differs):
+    comparison = make_comparison(acme, seeds=(1, 2, 3))
+    comparison.differs = differs
+    make_measured(comparison, **made())
+    asked = []
+    monkeypatch.setattr(reckoning, "seeds_needed", lambda wanted, *_: asked.append(wanted))
+    found = reckoning.verdict_of(comparison)
+    assert asked == [pytest.approx(found.arm(1).gain.value / 20 if differs == "method" else found.arm(0).against.value)]
 
 
 def test_further_arms_have_a_sentence_each():
@@ -362,7 +499,7 @@ def test_arms_that_are_alike_are_told_so_and_the_cheaper_is_advised():
     found = judged(small, large, differs="rank")
     assert found.sentence == "Rank 16 is as good as Rank 64 within what three seeds can tell."
     assert (found.sureness, found.choice) == ("likely", 0)
-    assert found.advice == ["Take Rank 16: nothing better can be told, and it takes 60 % of the time."]
+    assert found.advice == ["Take Rank 16: nothing better can be told and it took 60 % of the time and 60 % of the memory."]
 
 
 def test_arms_that_may_be_alike_or_not_are_left_open():
