@@ -133,11 +133,19 @@ def start_link(chosen: Chosen, plugin: str, settings: dict[str, Any]) -> str:
 
 
 def compare_link(chosen: Chosen, advice: Advice) -> str:
-    """The form of a new comparison with the methods that fit as its arms; empty where fewer than two do."""
-    fitting = [method.name for method in advice.methods if method.verdict in ("fits", "unknown")]
+    """The form of a new comparison with the methods that fit as its arms; empty where fewer than two do. Rates are the usual ones, but
+    where a range test found them to be too high.
+    """
+    fitting = [method for method in advice.methods if method.verdict in ("fits", "unknown")]
     if len(fitting) < 2:
         return ""
-    arms = [("ways", name) for name in fitting if name != "dora" or len(fitting) < 3]
+    shown = [method for method in fitting if method.name != "dora" or len(fitting) < 3]
+    arms = [("ways", method.name) for method in shown]
+    arms += [
+        (f"rate_{method.name}", as_text(method.rates.high))
+        for method in shown
+        if method.rates and not method.rates.holds(method.learning_rate)
+    ]
     return f"{reverse('comparisons:new')}?{urlencode([*chosen.query.items(), ('differs', 'method'), *arms])}"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from studio.training.advicefacts import Fit, Method, Row
 from studio.training.defaults import counted
 from studio.training.facts import ModelFacts, Span
+from studio.training.form import as_text
 from studio.training.recommending import percent, side_by_side, size
 
 Cell = Callable[[Method], str]
@@ -87,7 +88,7 @@ def complexity_of(methods: Sequence[Method]) -> Cell:
 
     def cell(method: Method) -> str:
         if method.kind == "full":
-            other = f" ({method.learning_rate:g}, an adapter’s is {lora.learning_rate:g})" if lora else ""
+            other = f" ({as_text(method.learning_rate)}, an adapter’s is {as_text(lora.learning_rate)})" if lora else ""
             return f"Fewer settings, but a learning rate of its own{other}, and a whole model of {size(method.variant_size)} to deliver."
         more = {
             "qlora": " Needs bitsandbytes, and the base is unpacked to be merged.",

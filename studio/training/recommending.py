@@ -8,6 +8,7 @@ from studio.training.capacity import BITS_A_PARAMETER, Capacity
 from studio.training.config import TrainConfig
 from studio.training.defaults import LEARNING_RATE, counted
 from studio.training.facts import DatasetFacts, Estimate, HostFacts, ModelFacts
+from studio.training.form import as_text
 
 KNOWN = 0.5
 """Bits a token: below that the base says nearly the same already."""
@@ -239,9 +240,8 @@ def measured_reasons(surveyed: Surveyed | None, named: Method) -> Iterator[Reaso
     if surveyed.probe_loss and surveyed.loss > FAR * surveyed.probe_loss:
         yield Reason(text="That is far more than on general rows: the task is far from what it knows.", sources=["learns_less"])
     if named.rates and not named.rates.holds(named.learning_rate):
-        text = (
-            f"The usual learning rate, {named.learning_rate:g}, is above what a short test found to learn: {named.rates.high:g} is taken."
-        )
+        usual, taken = as_text(named.learning_rate), as_text(named.rates.high)
+        text = f"The usual learning rate, {usual}, is above what a short test found to learn: {taken} is taken."
         yield Reason(text=text, sources=["range_test"])
 
 
@@ -291,8 +291,12 @@ def expected_forgetting(method: Method, *, steps: int | None, surveyed: Surveyed
     settings = method.proposed
     own, epochs = settings.get("learning_rate", method.learning_rate), settings.get("epochs", USUAL_EPOCHS)
     less, more = TRIED[method.kind]
-    here = f"Here {counted(steps)} step{'s' if steps != 1 else ''} at {own:g}." if steps else f"Here a learning rate of {own:g}."
-    test = f"In this studio’s one small test (91 rows, 3 epochs, a model of 135 M) general rows lost {less} nats a token at {usual:g}"
+    here = (
+        f"Here {counted(steps)} step{'s' if steps != 1 else ''} at {as_text(own)}." if steps else f"Here a learning rate of {as_text(own)}."
+    )
+    test = (
+        f"In this studio’s one small test (91 rows, 3 epochs, a model of 135 M) general rows lost {less} nats a token at {as_text(usual)}"
+    )
     said, sources = [here, f"{test}, and {more} at five times that."], ["studio"]
     if own > HASTY * usual:
         said.append(f"The rate is {own / usual:.0f} times the usual one, so more is to be expected.")
@@ -302,7 +306,7 @@ def expected_forgetting(method: Method, *, steps: int | None, surveyed: Surveyed
         said.append("With LoRA, too, forgetting grew with the steps and with how much was learnt.")
         sources.append("forgetting_laws")
     if method.rates is not None and not method.rates.cut:
-        said.append(f"A range test found these rows to be learnt at rates up to {method.rates.high:g}.")
+        said.append(f"A range test found these rows to be learnt at rates up to {as_text(method.rates.high)}.")
     if surveyed is not None and surveyed.probe_loss is not None:
         said.append(f"General rows cost this base {surveyed.probe_loss:.2f} nats a token before.")
     return " ".join(said), sources

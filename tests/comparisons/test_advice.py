@@ -99,6 +99,17 @@ def test_workers_that_differ_in_a_package_that_counts_stand_apart_and_others_do_
     assert [host.name for host in advising.workers()] == ["one", "two"]
 
 
+def test_a_rate_that_a_range_test_found_too_high_goes_lower_into_both_forms(small, web):
+    make_slot()
+    found = {"low": 1e-5, "high": 1e-4, "points": [[1e-3, 1.0]]}
+    measured(small, result=SURVEYED | {"rates": {"lora": found}})
+    told = web.get("/advice/", asked(small)).context
+    assert parse_qs(urlsplit(told["start"]).query)["set_learning_rate"] == ["0.0001"]
+    assert parse_qs(urlsplit(told["compare"]).query)["rate_lora"] == ["0.0001"]
+    rates = web.get(told["compare"]).context["form"].rates()
+    assert {rate["name"]: rate["value"] for rate in rates}["rate_lora"] == "0.0001"
+
+
 def test_what_matters_changes_what_is_proposed_and_only_the_answer_is_drawn_again(small, web):
     make_slot()
     answer = web.get("/advice/", asked(small, goal="quality", clients=30), headers={"HX-Request": "true"}).content.decode()
