@@ -21,7 +21,7 @@ from studio.orders.services import request_stop
 from studio.runs.curve import is_figure
 from studio.runs.services import plugin_of
 from studio.training import TrainingPlugin
-from studio.workspaces.models import Client, Member, User, Workspace
+from studio.workspaces.models import Member, User, Workspace
 
 log = logging.getLogger(__name__)
 MOVING = Q(state__in=Comparison.LIVE) | Q(before__isnull=False)
@@ -31,19 +31,22 @@ MOST_AT_ONCE = 4
 
 def advance() -> list[str]:
     """One look at every comparison that goes on. Two rounds at once do each step once."""
-    live = Comparison.objects.filter(MOVING).order_by("created_at").values_list("pk", "project__client")
+    live = Comparison.objects.filter(MOVING).order_by("created_at").values_list("pk", flat=True)
     did = []
-    for pk, client in list(live):
+    for pk in list(live):
         try:
-            did += advance_one(pk, Client(pk=client))
+            did += advance_one(pk)
         except Exception:  # it is tried again in the next round, and holds up no other comparison
             log.exception("Comparison %s could not be taken further.", pk)
     return did
 
 
-def advance_one(pk: Any, client: Client) -> list[str]:
+def advance_one(pk: Any) -> list[str]:
     with transaction.atomic():
-        held(client)  # first, as by whoever stops it or adds to it meanwhile
+        found = Comparison._base_manager.select_related("project__client").filter(pk=pk).first()
+        if found is None:  # it has just been deleted
+            return []
+        held(found.project.client)  # first, as by whoever stops it or adds to it meanwhile
         rows = Comparison._base_manager.select_for_update(of=("self",), no_key=True, skip_locked=True)
         related = ("project__client__workspace", "created_by", "order", "before")
         comparison = rows.select_related(*related).filter(MOVING, pk=pk).first()
