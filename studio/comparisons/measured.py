@@ -3,7 +3,7 @@
 The files are a worker's, who has loaded models that learnt from strangers' rows: sizes are bounded, and numbers that cannot be are refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from studio.comparisons.models import Comparison
 from studio.errors import UserError
+from studio.training.scoring import metrics_of
 from studio.worker.events import clean
 
 Set = Literal["held_out", "probe"]
@@ -26,10 +27,15 @@ Key = tuple[int, int]
 """(arm, seed). Arm -1 is the untouched base model, with seed 0; where arms have several, -1 - number of the first arm with it."""
 Values = npt.NDArray[np.float64]
 
-MOST_ROWS, MOST_PROMPTS, MOST_RESULTS = 20_000, 1000, 500
-"""Rows of a set, prompts, and results with the untouched models."""
-LARGEST_TABLE, LARGEST_TEXTS = 64 << 20, 64 << 20
-"""Bytes of a file, as it lies there and as it is read."""
+MOST_ROWS, MOST_PROMPTS, MOST_RESULTS = 2000, 200, 500
+"""Rows of a set and prompts that a `ComparisonPayload` can ask for, and results with the untouched models."""
+LARGEST_TEXTS = 64 << 20
+"""Bytes of a file of texts."""
+SETS = ("held_out", "probe")
+FEW = 64
+"""Rows of which names are read at a time."""
+LARGEST_TABLE, LARGEST_ROW = 64 << 10, 128
+"""Bytes of a table without rows, and of each row, as it lies there: more than any that was written takes."""
 COLUMNS = {
     "arm": pa.int16(),
     "seed": pa.int64(),
@@ -42,6 +48,10 @@ COLUMNS = {
 }
 SCHEMA = pa.schema(list(COLUMNS.items()))
 """Of rows.parquet. A row that was too long for a result is not there."""
+READ = SCHEMA.set(SCHEMA.get_field_index("set"), pa.field("set", pa.dictionary(pa.int32(), pa.string())))
+"""As it is read: a name is held once, not once for each of its rows."""
+PACKED = ("UNCOMPRESSED", "SNAPPY")
+"""Neither unpacks to more than some twenty times its bytes."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, StringConstraints(max_length=20_000)]
@@ -105,6 +115,8 @@ class Facts(Told):
     """What the probe rows are called."""
     held_out: int = Field(0, ge=0)
     """Held-out rows that were measured."""
+    of: int = Field(0, ge=0)
+    """Held-out rows that there were to choose from; 0 where an earlier measuring did not tell."""
     left_out: int = Field(0, ge=0)
     """Rows, held out or of the probe, that were left out because an arm was trained on them."""
     memorised_from: Name = ""
@@ -113,6 +125,22 @@ class Facts(Told):
     """Answers of which a judge said nothing that is a grade."""
     host: Name = ""
     """The machine that measured, in words."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a comparison had measured. A worker's answer that holds anything else is refused."""
+
+    keys: frozenset[Key]
+    """Each arm with each seed, and what can stand for their untouched models."""
+    metrics: frozenset[str]
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> "Asked":
+        arms = list(comparison.arms.values_list("number", flat=True))
+        bases = {(-1 - number, 0) for number in [0, *arms]}
+        results = {(number, seed) for number in arms for seed in comparison.seeds}
+        return cls(frozenset(bases | results), frozenset(metric.name for metric in metrics_of(comparison.metrics)))
 
 
 @dataclass(frozen=True)
@@ -132,7 +160,7 @@ class Measured:
         folder = folder_of(comparison)
         if folder is None or not (folder / "facts.json").is_file():
             raise UserError("This comparison has not been measured yet. Measure it first.")
-        return read(folder, arms=set(comparison.arms.values_list("number", flat=True)))
+        return read(folder, Asked.of(comparison))
 
     @property
     def keys(self) -> list[Key]:
@@ -223,36 +251,69 @@ def folder_of(comparison: Comparison) -> Path | None:
     return comparison.order.folder / "result" if comparison.order else None
 
 
-def read(folder: Path, *, arms: set[int]) -> Measured:
-    """The four files of a result. Raises ValueError, as pydantic's is one, for what cannot have been measured of these arms."""
+def read(folder: Path, asked: Asked) -> Measured:
+    """The four files of a result. Raises ValueError, as pydantic's is one, for what cannot have been measured of this comparison."""
+    facts = facts_of(folder, asked)
+    prompts = prompts_of(folder)
+    known = {(result.arm, result.seed) for result in facts.results}
+    return Measured(table_of(folder / "rows.parquet", known), answers_of(folder, known, prompts, asked), prompts, facts)
+
+
+def facts_of(folder: Path, asked: Asked) -> Facts:
     facts = Facts.model_validate(orjson.loads(bounded(folder / "facts.json")))
-    prompts = [Prompt.model_validate(line) for line in lines(folder / "prompts.jsonl", most=MOST_PROMPTS)]
     known = {(result.arm, result.seed) for result in facts.results}
     if len(known) < len(facts.results):
         raise ValueError("a result was told twice")
-    if not all(arm in arms or (arm < 0 and seed == 0) for arm, seed in known):
-        raise ValueError("a result of an arm that there is none of")
-    return Measured(table_of(folder / "rows.parquet", known), answers_of(folder / "answers.jsonl", known, prompts), cleaned(prompts), facts)
+    if not known <= asked.keys:
+        raise ValueError("a result of an arm or a seed that there is none of")
+    return facts
+
+
+def prompts_of(folder: Path) -> list[Prompt]:
+    return cleaned([Prompt.model_validate(line) for line in lines(folder / "prompts.jsonl", most=MOST_PROMPTS)])
 
 
 def table_of(path: Path, known: set[Key]) -> dict[str, npt.NDArray[Any]]:
-    if path.stat().st_size > LARGEST_TABLE:
+    most = len(SETS) * MOST_ROWS * max(1, len(known))
+    if path.stat().st_size > LARGEST_TABLE + LARGEST_ROW * most:
         raise ValueError("the table is larger than any that was measured")
-    most = 2 * MOST_ROWS * max(1, len(known))
-    with pq.ParquetFile(path) as file:
-        if file.metadata.num_rows > most or not file.schema_arrow.equals(SCHEMA):
-            raise ValueError("the table has other columns, or more rows, than were measured")
-        if sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)) > LARGEST_TABLE:
-            raise ValueError("the table unpacks to more than any that was measured")
-        table = file.read()
-    if any(table[name].null_count for name in COLUMNS if name != "kl"):
+    with pq.ParquetFile(path, read_dictionary=["set"]) as file:
+        refuse_bomb(file, most=most)
+        sets = sets_of(file)
+        table = file.read(columns=[name for name in COLUMNS if name != "set"])
+    if any(table[name].null_count for name in table.column_names if name != "kl"):
         raise ValueError("a measured number is missing")
     found: dict[str, npt.NDArray[Any]] = {
-        name: pc.cast(table[name], pa.float64()).to_numpy() if name == "kl" else table[name].to_numpy() for name in COLUMNS if name != "set"
+        name: pc.cast(table[name], pa.float64()).to_numpy() if name == "kl" else table[name].to_numpy() for name in table.column_names
     }
-    found["set"] = np.array(table["set"].to_pylist(), dtype=object)
+    found["set"] = sets
     refuse_impossible(found, known)
     return found
+
+
+def refuse_bomb(file: pq.ParquetFile, *, most: int) -> None:
+    """Raises ValueError before anything is unpacked: for other columns than were asked for, more rows, or another packing."""
+    if not file.schema_arrow.equals(READ):
+        raise ValueError("the table has other columns than were measured")
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    if max(file.metadata.num_rows, sum(group.num_rows for group in groups)) > most:
+        raise ValueError("the table has more rows than were measured")
+    if any(group.column(number).compression not in PACKED for group in groups for number in range(group.num_columns)):
+        raise ValueError("the table is packed as none that was measured")
+
+
+def sets_of(file: pq.ParquetFile) -> npt.NDArray[Any]:
+    """The set of each row, read a few rows at a time, so that names which are none are met before they fill the memory."""
+    found = [np.array([], dtype=object)]
+    for batch in file.iter_batches(batch_size=FEW, columns=["set"]):
+        column = batch.column(0)
+        if column.null_count or len(column.dictionary) > len(SETS):
+            raise ValueError("a set of rows that there is none of")
+        names = column.dictionary.to_pylist()
+        if not set(names) <= set(SETS):
+            raise ValueError("a set of rows that there is none of")
+        found.append(np.array(names, dtype=object)[column.indices.to_numpy()])
+    return np.concatenate(found)
 
 
 def refuse_impossible(table: dict[str, npt.NDArray[Any]], known: set[Key]) -> None:
@@ -264,8 +325,6 @@ def refuse_impossible(table: dict[str, npt.NDArray[Any]], known: set[Key]) -> No
         raise ValueError("a row without tokens")
     if ((table["row"] < 0) | (table["row"] >= MOST_ROWS)).any():
         raise ValueError("a row that there is none of")
-    if not set(table["set"].tolist()) <= {"held_out", "probe"}:
-        raise ValueError("a set of rows that there is none of")
     told = list(zip(table["arm"].tolist(), table["seed"].tolist(), table["set"].tolist(), table["row"].tolist(), strict=True))
     if len(set(told)) < len(told):
         raise ValueError("a row was measured twice")
@@ -273,13 +332,15 @@ def refuse_impossible(table: dict[str, npt.NDArray[Any]], known: set[Key]) -> No
         raise ValueError("rows of a result that the facts do not name")
 
 
-def answers_of(path: Path, known: set[Key], prompts: list[Prompt]) -> dict[Key, list[Answer]]:
+def answers_of(folder: Path, known: set[Key], prompts: Sequence[Prompt], asked: Asked) -> dict[Key, list[Answer]]:
     found: dict[Key, dict[int, Answer]] = {}
-    for line in lines(path, most=len(prompts) * max(1, len(known))):
+    for line in lines(folder / "answers.jsonl", most=len(prompts) * max(1, len(known))):
         answer = Answer.model_validate(line)
         key = (answer.arm, answer.seed)
         if key not in known or answer.prompt >= len(prompts) or answer.prompt in found.setdefault(key, {}):
             raise ValueError("an answer of nobody, to nothing, or given twice")
+        if not asked.metrics.issuperset(answer.scores):
+            raise ValueError("a score by a metric that was not asked for")
         found[key][answer.prompt] = answer.model_copy(update={"text": clean(answer.text)})
     return {key: [by_prompt[number] for number in sorted(by_prompt)] for key, by_prompt in found.items()}
 

@@ -6,11 +6,10 @@ from functools import cached_property
 from itertools import combinations
 
 import numpy as np
-import orjson
 from django.db.models import QuerySet
 
 from studio.comparisons.bradley_terry import Floats, Scores, scores
-from studio.comparisons.measured import MOST_PROMPTS, Facts, Prompt, answers_of, bounded, cleaned, folder_of, lines
+from studio.comparisons.measured import Asked, answers_of, facts_of, folder_of, prompts_of
 from studio.comparisons.models import Comparison, Rating
 from studio.orders.models import Order
 
@@ -61,9 +60,9 @@ class Rated:
         folder = folder_of(comparison)
         if not is_open(comparison) or folder is None or not (folder / "facts.json").is_file():
             return None
-        facts = Facts.model_validate(orjson.loads(bounded(folder / "facts.json")))
-        prompts = cleaned([Prompt.model_validate(line) for line in lines(folder / "prompts.jsonl", most=MOST_PROMPTS)])
-        answers = answers_of(folder / "answers.jsonl", {(result.arm, result.seed) for result in facts.results}, prompts)
+        asked, prompts = Asked.of(comparison), prompts_of(folder)
+        known = {(result.arm, result.seed) for result in facts_of(folder, asked).results}
+        answers = answers_of(folder, known, prompts, asked)
         texts = {key: [answer.text for answer in said] for key, said in answers.items() if key[0] >= 0 and 0 < len(said) == len(prompts)}
         ratings = list(ratings_of(comparison).select_related("left", "right"))
         found = cls(comparison, texts, [(prompt.shown, prompt.expected) for prompt in prompts], ratings)

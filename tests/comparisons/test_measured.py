@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from studio.comparisons.measured import SCHEMA, Measured, folder_of
+from studio.comparisons.models import Comparison
+from studio.comparisons.rated import Rated
 from studio.errors import UserError
 from tests.comparisons.house import BASE, make_measured
 
@@ -32,6 +34,7 @@ def test_losses_are_aligned_by_the_rows_that_every_result_could_read(acme):
 
 def test_divergence_scores_and_memorisation_are_told_by_result(acme):
     answers = {(0, 1): [{"text": "One.", "scores": {"f1": 0.5}, "overlap": 0.25}, {"text": "Two."}], (1, 1): ["Eins.", "Zwei."]}
+    Comparison.objects.filter(pk=acme.comparison.pk).update(metrics=[{"kind": "f1"}])
     measured = make_measured(acme.comparison, answers=answers, kl={(0, 1): [0.02] * 12, (1, 1): [0.3] * 12})
     assert measured.kl()[1, 1].tolist() == [0.3] * 12
     assert BASE not in measured.kl()
@@ -95,14 +98,23 @@ def test_an_answer_that_cannot_be_is_refused(acme, change):
         Measured.of(acme.comparison)
 
 
-def test_results_of_other_arms_are_refused(acme):
+def test_a_score_by_a_metric_that_nobody_asked_for_is_refused(acme):
+    with pytest.raises(ValueError, match="not asked for"):
+        make_measured(acme.comparison, answers={(0, 1): [{"text": "One.", "scores": {"f1": 0.5}}]})
+
+
+@pytest.mark.parametrize("change", [{"arm": 9}, {"seed": 2}, {"arm": -4}, {"arm": -1, "seed": 1}])
+def test_results_of_other_arms_and_seeds_are_refused(acme, change):
     make_measured(acme.comparison)
     path = folder_of(acme.comparison) / "facts.json"
     facts = json.loads(path.read_text())
-    facts["results"][-1]["arm"] = 9
+    facts["results"][-1] |= change
     path.write_text(json.dumps(facts))
+    Comparison.objects.filter(pk=acme.comparison.pk).update(state=Comparison.State.DONE)
     with pytest.raises(ValueError, match="none of"):
         Measured.of(acme.comparison)
+    with pytest.raises(ValueError, match="none of"):
+        Rated.of(acme.comparison)
 
 
 def test_a_table_with_other_columns_is_refused(acme):
@@ -110,4 +122,30 @@ def test_a_table_with_other_columns_is_refused(acme):
     path = folder_of(acme.comparison) / "rows.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["kl"]), path)
     with pytest.raises(ValueError, match="other columns"):
+        Measured.of(acme.comparison)
+
+
+def test_a_small_file_of_very_long_names_is_refused_before_it_is_unpacked(acme):
+    make_measured(acme.comparison)
+    path = folder_of(acme.comparison) / "rows.parquet"
+    long = "a" * 1_000_000
+    pq.write_table(pa.Table.from_pylist([row | {"set": long} for row in pq.read_table(path).to_pylist()], schema=SCHEMA), path)
+    assert path.stat().st_size < 200_000
+    usual, watched = pa.default_memory_pool(), pa.proxy_memory_pool(pa.system_memory_pool())
+    pa.set_memory_pool(watched)
+    try:
+        with pytest.raises(ValueError, match="a set of rows that there is none of"):
+            Measured.of(acme.comparison)
+    finally:
+        pa.set_memory_pool(usual)
+    assert watched.max_memory() < 20 * len(long)  # of 72 rows
+
+
+@pytest.mark.parametrize(("told", "said"), [({"compression": "zstd"}, "packed"), ({"times": 1000}, "more rows|larger")])
+def test_a_table_of_too_many_rows_or_another_packing_is_refused_unread(acme, told, said):
+    make_measured(acme.comparison)
+    path = folder_of(acme.comparison) / "rows.parquet"
+    table = pa.concat_tables([pq.read_table(path)] * told.get("times", 1))
+    pq.write_table(table, path, compression=told.get("compression", "snappy"))
+    with pytest.raises(ValueError, match=said):
         Measured.of(acme.comparison)
