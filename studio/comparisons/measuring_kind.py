@@ -23,6 +23,12 @@ from studio.training.scoring import Judge, metrics_of
 
 FORWARD_PASS, BESIDE = 1.25, 3 << 29
 """What measuring takes against the weights, and bytes of the process."""
+FEWEST_ROWS, MOST_ROWS = 48, 200
+"""Held-out rows that are asked for; of large models the worker takes fewer, as `ml.heldout` says."""
+READ_IN_A_SECOND = 2e10
+"""Tokens times weights that two processor cores read, about."""
+ROW_TOKENS = 200
+"""Of a row that nobody has counted."""
 
 
 class MeasuringKind(OrderKind):
@@ -44,6 +50,7 @@ class MeasuringKind(OrderKind):
             probe_name=str(comparison.probe)[:200] if comparison.probe else "",
             metrics=metrics_of(comparison.metrics),
             judges=judges_of(comparison),
+            rows=rows_to_measure(list(found)),
             state=order.checkpoints,
         ).model_dump(mode="json")
 
@@ -57,8 +64,10 @@ class MeasuringKind(OrderKind):
         return comparison_of(order).project_id
 
     def memory(self, order: Order) -> Need | None:
-        bases = [arm.base_model for arm in comparison_of(order).arms.select_related("base_model")]
+        comparison = comparison_of(order)
+        bases = [arm.base_model for arm in comparison.arms.select_related("base_model")]
         sizes = [base.model_facts.parameters for base in bases if base.is_ready]
+        sizes += [judge.parameters for judge in judges_of(comparison).values()]
         return Need(int(max(sizes) * 4 * FORWARD_PASS) + BESIDE) if sizes else None
 
     def succeeded(self, order: Order, result: dict[str, Any]) -> None:
@@ -81,6 +90,18 @@ def by_arm(trained: list[ArmRun]) -> list[list[ArmRun]]:
     for each in trained:
         found.setdefault(each.arm.number, []).append(each)
     return [found[number] for number in sorted(found)]
+
+
+def rows_to_measure(trained: list[ArmRun]) -> int:
+    """Held-out rows that all results together take about as long to read as the longest run took, within the bounds."""
+    seconds = max(each.run.order.seconds for each in trained)
+    one_row = sum(each.arm.base_model.model_facts.parameters * tokens_of_row(each.arm) for each in trained) / READ_IN_A_SECOND
+    return max(FEWEST_ROWS, min(MOST_ROWS, int(seconds / max(one_row, 1e-9))))
+
+
+def tokens_of_row(arm: Arm) -> float:
+    facts = arm.dataset_version.dataset_facts(arm.base_model)
+    return facts.tokens.total / facts.rows if facts.tokens and facts.rows else ROW_TOKENS
 
 
 def compared(runs: list[ArmRun]) -> ComparedArm | None:

@@ -10,9 +10,9 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,27 +21,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from studio import rowfile
+from studio.errors import UserError
 from studio.ml import generating, memorising, scores, together
-from studio.ml.batches import spread
+from studio.ml.comparedrows import Chosen, chosen
 from studio.ml.divergence import divergence
-from studio.ml.evaluating import LONGEST_TEXT, fitting, refuse_none
+from studio.ml.evaluating import LONGEST_TEXT
 from studio.ml.gguf import budget
-from studio.ml.heldout import Question, answers_of, as_asked, held_out_of, most_rows, questions
+from studio.ml.heldout import Question, answers_of, as_asked
 from studio.ml.loading import choose_reader
 from studio.ml.loss import Head
-from studio.ml.memorising import Beginning, beginning_of
-from studio.ml.releasedmodel import ADAPTER, Released, load, memory_of, tokenizer_of
+from studio.ml.memorising import Beginning
+from studio.ml.releasedmodel import ADAPTER, Released, load, memory_of
 from studio.ml.rowlosses import Row, batches, longest_for, loss_of, readable, refuse_no_numbers, row_losses, states_of
 from studio.training.job import Job
 from studio.training.orders import ComparedArm, ComparedResult, ComparisonPayload, EvaluatedModel
 from studio.training.scoring import Judge
 from studio.worker.host import cpu_count
 
-PROBE_FILE, PROBE_NAME = Path(__file__).with_name("probe.jsonl"), "General questions of the studio"
 LONGEST_PROBE = 512
 """Tokens of a general row."""
 TIMED, TIMED_TOKENS = 3, 16
@@ -51,10 +51,8 @@ CONTINUED_TOKENS = 32
 GRADE_TOKENS = 16
 F16, GGUF_HEADER = 2, 20_000
 """Bytes of a number of a GGUF adapter, and of the names that stand before them."""
-MOST_BEGINNINGS = 5000
-"""Training rows that beginnings are chosen from."""
-MANY_SHARED = 8
-"""Rows in common that are enough to ask all results for the same."""
+CANNOT_LOAD = (UserError, OSError, ValueError, RuntimeError, LookupError, MemoryError, SafetensorError)
+"""What a judge raises that does not fit, is gone, or is no model."""
 SCHEMA = pa.schema(
     [
         ("arm", pa.int16()),
@@ -75,36 +73,13 @@ def run(payload: dict[str, Any], job: Job) -> dict[str, Any]:
     """Leaves rows.parquet, prompts.jsonl, answers.jsonl and facts.json in job.out. Raises UserError where there is nothing to measure."""
     order = ComparisonPayload.model_validate(payload)
     job.phase("reading", "Choosing rows that no arm was trained on")
-    asked = chosen(order, job=job)
+    asked = chosen(order, [subject.model for subject in subjects_of(order)], job=job)
     order.state.mkdir(parents=True, exist_ok=True)
     measuring = Measuring(order, asked, job, Told(job, total=sum(asked.units for _ in subjects_of(order))))
     for base in bases_of(order):
         measuring.measure_base(base)
     graded = measuring.grades()
     return measuring.leave(graded)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What every result is measured on."""
-
-    held_out: list[Row]
-    probe: list[Row]
-    questions: list[Question]
-    beginnings: dict[str, list[Beginning]]
-    """By the rows.parquet that they stand in."""
-    of: int
-    """Held-out rows that there are."""
-    left_out: int
-    probe_name: str
-    common: bool
-    """Whether all results are given the same beginnings."""
-
-    @property
-    def units(self) -> int:
-        """Rows, prompts and beginnings of one result."""
-        most = max((len(each) for each in self.beginnings.values()), default=0)
-        return len(self.held_out) + len(self.probe) + len(self.questions) + most
 
 
 @dataclass(frozen=True)
@@ -153,84 +128,6 @@ def subjects_of(order: ComparisonPayload) -> Iterator[Subject]:
     for base in bases_of(order):
         yield base.itself
         yield from base.results
-
-
-def chosen(order: ComparisonPayload, *, job: Job) -> Chosen:
-    """Rows that no arm was trained on, and beginnings of those that one was. Raises UserError where no row was held out."""
-    versions = [Path(path) for path in dict.fromkeys(arm.rows for arm in order.arms)]
-    largest = max(arm.base.parameters for arm in order.arms)
-    most = most_rows(largest)
-    found = held_out_of(versions, split="validation", learnt_from=versions, most=min(order.rows, most))
-    refuse_none(found.of, learnt=found.learnt)
-    trained = {version: trained_rows(version, job=job) for version in versions}
-    if order.probe:
-        general = held_out_of([Path(order.probe)], split="", learnt_from=versions, most=min(order.general, most))
-        probe, learnt = general.rows, general.learnt
-    else:
-        probe, learnt = without(brought_along()[: order.general], trained.values())
-    told = [subject.model for subject in subjects_of(order)]
-    fits = fitting(one_per_tokenizer(told), room=order.answer_tokens)
-    each, common = beginnings_of(trained, limit=order.beginnings)
-    return Chosen(
-        found.rows,
-        probe,
-        questions(found.rows, limit=order.prompts, fits=fits),
-        {str(version): part for version, part in each.items()},
-        of=found.of,
-        left_out=found.learnt + learnt,
-        probe_name=order.probe_name or PROBE_NAME,
-        common=common,
-    )
-
-
-def one_per_tokenizer(models: Sequence[EvaluatedModel]) -> list[EvaluatedModel]:
-    """Of the models that read alike, the first."""
-    return list({(tokenizer_of(model), model.system, model.context): model for model in reversed(models)}.values())
-
-
-@dataclass
-class Trained:
-    """What is kept of a version's training rows."""
-
-    beginnings: dict[str, Beginning] = field(default_factory=dict)
-    """By the row as JSON."""
-    texts: set[int] = field(default_factory=set)
-    """A hash of each row as JSON, to tell whether one was trained on."""
-
-
-def trained_rows(version: Path, *, job: Job) -> Trained:
-    found = Trained()
-    for number, row in enumerate(rowfile.read(version, split="train")):
-        if number % 1000 == 0:
-            job.raise_if_stopped()
-        key = as_json(row)
-        found.texts.add(hash(key))
-        if len(found.beginnings) < MOST_BEGINNINGS and (begun := beginning_of(row)) is not None:
-            found.beginnings[key] = begun
-    return found
-
-
-def as_json(row: Row) -> str:
-    return json.dumps(row, sort_keys=True)
-
-
-def brought_along() -> list[Row]:
-    return [json.loads(line) for line in PROBE_FILE.read_text(encoding="utf-8").splitlines()]
-
-
-def without(rows: list[Row], trained: Any) -> tuple[list[Row], int]:
-    """The rows that nobody was trained on, and how many were left out."""
-    kept = [row for row in rows if not any(hash(as_json(row)) in each.texts for each in trained)]
-    return kept, len(rows) - len(kept)
-
-
-def beginnings_of(trained: dict[Path, Trained], *, limit: int) -> tuple[dict[Path, list[Beginning]], bool]:
-    """Those of rows that all arms were trained on, where there are enough; else each arm's own."""
-    several = [each.beginnings for each in trained.values()]
-    shared = [begun for key, begun in several[0].items() if all(key in other for other in several[1:])]
-    common = len(several) == 1 or len(shared) >= min(limit, MANY_SHARED)
-    sources = {version: shared if common else list(each.beginnings.values()) for version, each in trained.items()}
-    return {version: [source[place] for place in spread(len(source), limit=limit)] for version, source in sources.items()}, common
 
 
 @dataclass
@@ -398,20 +295,31 @@ class Measuring:
 
     def grades(self) -> dict[tuple[str, str], list[float | None]]:
         """By the judge's metric and the subject's name: its grade of each answer, as a score."""
-        found = {}
+        found: dict[tuple[str, str], list[float | None]] = {}
         for metric in self.order.metrics:
             if not isinstance(metric, Judge) or metric.name not in self.order.judges:
                 continue
-            judge, part = self.order.judges[metric.name], f"grades.{metric.name}"
+            part = f"grades.{metric.name}"
             missing = [subject for subject in subjects_of(self.order) if not self.has(subject, part)]
             if missing:
-                with self.loaded(judge) as model:
-                    for subject in missing:
-                        self.job.phase("evaluating", f"{judge.name} grades {subject.model.name}")
-                        self.keep(subject, part, self.graded(model, subject))
+                self.ask_judge(self.order.judges[metric.name], part, missing)
             for subject in subjects_of(self.order):
-                found[metric.name, subject.name] = self.kept(subject, part)
+                none: list[float | None] = [None] * len(self.chosen.questions)
+                found[metric.name, subject.name] = self.kept(subject, part) if self.has(subject, part) else none
         return found
+
+    def ask_judge(self, judge: EvaluatedModel, part: str, missing: list[Subject]) -> None:
+        """Keeps its grades. One that cannot be loaded gives none: what else was measured is worth having without."""
+        with ExitStack() as stack:
+            try:
+                model = stack.enter_context(self.loaded(judge))
+            except CANNOT_LOAD as problem:
+                why = problem.message if isinstance(problem, UserError) else "It could not be loaded."
+                self.job.note(f"{judge.name} gives no grades. {why}", level="warning")
+                return
+            for subject in missing:
+                self.job.phase("evaluating", f"{judge.name} grades {subject.model.name}")
+                self.keep(subject, part, self.graded(model, subject))
 
     def graded(self, model: Released, subject: Subject) -> list[float | None]:
         asked = [
@@ -440,6 +348,7 @@ class Measuring:
             "bases": {arm.number: stands_for(self.order, arm) for arm in self.order.arms},
             "probe": self.chosen.probe_name,
             "held_out": len(self.chosen.held_out),
+            "of": self.chosen.of,
             "left_out": self.chosen.left_out,
             "memorised_from": "rows that all arms were trained on" if self.chosen.common else "rows that each arm was trained on",
             "ungraded": sum(grade is None for each in graded.values() for grade in each),

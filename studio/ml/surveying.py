@@ -21,7 +21,7 @@ from studio import rowfile
 from studio.errors import UserError
 from studio.ml.adapters import add_matrices
 from studio.ml.batches import TokenRow, spread, token_row
-from studio.ml.comparing import brought_along
+from studio.ml.comparedrows import brought_along
 from studio.ml.gguf import budget
 from studio.ml.heldout import as_asked
 from studio.ml.loading import Arithmetic, Reader, choose_reader, load_base

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from studio.errors import UserError
-from studio.ml import comparing, heldout, memorising, together
+from studio.ml import comparedrows, comparing, heldout, memorising, together
 from studio.ml.divergence import divergence
 from studio.ml.gguf import budget
 from studio.ml.loading import Arithmetic
@@ -104,7 +104,7 @@ def in_float64(folder: Path, adapter: Path | None, row: dict[str, Any], base: Pa
 def test_losses_and_divergence_are_those_of_plain_transformers_in_float64(tiny_model, adapter, full, rows, tmp_path, listening_job):
     comparing.run(lora_and_full(tmp_path, rows, tiny_model, adapter, full), listening_job)
     found = table(listening_job)
-    sets = {"held_out": [chat(number) for number in (2, 5, 8, 11)], "probe": comparing.brought_along()[:6]}
+    sets = {"held_out": [chat(number) for number in (2, 5, 8, 11)], "probe": comparedrows.brought_along()[:6]}
     apart = {"loss": 0.0, "kl": 0.0}
     for name, each in sets.items():
         for number, row in enumerate(each):
@@ -136,7 +136,7 @@ def test_what_is_left_can_be_read_and_says_what_each_result_is(tiny_model, adapt
     base, lora, whole = facts["results"]
     assert [(each["arm"], each["seed"]) for each in facts["results"]] == [(-1, 0), (0, 1), (1, 1)]
     assert facts["bases"] == {"0": -1, "1": -1}
-    assert (facts["held_out"], facts["left_out"], facts["probe"]) == (4, 0, comparing.PROBE_NAME)
+    assert (facts["held_out"], facts["of"], facts["left_out"], facts["probe"]) == (4, 4, 0, comparedrows.PROBE_NAME)
     assert base["trainable"] == 0 < lora["trainable"] < whole["trainable"]
     assert (lora["gguf_adapter_size"], whole["gguf_adapter_size"]) == (2 * lora["trainable"] + comparing.GGUF_HEADER, None)
     assert all(each["first_token"] > 0 and len(each["memorised"]) == 2 for each in facts["results"])
@@ -195,7 +195,7 @@ def test_rows_that_any_arm_was_trained_on_are_left_out(tiny_model, full, tmp_pat
 
 
 def test_a_general_row_of_the_studios_that_somebody_trained_on_is_left_out(tiny_model, full, tmp_path, listening_job):
-    general = comparing.brought_along()
+    general = comparedrows.brought_along()
     learnt = stored(tmp_path / "rows.parquet", [general[1], general[4], chat(1)], splits=["train", "train", "validation"])
     comparing.run(payload(tmp_path, arm(0, learnt, tiny_model, model("Full", full)), prompts=0), listening_job)
     facts = json.loads((listening_job.out / "facts.json").read_text())
@@ -307,6 +307,17 @@ def test_a_judge_grades_every_answer_or_says_nothing(word, scores, ungraded, tin
     assert "Judge grades Full" in listening_job.texts
 
 
+@pytest.mark.parametrize(("changes", "why"), [({"base": "/nowhere"}, "could not be loaded"), ({"parameters": 10**13}, "GB")])
+def test_a_judge_that_cannot_be_loaded_gives_no_grades_and_fails_nothing(changes, why, tiny_model, full, rows, tmp_path, listening_job):
+    judge = {"kind": "judge", "model": f"base:{'0' * 8}-0000-0000-0000-{'0' * 12}"}
+    judges = {"judge": model("Judge", tiny_model) | changes}
+    told = payload(tmp_path, arm(0, rows, tiny_model, model("Full", full)), metrics=[judge, {"kind": "f1"}], judges=judges)
+    comparing.run(told, listening_job)
+    assert [set(answer["scores"]) for answer in lines(listening_job.out / "answers.jsonl")] == [{"f1"}] * 4
+    assert json.loads((listening_job.out / "facts.json").read_text())["ungraded"] == 4
+    assert any("Judge gives no grades." in text and why in text for text in listening_job.notes)
+
+
 def test_answers_side_by_side_are_those_of_one_after_another(tiny_model):
     from studio.ml import generating
     from studio.ml.loading import load_base
@@ -383,7 +394,7 @@ def test_a_result_that_knows_its_rows_by_heart_is_found_out(tiny_model, rows, tm
 
 
 def test_the_general_rows_are_plain_and_each_stands_there_once():
-    general = comparing.brought_along()
+    general = comparedrows.brought_along()
     assert len(general) >= 64
     assert all([message["role"] for message in row["messages"]] == ["user", "assistant"] for row in general)
     assert all(message["content"].strip() == message["content"] != "" for row in general for message in row["messages"])

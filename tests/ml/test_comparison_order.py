@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from studio.comparisons import services
+from studio.comparisons import measuring_kind, services
 from studio.comparisons.measured import Measured
+from studio.comparisons.measuring_kind import FEWEST_ROWS
 from studio.comparisons.models import Comparison
 from studio.orders.kinds import KINDS
 from studio.orders.models import Order
@@ -43,6 +44,19 @@ def test_what_a_worker_is_told_names_what_each_run_left(acme, trained):
     assert lora["rows"] == str(acme.version.rows_path)
     assert told["judges"]["judge"]["name"] == acme.base.name
     assert told["probe"] == ""
+    assert told["rows"] == FEWEST_ROWS  # its runs took no time
+    assert KINDS["comparison"].memory(trained.order).bytes > acme.base.model_facts.parameters * 4
+
+
+@pytest.mark.parametrize(("seconds", "rows"), [(1, 48), (10, 100), (3600, 200)])
+def test_more_rows_are_measured_after_longer_runs(acme, trained, seconds, rows, monkeypatch):
+    """Of the two results together ten rows are read in a second."""
+    found = list(services.comparable(trained).select_related("arm__base_model", "arm__dataset_version", "run__order"))
+    monkeypatch.setattr(measuring_kind, "tokens_of_row", lambda arm: 1000)
+    monkeypatch.setattr(measuring_kind, "READ_IN_A_SECOND", 10 * 2 * 1000 * acme.base.model_facts.parameters)
+    for number, each in enumerate(found):
+        each.run.order.worked, each.run.order.started_at = seconds / (number + 1), None
+    assert measuring_kind.rows_to_measure(found) == rows
 
 
 def test_a_project_can_name_rows_of_its_own_for_what_is_forgotten(acme, trained):
@@ -76,4 +90,4 @@ def test_the_whole_path_ends_with_a_verdict(acme, trained):
     assert measured.keys == [(-1, 0), (0, 1), (1, 1)]
     assert len(measured.losses("held_out")[0, 1]) == 2  # its version holds out two rows
     assert len(measured.kl()[1, 1]) == 64
-    assert measured.facts.held_out == 2
+    assert (measured.facts.held_out, measured.facts.of) == (2, 2)
