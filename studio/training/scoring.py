@@ -66,7 +66,7 @@ CHECKED: dict[str, Check] = {
 
 
 def storable(value: Any, depth: int = 0) -> Any:
-    """The value as it is. Raises ValueError for what PostgreSQL's JSON does not hold: U+0000, half characters, and numbers that are none."""
+    """The value as it is. Raises ValueError for what PostgreSQL's JSON does not hold: U+0000, half characters, NaN, infinity."""
     if depth > DEEPEST:
         raise ValueError(f"It is nested deeper than {DEEPEST} levels.")
     if isinstance(value, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
