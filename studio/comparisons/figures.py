@@ -129,7 +129,7 @@ class Verdict(BaseModel):
     unit: str = "token"
     """What the loss is told for: token, or character where the arms read in different tokens."""
     seeds: int = 0
-    """The fewest that an arm was measured with."""
+    """The fewest that an arm was measured with, without what a sweep stopped for being worse."""
     most_seeds: int = 0
     more_seeds: int | None = None
     """For each arm, to tell what is open; None where that is not known or would be very many."""
@@ -175,8 +175,9 @@ class Verdict(BaseModel):
     @property
     def mean_of(self) -> str:
         """3 seeds, or 2 to 3 seeds where arms differ in number."""
-        most = max(self.seeds, self.most_seeds)
-        return f"{self.seeds} to {most} seeds" if most > self.seeds else f"{most} seed{'' if most == 1 else 's'}"
+        fewest = min((len(arm.seeds) for arm in self.measured), default=self.seeds)
+        most = max(fewest, self.most_seeds)
+        return f"{fewest} to {most} seeds" if most > fewest else f"{most} seed{'' if most == 1 else 's'}"
 
     @property
     def held_out_words(self) -> str:

@@ -51,10 +51,10 @@ class Reckoning:
             differs=self.comparison.differs,
             unit=self.unit,
             reference=self.reference,
-            seeds=min((len(one.seeds) for one in figures if one.is_measured), default=0),
+            seeds=min((len(one.seeds) for one in figures if self.counts_seeds(one)), default=0),
             most_seeds=max((len(one.seeds) for one in figures), default=0),
             rows=self.held.rows,
-            rows_of=getattr(self.measured.facts, "of", 0) or 0,
+            rows_of=self.measured.facts.of,
             probe_rows=self.probed.rows,
             own_probe=self.comparison.probe_id is not None,
             left_out=self.measured.facts.left_out,
@@ -63,6 +63,13 @@ class Reckoning:
         )
         verdict.more_seeds = self.more_seeds(verdict)
         return verdict
+
+    def counts_seeds(self, one: ArmFigures) -> bool:
+        """Whether a verdict needs all seeds of an arm: of a sweep's arms not those of one that was stopped for being worse."""
+        if not one.is_measured:
+            return False
+        is_best = one.number == min(self.numbers, key=lambda number: self.loss(number).value)
+        return is_best or not one.stopped_early or self.comparison.differs != Comparison.Differs.SWEEP
 
     @cached_property
     def numbers(self) -> list[int]:

@@ -184,6 +184,20 @@ def test_an_arm_that_failed_or_was_stopped_is_said(acme):
 
 
 @pytest.mark.django_db
+def test_a_sweeps_arm_that_was_stopped_for_being_worse_does_not_leave_the_best_open(acme):
+    comparison = make_comparison(acme, seeds=(1, 2, 3))
+    comparison.differs = "sweep"
+    comparison.arms.get(number=0).runs.exclude(seed=1).update(ended_early="It was worse.")
+    told = made(lora=20.0)
+    for losses in told.values():
+        del losses[0, 2], losses[0, 3]
+    make_measured(comparison, **told, of=900)
+    found = verdict.renew(comparison)
+    assert (found.seeds, found.choice, found.sureness) == (3, 1, "likely")
+    assert (found.mean_of, found.held_out_words) == ("1 to 3 seeds", "40 of 900 held-out rows")
+
+
+@pytest.mark.django_db
 def test_models_with_other_tokens_are_compared_by_character(acme):
     comparison = make_comparison(acme, seeds=(1, 2, 3))
     measured = make_measured(comparison, **made())
