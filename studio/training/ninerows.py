@@ -123,11 +123,12 @@ def time_span(span: Span) -> str:
 
 
 def time_words(seconds: float) -> str:
-    """42 s, 11 min, 2.5 h, 3 days."""
+    """42 s, 11 min, 2 h 5 min, 3 days: as the pages write it elsewhere."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     return f"{seconds / 86400:.0f} days"
