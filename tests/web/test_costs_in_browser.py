@@ -120,7 +120,7 @@ def test_the_page_of_a_client_tells_what_runs_where_and_what_it_may_take(browse:
         expect(page.get_by_role("link", name="in-house/support")).to_be_visible()
         seen.look("client", everywhere=True)
         page.get_by_label("GPU hours a month").fill("none")
-        page.get_by_role("button", name="Save").click()
+        page.get_by_role("button", name="Save", exact=True).click()
         expect(page.locator("#id_gpu_hours_limit_error")).to_be_visible(timeout=SLOW)
         page.get_by_label("GPU hours a month").fill("50")
         page.get_by_role("button", name="Save").click()
