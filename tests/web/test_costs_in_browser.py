@@ -123,7 +123,7 @@ def test_the_page_of_a_client_tells_what_runs_where_and_what_it_may_take(browse:
         page.get_by_role("button", name="Save", exact=True).click()
         expect(page.locator("#id_gpu_hours_limit_error")).to_be_visible(timeout=SLOW)
         page.get_by_label("GPU hours a month").fill("50")
-        page.get_by_role("button", name="Save").click()
+        page.get_by_role("button", name="Save", exact=True).click()
         expect(page.get_by_text("Saved.")).to_be_visible(timeout=SLOW)
         assert [mistake for mistake in seen.mistakes if "422" not in mistake] == []
 
