@@ -43,11 +43,6 @@ class Share:
         """Whether it is told from one half."""
         return self.low > 0.5 or self.high < 0.5
 
-    @property
-    def is_steady(self) -> bool:
-        """Whether more ratings would change little: it is told from one half, or known precisely."""
-        return self.is_settled or self.half <= PRECISE
-
 
 @dataclass(frozen=True)
 class Scores:

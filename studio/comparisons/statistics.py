@@ -84,11 +84,6 @@ class Draws:
         low, high = np.nanquantile(self.each, [(1 - sure) / 2, (1 + sure) / 2])
         return Interval(self.value, min(float(low), self.value), max(float(high), self.value))
 
-    def share_below(self, other: "Draws | float") -> float:
-        """In which share of the resamples it is lower: how likely it is that it is lower. Ties count half."""
-        than = other.each if isinstance(other, Draws) else other
-        return float(np.mean(self.each < than) + np.mean(self.each == than) / 2)
-
 
 class Bootstrap:
     """Draws seeds and rows anew, for all figures that are asked of it in the same way.

@@ -174,8 +174,6 @@ FINDINGS = (
     ),
 )
 
-BY_KEY = {finding.key: finding for finding in FINDINGS}
-
 
 def cited(keys: Iterable[str]) -> list[Finding]:
     """The findings of these keys, each once, in the order of the list."""

@@ -8,12 +8,13 @@ from studio.audit.models import AuditRecord
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.releases.evaluating import request_evaluation
-from studio.releases.gates import conditions, say
+from studio.releases.gates import conditions, judged, say
 from studio.releases.gating import edit_gate
 from studio.releases.models import Gate, Release
 from studio.releases.pages import said_of
 from studio.releases.releasing import share
 from studio.releases.staging import MOVES, move
+from studio.releases.standing import seen_of
 from studio.serving import deploying
 from studio.workspaces.models import Member
 from studio.workspaces.services import create_client
@@ -34,7 +35,11 @@ def gate(world, **asked):
 
 
 def texts(release):
-    return [(condition.met, condition.why) for condition in conditions(release)]
+    """As its gate says of it alone, and among many: both read the database in their own way, and say the same."""
+    found = conditions(release)
+    fresh = Release.objects.get(pk=release.pk)
+    assert judged(fresh, seen_of([fresh])[fresh.pk]) == found
+    return [(condition.met, condition.why) for condition in found]
 
 
 @pytest.mark.parametrize("before", STAGES)
