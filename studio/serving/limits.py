@@ -139,19 +139,22 @@ class Away:
     def __init__(self) -> None:
         self.until = 0.0
         self.said = False
+        self.lock = threading.Lock()
 
     def is_recent(self) -> bool:
         return time.monotonic() < self.until
 
     def note(self, error: Exception) -> None:
         self.until = time.monotonic() + AWAY
-        if not self.said:
-            self.said = True
+        with self.lock:
+            is_news, self.said = not self.said, True
+        if is_news:
             log.warning("Redis does not count the limits of keys (%s). Until it does, each process counts for itself.", error)
 
     def is_back(self) -> None:
-        if self.said:
-            self.said = False
+        with self.lock:
+            is_news, self.said = self.said, False
+        if is_news:
             log.warning("Redis counts the limits of keys again.")
 
 
@@ -161,7 +164,8 @@ AWAY_SINCE = Away()
 class Keeper:
     """Renews the leases of the answers that this process has under way: a process that is killed frees its places, a slow one does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, away: Away) -> None:
+        self.away = away
         self.places: dict[str, Place] = {}
         self.lock = threading.Lock()
         self.thread: threading.Thread | None = None
@@ -193,11 +197,11 @@ class Keeper:
                 try:
                     counter.stay(place.asked, place.name)
                 except redis.RedisError as error:
-                    AWAY_SINCE.note(error)
+                    self.away.note(error)
                     break
 
 
-KEEPER = Keeper()
+KEEPER = Keeper(AWAY_SINCE)
 
 
 def sentence(asked: Asked, found: Found) -> str:

@@ -1,8 +1,6 @@
 """Results of a comparison are measured on rows that no arm saw, beside their own base, and gone on with where a worker was lost."""
 
 import json
-import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -263,24 +261,8 @@ def test_what_was_measured_is_not_measured_again(tiny_model, adapter, full, rows
     assert (again.out / "answers.jsonl").read_text() == (tmp_path / "first" / "out" / "answers.jsonl").read_text()
 
 
-def test_a_stop_ends_it_within_seconds_while_answers_are_written(tiny_model, rows, tmp_path):
-    class StoppedLater(ListeningJob):
-        asked_at = math.inf
-
-        def stopping(self) -> bool:
-            if "Measuring Base" in self.texts and self.asked_at == math.inf:
-                self.asked_at = time.monotonic() + 1
-            return time.monotonic() > self.asked_at
-
-    job = StoppedLater(tmp_path / "stopped")
-    told = payload(tmp_path, arm(0, rows, tiny_model, model("Base again", tiny_model)), prompts=4, answer_tokens=1024)
-    with pytest.raises(Stopped):
-        comparing.run(told, job)
-    assert time.monotonic() - job.asked_at < 5
-
-
-def always_says(word: str, folder: Path) -> Path:
-    """A model that answers everything with one word: whatever it reads looks alike to it, but for that word, after which it ends."""
+def always_says(word: str, folder: Path, *, ends: bool = True) -> Path:
+    """A model that answers everything with one word: whatever it reads looks alike to it, but for that word, after which it ends or not."""
     from safetensors.torch import load_file, save_file
 
     make_tiny_model(folder, tied=False)
@@ -290,10 +272,26 @@ def always_says(word: str, folder: Path) -> Path:
         if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
             tensor.zero_()
     tensors["model.embed_tokens.weight"].fill_(1)
-    tensors["model.embed_tokens.weight"][said] = -1
+    tensors["model.embed_tokens.weight"][said] = -1 if ends else 1
     tensors["lm_head.weight"][said], tensors["lm_head.weight"][end] = 1, -1
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def test_a_stop_ends_it_within_a_word_while_answers_are_written(rows, tmp_path):
+    class StoppedLater(ListeningJob):
+        asked = 0
+
+        def stopping(self) -> bool:
+            self.asked += "Measuring Base" in self.texts
+            return self.asked > 200
+
+    job = StoppedLater(tmp_path / "stopped")
+    base = always_says("4", tmp_path / "base", ends=False)
+    told = payload(tmp_path, arm(0, rows, base, model("Base again", base)), prompts=4, answer_tokens=400)
+    with pytest.raises(Stopped):
+        comparing.run(told, job)
+    assert job.asked == 202  # once before the next word, once before anything else
 
 
 @pytest.mark.parametrize(("word", "scores", "ungraded"), [("4", {"judge": 0.75}, 0), ("a", {}, 4)])
