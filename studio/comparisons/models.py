@@ -165,12 +165,15 @@ class Rating(Tenant):
 
 
 class Survey(Tenant):
-    """What a base model makes of a dataset before it learns: how surprising the rows are to it, and which learning rates it takes."""
+    """What a base model makes of a dataset before it learns: how surprising the rows are to it, and which learning rates it takes.
+
+    It goes with its rows, by `datasets.deleting`, which takes its order along; nothing else takes it away from its order.
+    """
 
     WORKSPACE, CLIENT = "dataset_version__dataset__project__client__workspace", "dataset_version__dataset__project__client"
 
     dataset_version = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="surveys")
-    base_model = models.ForeignKey(BaseModel, models.CASCADE, related_name="surveys")
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="surveys")
     order = models.OneToOneField(Order, models.PROTECT, related_name="survey")
     result = models.JSONField(null=True)
     """A training.advisor.Surveyed; None until it has been measured."""
@@ -192,7 +195,7 @@ class Extraction(Tenant):
 
     WORKSPACE, CLIENT = "source__project__client__workspace", "source__project__client"
 
-    source = models.ForeignKey(Artifact, models.CASCADE, related_name="extractions")
+    source = models.ForeignKey(Artifact, models.PROTECT, related_name="extractions")
     """The fully trained model."""
     order = models.OneToOneField(Order, models.PROTECT, related_name="extraction")
     ranks = models.JSONField()

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from django.db.models import ProtectedError
 from django.http import Http404
 from django.test import Client as Browser
 from django.utils import timezone
@@ -195,6 +196,13 @@ def test_a_model_is_taken_apart_once_at_a_time_and_a_stop_is_recorded(acme, sour
         extracting.delete(acme.owner, extraction)
     verbs = list(AuditRecord.objects.filter(verb__startswith="extraction.").order_by("pk").values_list("verb", flat=True))
     assert sorted(verbs) == ["extraction.create", "extraction.delete", "extraction.stop"]
+
+
+def test_the_model_stays_while_there_is_an_order_about_it(acme, source):
+    made = extracting.request(acme.owner, source, ranks=[8])
+    with pytest.raises(ProtectedError):
+        source.delete()
+    assert str(made.order.extraction) == f"Adapters from {source}"
 
 
 def test_one_that_left_adapters_stays(acme, source, tmp_path):
