@@ -333,6 +333,8 @@ class Trial(Tenant):
     order = models.ForeignKey(Order, models.PROTECT, related_name="trials")
     name = models.CharField(max_length=80)
     """The prompt set's, as it was then."""
+    prompt_set = models.UUIDField(null=True, db_index=True)
+    """The set's id, by which its trials know each other; it stays when the set goes."""
     prompts = models.JSONField()
     """As the prompt set had them."""
     columns = models.JSONField()
