@@ -25,6 +25,8 @@ from studio.workspaces.rates import TOKENS, Rates, amount, cents
 STORAGE = "Storage"
 ASKED = "Requests to the endpoint"
 GB = Decimal(10**9)
+PLAIN = ("gpu_hours", "gb_months", "stored", "requests", "tokens_read", "tokens_written")
+"""Of sums, those that are no more than numbers."""
 Held = tuple[date, int, Decimal | None]
 """From a day on: bytes, and the price of a GB for a month."""
 
@@ -51,7 +53,7 @@ class Line:
     def tokens(self) -> int:
         return self.tokens_read + self.tokens_written
 
-    @property
+    @cached_property
     def hours(self) -> Decimal:
         """Hours that are charged: of one GPU, or of a worker without any."""
         return Decimal(self.seconds) / 3600 * max(1, self.gpus)
@@ -98,6 +100,13 @@ class Sums:
     def all_hours(self) -> Decimal:
         return sum(self.hours.values(), Decimal(0))
 
+    def add_all(self, other: "Sums") -> None:
+        for mine, others in ((self.hours, other.hours), (self.amounts, other.amounts)):
+            for kind, value in others.items():
+                mine[kind] += value
+        for name in PLAIN:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def add(self, line: Line) -> None:
         if line.worker_kind == TOKENS:
             self.requests += line.requests
@@ -132,9 +141,9 @@ class Bill:
 
     @cached_property
     def sums(self) -> Sums:
-        total = Sums(stored=sum(self.stored.values()))
-        for line in self.lines:
-            total.add(line)
+        total = Sums()
+        for sums in self.by_client.values():
+            total.add_all(sums)
         return total
 
     @property
@@ -206,7 +215,8 @@ def days_and_hours(workspace: Workspace, begin: datetime, end: datetime) -> "Ite
         return
     first, last = whole
     yield CallDay.objects.filter(workspace=workspace, day__gte=first, day__lt=last)
-    yield hours.exclude(hour__gte=first, hour__lt=last, client__isnull=False)
+    yield hours.filter(hour__gte=first, hour__lt=last, client=None)
+    yield from (hours.filter(hour__gte=start, hour__lt=stop) for start, stop in ((begin, first), (last, end)) if start < stop)
 
 
 def storage_lines(workspace: Workspace, month: Month, clients: Collection[UUID], stored: dict[UUID, int]) -> Iterator[Line]:

@@ -7,13 +7,14 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from django.db.models import Case, IntegerField, QuerySet, Sum, Value, When
+from django.db.models import Case, CharField, IntegerField, QuerySet, Sum, Value, When
+from django.db.models.functions import Cast, Coalesce
 
 from studio.releases.models import Release
 from studio.serving.models import Call, CallDay, CallHour, CallTotal, Deployment
 from studio.serving.periods import Period
-from studio.serving.rollup import days_within, sums_by
-from studio.serving.traffic import COUNTS, Sums
+from studio.serving.rollup import day_of, days_within, sums_by
+from studio.serving.traffic import COUNTS, Counts, Sums
 from studio.workspaces.models import Member
 
 Key = tuple[Any, ...]
@@ -37,6 +38,10 @@ class Asked:
         rows: QuerySet[Any] = CallHour.objects.for_action(self.member, "traffic.view").filter(**self.where, client__isnull=False)
         return rows.filter(hour__gte=begin, hour__lt=end).order_by()
 
+    def days(self, begin: datetime, end: datetime) -> "QuerySet[Any]":
+        rows: QuerySet[Any] = CallDay.objects.for_action(self.member, "traffic.view").filter(**self.where)
+        return rows.filter(day__gte=begin, day__lt=end).order_by()
+
     def added_up(self, begin: datetime, end: datetime) -> "Iterator[QuerySet[Any]]":
         """The same as `hours` in fewer rows: the days that lie in it whole, and the hours before and after them."""
         whole = days_within(begin, end)
@@ -44,8 +49,7 @@ class Asked:
             yield self.hours(begin, end)
             return
         first, last = whole
-        days: QuerySet[Any] = CallDay.objects.for_action(self.member, "traffic.view").filter(**self.where)
-        yield days.filter(day__gte=first, day__lt=last).order_by()
+        yield self.days(first, last)
         yield from (self.hours(*edge) for edge in ((begin, first), (last, end)) if edge[0] < edge[1])
 
     def ever(self) -> bool:
@@ -100,8 +104,10 @@ def over_time(asked: Asked, period: Period) -> Traffic:
     calls = asked.calls(period.begin, period.end)
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
-        for (hour,), sums in sums_of(asked.hours(period.begin, period.end), "hour"):
-            parts[period.part_of(hour)].add(sums)
+        of_days = all(day_of(edge) == edge for edge in period.edges)
+        rows, moment = (asked.days, "day") if of_days else (asked.hours, "hour")
+        for begin, counts in sums_of(rows(period.begin, period.end), moment):
+            parts[period.part_of(begin)].add_counts(vars(counts))
     for (part,), sums in sums_by(calls.annotate(part=in_part(period, calls)), "part").items():
         parts[part].add(sums)
     total = Sums()
@@ -110,25 +116,29 @@ def over_time(asked: Asked, period: Period) -> Traffic:
     return Traffic(period, parts, {(): total})
 
 
-def counts_of(asked: Asked, period: Period, *columns: str) -> dict[Key, Sums]:
-    """Only what a database can add up, without percentiles: of thousands of deployments at once."""
-    groups: dict[Key, Sums] = {}
+def counts_of(asked: Asked, period: Period) -> dict[str, Counts]:
+    """What each deployment was asked, and of each client what was asked of releases by their own names: of thousands at once, so without
+    percentiles, and by the deployment's or the client's id as the database spells it, for few of them are shown.
+    """
+    found: dict[str, Counts] = defaultdict(Counts)
     calls = asked.calls(period.begin, period.end)
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
         for rows in asked.added_up(period.begin, period.end):
-            for key, found in sums_of(rows, *columns):
-                groups.setdefault(key, Sums()).add_counts(vars(found))
-    for key, found in sums_by(calls, *columns).items():
-        groups.setdefault(key, Sums()).add(found)
-    return groups
+            for key, counts in sums_of(rows.annotate(of=OF), "of"):
+                found[key].add_counts(vars(counts))
+    for (key,), sums in sums_by(calls.annotate(of=OF), "of").items():
+        found[key].add_counts(vars(sums))
+    return dict(found)
 
 
-def sums_of(rows: "QuerySet[Any]", *columns: str) -> Iterator[tuple[Key, Sums]]:
+OF = Cast(Coalesce("deployment_id", "client_id"), CharField())
+
+
+def sums_of(rows: "QuerySet[Any]", column: str) -> Iterator[tuple[Any, Counts]]:
     """The plain sums of hours or days, which a database can add up."""
-    in_all = {f"{name}_in_all": Sum(name) for name in COUNTS}
-    for row in rows.values(*columns).annotate(**in_all):
-        yield tuple(row[column] for column in columns), Sums(**{name: row[f"{name}_in_all"] for name in COUNTS})
+    for key, *sums in rows.values_list(column).annotate(*map(Sum, COUNTS)):
+        yield key, Counts(*sums)
 
 
 def times_of(asked: Asked, period: Period, deployments: list[Any]) -> dict[Any, Sums]:

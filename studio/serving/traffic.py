@@ -24,8 +24,8 @@ def empty() -> list[int]:
 
 
 @dataclass
-class Sums:
-    """Some calls, added up."""
+class Counts:
+    """What a database can add up of some calls."""
 
     calls: int = 0
     errors: int = 0
@@ -34,11 +34,6 @@ class Sums:
     completion_tokens: int = 0
     seconds_sum: float = 0.0
     first_sum: float = 0.0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    """As `outcome_of` names them."""
-    seconds: list[int] = field(default_factory=empty)
-    """How many answered calls fell into each step."""
-    first: list[int] = field(default_factory=empty)
 
     @property
     def tokens(self) -> int:
@@ -47,6 +42,21 @@ class Sums:
     @property
     def error_share(self) -> float | None:
         return self.errors / self.calls if self.calls else None
+
+    def add_counts(self, columns: Mapping[str, Any]) -> None:
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + columns.get(name, 0))
+
+
+@dataclass
+class Sums(Counts):
+    """Some calls, added up."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """As `outcome_of` names them."""
+    seconds: list[int] = field(default_factory=empty)
+    """How many answered calls fell into each step."""
+    first: list[int] = field(default_factory=empty)
 
     @property
     def p50(self) -> float | None:
@@ -83,10 +93,6 @@ class Sums:
         self.outcomes.update(columns.get("outcomes") or {})
         add_to(self.seconds, columns.get("seconds") or ())
         add_to(self.first, columns.get("first") or ())
-
-    def add_counts(self, columns: Mapping[str, Any]) -> None:
-        for name in COUNTS:
-            setattr(self, name, getattr(self, name) + columns.get(name, 0))
 
     def add_calls(self, status: int, error: str, step: int | None, first_step: int | None, count: int, *sums: Any) -> None:
         """So many alike calls, with the sums of their tokens (read, cached, written) and seconds (in all, to the first token)."""

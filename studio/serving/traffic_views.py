@@ -2,11 +2,12 @@
 
 import csv
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from django.core.paginator import Paginator
+from django.core.paginator import Page, Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.http import content_disposition_header, urlencode
@@ -17,16 +18,15 @@ from studio.serving.canaries import verdict
 from studio.serving.models import Deployment
 from studio.serving.periods import NAMES, Period, period_named
 from studio.serving.reading import Asked, by_release, counts_of, over_time, times_of, traffic_of
-from studio.serving.traffic import LEFT, Sums, is_error
+from studio.serving.traffic import LEFT, Counts, Sums, is_error
 from studio.workspaces.lists import query_of
 from studio.workspaces.models import Client, Member
 
 ON_A_PAGE = 25
-SORTS = {
-    "name": lambda row: (row.client.name.lower(), row.name),
-    "calls": lambda row: row.sums.calls,
-    "errors": lambda row: row.sums.errors / row.sums.calls,
-    "tokens": lambda row: row.sums.tokens,
+SORTS: dict[str, Callable[[Counts], float]] = {
+    "calls": lambda sums: sums.calls,
+    "errors": lambda sums: sums.error_share or 0,
+    "tokens": lambda sums: sums.tokens,
 }
 HEAD = ("from", "until", "client", "deployment", "requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens")
 SAID = {
@@ -105,7 +105,7 @@ class Row:
     client: Client
     deployment: UUID | None
     slug: str
-    sums: Sums
+    sums: Counts
 
     @property
     def name(self) -> str:
@@ -121,27 +121,29 @@ def asked_for(request: HttpRequest) -> tuple[Asked, Client | None]:
     return Asked(member, {"client": client.pk}), client
 
 
-def rows_of(asked: Asked, period: Period) -> list[Row]:
-    """Whatever had a request. Of thousands of deployments no more than their names is read."""
-    found = counts_of(asked, period, "client_id", "deployment_id")
-    clients = Client.objects.for_action(asked.member, "traffic.view").in_bulk()
-    slugs: dict[Any, str] = dict(Deployment.objects.for_action(asked.member, "traffic.view").order_by().values_list("pk", "slug"))
-    known = ((client, deployment if deployment in slugs else None, sums) for (client, deployment), sums in found.items())
-    return [Row(clients[client], deployment, slugs.get(deployment, ""), sums) for client, deployment, sums in known]
-
-
-def sorted_by(rows: list[Row], sort: str) -> list[Row]:
-    """What was asked most first, unless `sort` says otherwise; "-name" falls."""
-    key = SORTS.get(sort.removeprefix("-"), SORTS["calls"])
-    return sorted(sorted(rows, key=SORTS["name"]), key=key, reverse=sort.startswith("-"))
+def rows_of(member: Member, found: dict[str, Counts], keys: Sequence[str] | None = None) -> list[Row]:
+    """Those that `keys` name, in their order; where nothing does, all by name."""
+    clients = Client.objects.for_action(member, "traffic.view").in_bulk()
+    deployments = Deployment.objects.for_action(member, "traffic.view").order_by()
+    if keys is not None:
+        deployments = deployments.filter(pk__in=keys)
+    named = {pk: (clients[client], slug) for pk, client, slug in deployments.values_list("pk", "client_id", "slug")}
+    rows = []
+    for key in found if keys is None else keys:
+        pk = UUID(key)
+        if pk in named:
+            client, slug = named[pk]
+            rows.append(Row(client, pk, slug, found[key]))
+        elif pk in clients:
+            rows.append(Row(clients[pk], None, "", found[key]))
+    return rows if keys is not None else sorted(rows, key=lambda row: (row.client.name.lower(), row.name))
 
 
 def everything(request: HttpRequest) -> HttpResponse:
     asked, client = asked_for(request)
     period = period_of(request)
     sort = request.GET.get("sort", "") or "-calls"
-    rows = sorted_by(rows_of(asked, period), sort)
-    page = Paginator(rows, ON_A_PAGE).get_page(request.GET.get("page"))
+    page = page_of(asked, counts_of(asked, period), sort, request.GET.get("page"))
     times = times_of(asked, period, [row.deployment for row in page if row.deployment])
     traffic = over_time(asked, period)
     context = {
@@ -161,6 +163,19 @@ def everything(request: HttpRequest) -> HttpResponse:
     return render(request, "deployments/all_traffic.html", context)
 
 
+def page_of(asked: Asked, found: dict[str, Counts], sort: str, number: str | None) -> "Page[Any]":
+    """What was asked most first, unless `sort` says otherwise; "-name" falls. But by name, only those are named that are shown."""
+    by, falls = sort.removeprefix("-"), sort.startswith("-")
+    if by == "name":
+        rows = rows_of(asked.member, found)
+        return Paginator(rows[::-1] if falls else rows, ON_A_PAGE).get_page(number)
+    figure = SORTS.get(by, SORTS["calls"])
+    keys = sorted(sorted(found), key=lambda key: figure(found[key]), reverse=falls)
+    page: Page[Any] = Paginator(keys, ON_A_PAGE).get_page(number)
+    page.object_list = rows_of(asked.member, found, list(page))
+    return page
+
+
 def kept_of(request: HttpRequest, *names: str) -> str:
     """What stands before another filter in the links of the list."""
     kept = {name: request.GET[name] for name in names if request.GET.get(name)}
@@ -174,7 +189,7 @@ def table(request: HttpRequest) -> HttpResponse:
     text = io.StringIO()
     write = csv.writer(text, lineterminator="\r\n").writerow
     write(HEAD)
-    for row in sorted_by(rows_of(asked, period), "-calls"):
+    for row in sorted(rows_of(asked.member, counts_of(asked, period)), key=lambda row: -row.sums.calls):
         sums = row.sums
         span = (period.begin.isoformat(), period.end.isoformat())
         figures = (sums.calls, sums.errors, sums.prompt_tokens, sums.cached_tokens, sums.completion_tokens)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import cached_property
 
 from django.utils import timezone
 
@@ -47,11 +48,11 @@ class Month:
     def following(self) -> "Month":
         return Month((self.first + timedelta(days=31)).replace(day=1), self.zone)
 
-    @property
+    @cached_property
     def begins(self) -> datetime:
         return midnight(self.first, self.zone)
 
-    @property
+    @cached_property
     def ends(self) -> datetime:
         return self.following.begins
 

@@ -127,7 +127,7 @@ def test_days_and_the_hours_around_them_are_what_the_hours_are(acme, weeks, zone
     period = Period("day", days(date(2026, 3, 4), date(2026, 3, 17), clock), clock)
     asked = Asked(acme.owner)
     by_hours = dict(sums_of(asked.hours(period.begin, period.end), "deployment_id"))
-    (found,), (expected,) = counts_of(asked, period, "deployment_id").values(), by_hours.values()
+    (found,), (expected,) = counts_of(asked, period).values(), by_hours.values()
     assert 20 < expected.calls < 60 and {rows.model for rows in asked.added_up(period.begin, period.end)} >= {CallDay}
     assert [getattr(found, name) for name in traffic.COUNTS] == pytest.approx([getattr(expected, name) for name in traffic.COUNTS])
     times, raw = times_of(asked, period, [weeks.pk])[weeks.pk], traffic.Sums()
