@@ -115,6 +115,14 @@ def price(text: str) -> tuple[float | None, str]:
     return number, currency.strip()
 
 
+def tokens(text: str, name: str) -> int:
+    """A number of tokens; 0 where nothing is set."""
+    number = int(text) if text.isdecimal() and len(text) < 8 else 0
+    if text and not 512 <= number <= 1 << 20:
+        raise ImproperlyConfigured(f"STUDIO_{name} must be a number of tokens from 512 to 1048576, not {text!r}.")
+    return number
+
+
 def memory(text: str, name: str = "BUILD_MEMORY") -> int:
     """Bytes, such as 8G, 8192M or 8589934592; 0 where nothing is set."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text or "0", "")
@@ -210,8 +218,10 @@ SERVING_PRECISION = choice("SERVING_PRECISION", ("q8_0", "f16"))
 """Type of the weights that llama.cpp answers with: q8_0 takes half the memory of f16, and is faster."""
 SERVING_MEMORY = memory(env("SERVING_MEMORY"), "SERVING_MEMORY")
 """Bytes of memory that all models which llama.cpp answers with may take together; 0 is half of what the machine has."""
+SERVING_CONTEXT = tokens(env("SERVING_CONTEXT"), "SERVING_CONTEXT")
+"""Tokens of one conversation at most, question and answer together, as far as the model goes; 0 is 4,096 of llama.cpp and 8,192 of vLLM."""
 ENGINE_WORDS = (
-    *("--engine", ENGINE, "--precision", SERVING_PRECISION, "--memory", str(SERVING_MEMORY)),
+    *("--engine", ENGINE, "--precision", SERVING_PRECISION, "--memory", str(SERVING_MEMORY), "--context", str(SERVING_CONTEXT)),
     *(f"--vllm-url={url}" for url in VLLM_URLS),
     f"--vllm-command={VLLM_COMMAND}",
 )

@@ -289,6 +289,7 @@ async def serve(options: argparse.Namespace) -> None:
             budget=options.memory,
             adapters=options.adapters,
             patience=options.patience,
+            context=options.context,
         )
 
     door = Door(chosen(options, llamacpp), options.root)

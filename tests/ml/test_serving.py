@@ -308,6 +308,15 @@ def test_what_does_not_fit_the_budget_is_refused_in_words(root: Path):
     assert error["code"] == "no_memory" and "STUDIO_SERVING_MEMORY" in error["message"]
 
 
+def test_a_conversation_has_as_many_tokens_as_are_set(root: Path):
+    long = [{"role": "user", "content": "word " * 150}]
+    with running(root, "--context", "256") as engine:
+        error = engine.ask(root / "base", messages=long)[-1]["error"]
+    assert error["code"] == "too_long" and "and 256 fit" in error["message"]
+    with running(root) as engine:  # as many as the model was made for
+        assert engine.ask(root / "base", messages=long, max_tokens=2)[-1]["done"]["completion_tokens"]
+
+
 def test_an_idle_base_makes_room_for_another_and_a_busy_one_does_not(root: Path, tiny_model_maker: ModelMaker):
     other = root / "other" if (root / "other").exists() else sealed(root, "other", tiny_model_maker, seed=5)
     with running(root, "--memory", str(120 << 20)) as engine:  # one of them takes 65 MB and more

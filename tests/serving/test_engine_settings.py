@@ -38,6 +38,8 @@ def test_what_is_set_reaches_the_process_that_answers(tmp_path):
     ("name", "value", "words"),
     [
         ("STUDIO_ENGINE", "vlm", "must be one of auto, llamacpp, vllm, not 'vlm'"),
+        ("STUDIO_SERVING_CONTEXT", "8k", "must be a number of tokens from 512 to 1048576, not '8k'"),
+        ("STUDIO_SERVING_CONTEXT", "100", "must be a number of tokens from 512 to 1048576, not '100'"),
         ("STUDIO_VLLM_URLS", "gpu:8000", "must hold addresses such as http://127.0.0.1:8001, not 'gpu:8000'"),
     ],
 )

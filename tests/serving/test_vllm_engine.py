@@ -322,6 +322,18 @@ def test_many_who_ask_at_once_wait_for_one_start(tmp_path, nvidia, monkeypatch):
     assert with_engine(Way(), ask_all) == 1
 
 
+def test_a_conversation_has_as_many_tokens_as_are_set(tmp_path, nvidia):
+    base = base_folder(tmp_path, "base")
+
+    async def ask_long(engine: VLLM) -> str:
+        assert (await asked(engine, subject(base), HELLO | {"max_tokens": 20}))[0]
+        with pytest.raises(UserError) as problem:
+            await asked(engine, subject(base), HELLO | {"max_tokens": 600})
+        return problem.value.code
+
+    assert with_engine(Way(context=512), ask_long) == "too_long"
+
+
 def test_the_base_unused_longest_leaves_for_another(tmp_path, nvidia):
     bases = [base_folder(tmp_path, name, size=3 << 30) for name in ("a", "b", "c")]  # 6.6 of 14.4 GiB each
 

@@ -12,17 +12,19 @@ from studio.serving.engines.vllm import VLLM, Way
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """As the settings hand them on: STUDIO_ENGINE, STUDIO_VLLM_URLS, STUDIO_VLLM_COMMAND."""
+    """As the settings hand them on: STUDIO_ENGINE, STUDIO_VLLM_URLS, STUDIO_VLLM_COMMAND, STUDIO_SERVING_CONTEXT."""
     parser.add_argument("--engine", choices=["auto", "llamacpp", "vllm"], default="auto")
     parser.add_argument("--vllm-url", action="append", default=[], help="A vLLM server that runs elsewhere.")
     parser.add_argument("--vllm-command", default="vllm", help="What starts one here, where there is a GPU; empty starts none.")
+    parser.add_argument("--context", type=int, default=0, help="Tokens of one conversation at most; 0 is the engine's own choice.")
 
 
 def chosen(options: Namespace, llamacpp: Callable[[], Engine]) -> Engine:
     """The engine that the options mean. Called where a loop runs. `llamacpp` makes the other one, where it is needed."""
     if options.engine == "llamacpp":
         return llamacpp()
-    way = Way(tuple(options.vllm_url), key=os.environ.get("STUDIO_VLLM_KEY", ""), command=options.vllm_command)
+    key = os.environ.get("STUDIO_VLLM_KEY", "")
+    way = Way(tuple(options.vllm_url), key=key, command=options.vllm_command, context=options.context)
     vllm = VLLM(way)  # a key on the command line would be read by everybody on the machine
     if options.engine == "vllm":
         return vllm

@@ -28,7 +28,7 @@ log = logging.getLogger("studio.engine")
 ADAPTERS = 16
 """Adapters held for each base model; the one not asked for longest leaves first."""
 CONTEXT = 4096
-"""Tokens of one conversation."""
+"""Tokens of one conversation at most, where nothing else is set."""
 LONGEST_EMBEDDED = 2048
 """Tokens of one text that becomes a vector: all of them are computed at once."""
 SLOTS = 4
@@ -103,9 +103,10 @@ class LlamaCpp:
         budget: int = 0,
         adapters: int = ADAPTERS,
         patience: float = PATIENCE,
+        context: int = 0,
     ):
         """To be made where a loop runs."""
-        self.cache, self.precision, self.most_adapters = cache, precision, adapters
+        self.cache, self.precision, self.most_adapters, self.context = cache, precision, adapters, context or CONTEXT
         self.stable = Stable(sockets, patience=patience)
         self.stable.make_ready()
         self.watching = asyncio.create_task(self.watch())
@@ -325,7 +326,7 @@ class LlamaCpp:
             home.floor.reopen(home.slots)
 
     def load_of(self, home: Home) -> Load:
-        context, threads = min(home.size.context, LONGEST_EMBEDDED if home.embedding else CONTEXT), self.cores.look()
+        context, threads = min(home.size.context, LONGEST_EMBEDDED if home.embedding else self.context), self.cores.look()
         return Load(
             model=home.model,
             adapters=tuple(home.adapters),

@@ -48,6 +48,8 @@ class Way:
     key: str = ""
     command: str = "vllm"
     """What starts a server here, as a shell would read it; "" starts none."""
+    context: int = 0
+    """Tokens of one conversation at most, of a server that is started here; 0 is its own choice."""
 
     @property
     def is_installed(self) -> bool:
@@ -251,7 +253,8 @@ class VLLM:
             need, total = await self._place(subject.base)
             began = time.monotonic()
             name = f"{subject.base_sha256[:12]}-{salt_of(subject.workspace)[-8:]}"
-            process = Process(self.way.command, subject.base, name=name, share=need / total, folder=Path(self.folder.name))
+            folder = Path(self.folder.name)
+            process = Process(self.way.command, subject.base, name=name, share=need / total, folder=folder, context=self.way.context)
             upstream = Upstream("http://vllm", socket=str(process.socket))
             server = Server(upstream, name, base_sha256=subject.base_sha256, workspace=subject.workspace, process=process, size=need)
             try:

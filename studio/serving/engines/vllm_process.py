@@ -18,7 +18,7 @@ from studio.serving.engines.vllm_wire import Upstream
 ADAPTERS_AT_ONCE, ADAPTERS_NEAR, LARGEST_RANK = 8, 64, 64
 """Adapters that one batch may mix, those kept in main memory beside them, and the rank that room is made for."""
 CONTEXT = 8192
-"""Tokens of one conversation at most; what it takes of the memory grows with them."""
+"""Tokens of one conversation at most, where nothing else is set; what it takes of the memory grows with them."""
 LONGEST_START = 1200.0
 """Seconds; the first start of a model compiles its kernels."""
 LOOKS = 0.25
@@ -46,13 +46,13 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 class Process:
     """`vllm serve` on a private socket."""
 
-    def __init__(self, command: str, base: Path, *, name: str, share: float, folder: Path):
+    def __init__(self, command: str, base: Path, *, name: str, share: float, folder: Path, context: int = 0):
         self.socket, self.log = folder / f"{name[:24]}.sock", folder / f"{name[:24]}.log"
         self.socket.unlink(missing_ok=True)
         words = [*shlex.split(command), "serve", str(base)]
         words += ["--uds", str(self.socket), "--served-model-name", name]
         words += ["--enable-lora", "--max-loras", str(ADAPTERS_AT_ONCE), "--max-cpu-loras", str(ADAPTERS_NEAR)]
-        words += ["--max-lora-rank", str(LARGEST_RANK), "--max-model-len", str(context_of(base, most=CONTEXT))]
+        words += ["--max-lora-rank", str(LARGEST_RANK), "--max-model-len", str(context_of(base, most=context or CONTEXT))]
         words += ["--gpu-memory-utilization", f"{share:.4f}", "--enable-prompt-tokens-details"]
         words += [
             "--generation-config",
