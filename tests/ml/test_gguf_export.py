@@ -333,6 +333,21 @@ def test_a_dora_adapter_cannot_be_swapped_but_is_served_merged(
     assert {*cache.glob("*.gguf")} == {alone.model, swapped.adapter}  # what was not used for longest made room
 
 
+def test_a_small_adapter_is_served_as_it_is_and_a_large_one_in_half_the_memory(
+    tiny_model_maker: ModelMaker, adapter_of: AdapterMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_model_maker(tmp_path / "unsealed-base")
+    for name, folder in (("base", base), ("lora", adapter_of(base, name="unsealed-lora"))):
+        commit_folder(folder, tmp_path / name)
+    sizes = []
+    for most in (serving.EXACT_UP_TO, 0):
+        monkeypatch.setattr(serving, "EXACT_UP_TO", most)
+        served = prepare(base=tmp_path / "base", adapter=tmp_path / "lora", cache=tmp_path / f"cache-{most}")
+        assert served.adapter
+        sizes.append(sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(served.adapter).tensors))
+    assert sizes[0] == 2 * sizes[1]
+
+
 def test_llama_3_scaling_of_the_context_is_kept(tiny_model_maker: ModelMaker, tmp_path: Path) -> None:
     base = tiny_model_maker(tmp_path / "base", context=2048)
     config = json.loads((base / "config.json").read_text())

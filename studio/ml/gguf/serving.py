@@ -1,6 +1,7 @@
 """The files that llama.cpp serves a base and an adapter from, made once and kept: the base in one type, each adapter beside it."""
 
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from studio.storage import sealed_sha256
 
 MOST = 50 << 30
 """Bytes that the cache may take; what is asked for now is made all the same."""
+EXACT_UP_TO = 100 << 20
+"""Bytes of an adapter in f32 up to which it is served so. A small model computes so quickly that what f16 costs beside it, a conversion
+before each of some hundred products, is a tenth of the whole. Of a large one f16 takes half the memory."""
 NAME = 16
 """Hex digits of a manifest's hash that name a file."""
 
@@ -83,13 +87,14 @@ def _prepare(*, base: Path, adapter: Path | None, cache: Path, precision: Precis
     if adapter.is_file():
         return Served(_model(cache / f"{base_name}{kind}.gguf", base=base, adapter=None, precision=precision), adapter)
     both = f"{base_name}-{_name(adapter)}"
-    if not _is_swappable(base, adapter):
+    swappable, numbers = _look_at(base, adapter)
+    if not swappable:
         return Served(_model(cache / f"{both}{kind}.gguf", base=base, adapter=adapter, precision=precision))
     target = cache / f"{both}.lora.gguf"
     with _alone(target):
         if not target.exists():
             try:
-                export_adapter(base=base, adapter=adapter, target=target)
+                export_adapter(base=base, adapter=adapter, target=target, precision="f32" if 4 * numbers <= EXACT_UP_TO else "f16")
             except UserError as error:
                 if error.code != "out_of_range":
                     raise
@@ -107,9 +112,10 @@ def _model(target: Path, *, base: Path, adapter: Path | None, precision: Precisi
     return target
 
 
-def _is_swappable(base: Path, adapter: Path) -> bool:
-    with Weights.of_model(base) as weights:
-        return read_adapter(adapter, weights, tied=architectures.read_shape(base).tied).swappable
+def _look_at(base: Path, adapter: Path) -> tuple[bool, int]:
+    """Whether llama.cpp can add it to a running model, and how many numbers it has."""
+    with Weights.of_model(base) as weights, read_adapter(adapter, weights, tied=architectures.read_shape(base).tied) as found:
+        return found.swappable, sum(math.prod(place.shape) for place in found.stored.places.values()) if found.stored else 0
 
 
 def _name(folder: Path) -> str:
