@@ -17,7 +17,8 @@ def ratings(member: Member) -> list[Asked]:
     mine = Q(ratings__user=member.user_id, ratings__created_at__gte=F("order__created_at"))
     found = (
         Comparison.objects.for_action(member, "comparison.rate")
-        .filter(shared_at__isnull=False, state=Comparison.State.DONE, order__status=Order.Status.SUCCEEDED)
+        .filter(shared_at__isnull=False, order__status=Order.Status.SUCCEEDED)
+        .exclude(state__in=Comparison.LIVE)
         .select_related("project__client")
         .annotate(mine=Count("ratings", filter=mine, distinct=True))
         .order_by("-shared_at")

@@ -20,9 +20,12 @@ Seeds = tuple[int, int]
 
 
 def is_open(comparison: Comparison) -> bool:
-    """Whether there are answers to rate: it was measured."""
+    """Whether there are answers to rate: it was measured, and nothing is at work that would replace them.
+
+    Where measuring once more failed, or was stopped, the measurement before it stands.
+    """
     order = comparison.order
-    return comparison.state == Comparison.State.DONE and order is not None and order.status == Order.Status.SUCCEEDED
+    return not comparison.is_live and order is not None and order.status == Order.Status.SUCCEEDED
 
 
 def ratings_of(comparison: Comparison) -> "QuerySet[Rating]":

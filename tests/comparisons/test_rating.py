@@ -18,9 +18,11 @@ from django.utils import timezone
 
 from studio.audit.models import AuditRecord
 from studio.comparisons import rating as services
-from studio.comparisons.models import Arm, Comparison, Rating
+from studio.comparisons import rounds
+from studio.comparisons.models import Arm, ArmRun, Comparison, Rating
 from studio.comparisons.preferred import preference
 from studio.comparisons.rated import Rated, pair_of
+from studio.comparisons.services import again
 from studio.errors import UserError
 from studio.orders.models import Order
 from studio.workspaces.models import Member
@@ -293,6 +295,29 @@ def test_before_it_was_measured_nothing_is_asked(acme: World):
     assert "Nothing to rate at the moment" in browser.get(f"/comparisons/{comparison.pk}/rate/").content.decode()
     answer = browser.post(f"/comparisons/{comparison.pk}/rate/", {"question": "x", "better": "left"})
     assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("ended", ["failed", "stopped"])
+def test_rating_goes_on_with_what_stands_where_measuring_again_came_to_nothing(
+    acme: World, gus: Member, comparison: Comparison, ended: str
+):
+    for each in ArmRun.objects.filter(arm__comparison=comparison):
+        Order.objects.filter(pk=each.run.order_id).update(status="succeeded")
+    kept = say(gus, comparison)
+    first = comparison.order_id
+    again(acme.owner, comparison)
+    comparison.refresh_from_db()
+    with pytest.raises(UserError, match="no answers to rate at the moment"):
+        services.cast(gus, comparison, token="x", better="left")
+    assert "Which answer is better?" not in signed_in(gus).get("/").content.decode()
+    Order.objects.filter(pk=comparison.order_id).update(status=ended, error="Out of memory.", ended_at=timezone.now())
+    rounds.advance()
+    comparison.refresh_from_db()
+    assert (comparison.state, comparison.order_id) == (ended, first)
+    assert rated(comparison).counted == [kept]
+    assert "Which answer is better?" in signed_in(gus).get("/").content.decode()
+    say(gus, comparison)
+    assert preference(comparison).ratings == 2
 
 
 # ── Undoing ──
