@@ -1,7 +1,7 @@
 """Reads what the endpoint did in a period: its hours, and the calls that no hour has taken yet."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -68,14 +68,11 @@ class Traffic:
 
     @cached_property
     def total(self) -> Sums:
-        total = Sums()
-        for sums in self.groups.values():
-            total.add(sums)
-        return total
+        return all_of(self.groups.values())
 
 
 def traffic_of(asked: Asked, period: Period, *columns: str) -> Traffic:
-    """A few queries, whatever there is. `columns` are what the groups are made by."""
+    """A few queries, whatever there is. `columns` are what the groups are made by; without any there is one group of all."""
     parts: list[Sums] = [Sums() for _ in range(period.parts)]
     groups: dict[Key, Sums] = defaultdict(Sums)
     calls = asked.calls(period.begin, period.end)
@@ -83,11 +80,20 @@ def traffic_of(asked: Asked, period: Period, *columns: str) -> Traffic:
         calls = calls.filter(counted_at=None)
         for hour in asked.hours(period.begin, period.end).values("hour", *columns, *COLUMNS):
             parts[period.part_of(hour["hour"])].add_hour(hour)
-            groups[tuple(hour[column] for column in columns)].add_hour(hour)
+            if columns:
+                groups[tuple(hour[column] for column in columns)].add_hour(hour)
     for (part, *rest), sums in sums_by(calls.annotate(part=in_part(period, calls)), "part", *columns).items():
         parts[part].add(sums)
-        groups[tuple(rest)].add(sums)
-    return Traffic(period, parts, dict(groups))
+        if columns:
+            groups[tuple(rest)].add(sums)
+    return Traffic(period, parts, dict(groups) if columns else {(): all_of(parts)})
+
+
+def all_of(parts: Iterable[Sums]) -> Sums:
+    total = Sums()
+    for sums in parts:
+        total.add(sums)
+    return total
 
 
 def in_part(period: Period, calls: "QuerySet[Any]") -> Case:
@@ -110,10 +116,7 @@ def over_time(asked: Asked, period: Period) -> Traffic:
             parts[period.part_of(begin)].add_counts(vars(counts))
     for (part,), sums in sums_by(calls.annotate(part=in_part(period, calls)), "part").items():
         parts[part].add(sums)
-    total = Sums()
-    for sums in parts:
-        total.add(sums)
-    return Traffic(period, parts, {(): total})
+    return Traffic(period, parts, {(): all_of(parts)})
 
 
 def counts_of(asked: Asked, period: Period) -> dict[str, Counts]:
