@@ -9,7 +9,7 @@ from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
 from pydantic import Field
 
-from studio.api.fields import Input, named
+from studio.api.fields import Input, Line, named
 from studio.basemodels.models import BaseModel
 from studio.comparisons import advising
 from studio.comparisons.models import Survey
@@ -28,6 +28,8 @@ class AdviceFilters(Input):
     base_model: UUID
     goal: Goal = "task"
     clients: int = Field(1, ge=1, le=MOST_CLIENTS)
+    worker: list[Line] = Field([], max_length=100)
+    """Names of the workers that count, `worker=a&worker=b`; all where none is given."""
 
 
 class FindingOut(Schema):
@@ -52,12 +54,12 @@ class AdviceOut(Schema):
 
 @router.get("/advice", response=AdviceOut, url_name="advice")
 def get_advice(request: HttpRequest, filters: Query[AdviceFilters]) -> dict[str, Any]:
-    """Each method side by side on every worker, one proposal with its reasons, the nine rows, and what nobody knows. Nothing is started."""
+    """Each method side by side on the workers that count, one proposal with its reasons, the nine rows, and what nobody knows."""
     project = named(Project.objects.for_action(request, "run.estimate"), filters.project, field="project")
     base = named(BaseModel.objects.for_action(request, "run.estimate"), filters.base_model, field="base_model")
     versions = DatasetVersion.objects.for_action(request, "run.estimate").filter(dataset__project=project).select_related("dataset")
     version = named(versions, filters.dataset_version, field="dataset_version")
-    found = advising.advice_for(base=base, version=version, goal=filters.goal, clients=filters.clients)
+    found = advising.advice_for(base=base, version=version, goal=filters.goal, clients=filters.clients, on=filters.worker or None)
     return {
         "advice": found.advice,
         "survey": found.survey.pk if found.survey else None,

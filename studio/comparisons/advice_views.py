@@ -12,18 +12,22 @@ from django.urls import reverse
 from studio.basemodels.models import BaseModel
 from studio.comparisons import advising
 from studio.comparisons.advice_charts import memory_chart, storage_chart
-from studio.comparisons.advising import Advised
+from studio.comparisons.advising import Advised, Alike
 from studio.comparisons.models import Survey
 from studio.datasets.models import DatasetVersion
 from studio.datasets.views import project_of
 from studio.errors import UserError
 from studio.orders.pages import render_live
 from studio.runs.views import address_with, choose_project
+from studio.training import HostFacts
 from studio.training.advicefacts import GOALS, Advice, Goal, Method
 from studio.training.advisor import MOST_CLIENTS
 from studio.training.form import as_text
 from studio.training.literature import cited
 from studio.workspaces.models import Project
+
+MOST_NAMED = 100
+"""Workers that an address may name."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,12 @@ class Chosen:
     model: BaseModel | None
     goal: Goal
     clients: int
+    there: list[Alike]
+    """The workers that can be chosen among, by kind."""
+    workers: list[str] | None
+    """Those that count; None counts all."""
+    gone: list[str]
+    """Workers that the address names and that do not run now."""
 
     @classmethod
     def read(cls, request: HttpRequest, project: Project) -> "Chosen":
@@ -50,6 +60,9 @@ class Chosen:
         version = of_project.select_related("dataset__project").named(named_version) if named_version else next(iter(versions), None)
         model = BaseModel.objects.for_action(request, "run.estimate").named(named_model) if named_model else next(iter(models), None)
         goal, clients = told.get("goal", ""), told.get("clients", "")
+        there = advising.workers_alike()
+        running = {name for alike in there for name in alike.names}
+        asked = list(dict.fromkeys(name[:120] for name in told.getlist("worker")[:MOST_NAMED] if name))
         return cls(
             project=project,
             versions=versions,
@@ -58,6 +71,9 @@ class Chosen:
             model=model,
             goal=next((name for name in GOALS if name == goal), "task"),
             clients=min(max(1, int(clients)), MOST_CLIENTS) if clients.isascii() and clients.isdecimal() and len(clients) < 9 else 1,
+            there=there,
+            workers=[name for name in asked if name in running] or None,
+            gone=[name for name in asked if name not in running],
         )
 
     @property
@@ -67,13 +83,22 @@ class Chosen:
 
     @property
     def address(self) -> str:
-        more = {"goal": self.goal, "clients": str(self.clients)}
-        return f"{reverse('advice:page')}?{urlencode(self.query | more)}"
+        more = {"goal": self.goal, "clients": str(self.clients)} | ({"worker": self.workers} if self.workers else {})
+        return f"{reverse('advice:page')}?{urlencode(self.query | more, doseq=True)}"
+
+    @property
+    def kinds(self) -> list[tuple[HostFacts, int, bool]]:
+        """(worker, how many more are like it, whether it counts) of each kind."""
+        found = []
+        for alike in self.there:
+            counts = alike.among(self.workers)
+            found.append((counts or alike.hosts[0], len(alike.hosts) - 1, counts is not None))
+        return found
 
     def advised(self) -> Advised | None:
         if self.version is None or self.model is None:
             return None
-        return advising.advice_for(base=self.model, version=self.version, goal=self.goal, clients=self.clients)
+        return advising.advice_for(base=self.model, version=self.version, goal=self.goal, clients=self.clients, on=self.workers)
 
 
 def page(request: HttpRequest) -> HttpResponse:

@@ -1,10 +1,11 @@
 """What the advisor is told of a case, and surveys: which worker, which prices, what earlier runs and the last survey have taught."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from django.db import transaction
+from django.http import Http404
 
 from studio.audit.services import record
 from studio.basemodels.models import BaseModel
@@ -26,6 +27,21 @@ MOST_HOSTS = 8
 
 
 @dataclass(frozen=True)
+class Alike:
+    """Workers of which an advice says the same."""
+
+    hosts: list[HostFacts]
+
+    @property
+    def names(self) -> list[str]:
+        return [host.name for host in self.hosts]
+
+    def among(self, on: Collection[str] | None) -> HostFacts | None:
+        """The one that stands for all: of those in `on`, where that is given; None where none of them is in it."""
+        return next((host for host in self.hosts if on is None or host.name in on), None)
+
+
+@dataclass(frozen=True)
 class Advised:
     """An advice, and the survey that it leans on."""
 
@@ -38,13 +54,18 @@ class Advised:
     """The newest of all, where it failed."""
 
 
-def advice_for(*, base: BaseModel, version: DatasetVersion, goal: Goal, clients: int) -> Advised:
-    """Raises UserError where base or rows are not there yet, or are held out."""
+def advice_for(*, base: BaseModel, version: DatasetVersion, goal: Goal, clients: int, on: Collection[str] | None = None) -> Advised:
+    """`on` names the workers that count; None counts all. Raises UserError where base or rows are not there yet, or are held out, and
+    where there is no such worker.
+    """
     refuse_unready(base, version)
+    there = workers_alike()
+    if on is not None:
+        refuse_gone(on, there)
     newest = list(surveys_of(base, version)[:10])
     measured = next((survey for survey in newest if survey.result), None)
     surveyed = Surveyed.model_validate(measured.result) if measured else None
-    hosts = workers()
+    hosts = workers(on, among=there)
     plugins = dict(wanted_plugins())
     corrections = {
         (plugin, host.name): accuracy_on(host.name, plugin=plugin, workspace=base.workspace).correction
@@ -66,6 +87,7 @@ def advice_for(*, base: BaseModel, version: DatasetVersion, goal: Goal, clients:
         copies=share_of_copies(version),
         prices=dict(prices_of(base.workspace, hosts)),
         corrected=as_learnt,
+        left_out=[name for alike in there if alike.among(on) is None for name in alike.names],
     )
     live = next((survey for survey in newest if survey.order.is_live), None)
     failed = newest[0] if newest and newest[0].order.status == Order.Status.FAILED else None
@@ -86,17 +108,31 @@ def surveys_of(base: BaseModel, version: DatasetVersion) -> Any:
     return Survey.objects.filter(base_model=base, dataset_version=version).select_related("order").order_by("-created_at")
 
 
-def workers() -> list[HostFacts]:
-    """Those that would take a run, one of each kind, the largest first. What a way to train needs tells kinds apart too."""
+def refuse_gone(on: Collection[str], there: list[Alike]) -> None:
+    running = sorted(name for alike in there for name in alike.names)
+    if gone := sorted(set(on).difference(running)):
+        text = f"No worker {gone[0][:60]} takes runs now. " + (f"These do: {', '.join(running[:20])}." if running else "Start one first.")
+        raise UserError("A worker that was chosen is not here.", fields={"worker": text})
+
+
+def workers(on: Collection[str] | None = None, *, among: list[Alike] | None = None) -> list[HostFacts]:
+    """One of each kind that would take a run, the largest first; of those in `on` alone, where it is given."""
+    there = workers_alike() if among is None else among
+    return [host for alike in there if (host := alike.among(on))][:MOST_HOSTS]
+
+
+def workers_alike() -> list[Alike]:
+    """All that would take a run, by kind, the largest first. What a way to train needs tells kinds apart too."""
     needed = sorted({"bitsandbytes", *(package for _, plugin in wanted_plugins() for package in plugin.requires)})
-    found: dict[tuple[Any, ...], HostFacts] = {}
+    found: dict[tuple[Any, ...], Alike] = {}
     for slot in Slot.objects.filter(queue="train").order_by("name"):
         if slot.is_alive and slot.facts:
             host = HostFacts.model_validate(slot.facts)
             there = {canonical(name) for name in host.packages}
             has = tuple(canonical(name) in there for name in needed)
-            found.setdefault((host.memory, tuple((gpu.name, gpu.memory) for gpu in host.gpus), host.bf16, has), host)
-    return sorted(found.values(), key=lambda host: -max([gpu.memory for gpu in host.gpus], default=host.memory))[:MOST_HOSTS]
+            kind = (host.memory, tuple((gpu.name, gpu.memory) for gpu in host.gpus), host.bf16, has)
+            found.setdefault(kind, Alike([])).hosts.append(host)
+    return sorted(found.values(), key=lambda alike: -max([gpu.memory for gpu in alike.hosts[0].gpus], default=alike.hosts[0].memory))
 
 
 def wanted_plugins() -> Iterator[tuple[str, Any]]:
@@ -122,7 +158,9 @@ def begin_survey(member: Member, *, base: BaseModel, version: DatasetVersion) ->
     """A survey in the queue; the one that is on its way is answered instead of another."""
     refuse_unready(base, version)
     with transaction.atomic():
-        hold(version)
+        hold(version.dataset.project)  # which whoever deletes the dataset holds too: no order is left without its rows
+        if not DatasetVersion.objects.filter(pk=version.pk).exists():
+            raise Http404
         live: Survey | None = surveys_of(base, version).filter(order__status__in=Order.LIVE).first()
         if live is not None:
             return live

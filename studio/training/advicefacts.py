@@ -165,6 +165,9 @@ class Advice(Fact):
     base_size: int
     """Bytes of the base as it would be served."""
     hosts: list[str]
+    """Workers, one of each kind."""
+    left_out: list[str] = []
+    """Workers that are here and were not to count."""
     methods: list[Method]
     recommendation: Recommendation
     rows: list[Row]

@@ -65,8 +65,10 @@ def advise(
     copies: float = 0.0,
     prices: Mapping[str, Price] | None = None,
     corrected: Corrected = lambda plugin, host, estimate: estimate,
+    left_out: Sequence[str] = (),
 ) -> Advice:
-    """Every method that a plugin here can do, on every worker, with one recommendation. `copies` is the share of rows that repeat others.
+    """Every method that a plugin here can do, on every worker, with one recommendation. `copies` is the share of rows that repeat others;
+    `left_out` names workers that are here and shall not count.
 
     Formulas and their sources: memory, time and trainable parameters are the plugins' estimates (`studio.training.memory`); an adapter is
     kept in fp32, 4 bytes a parameter, as peft writes it; a model that was trained whole in bf16, 2 bytes, as
@@ -96,10 +98,11 @@ def advise(
         dataset=data.name,
         base_size=base_size,
         hosts=[host.name for host in hosts],
+        left_out=list(left_out),
         methods=methods,
         recommendation=recommendation,
         rows=rows,
-        unknown=list(what_is_unknown(methods, base=base, data=data, hosts=hosts, surveyed=surveyed)),
+        unknown=list(what_is_unknown(methods, base=base, data=data, hosts=hosts, surveyed=surveyed, left_out=left_out)),
         sources=sorted(set(said)),
     )
 

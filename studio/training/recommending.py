@@ -313,11 +313,21 @@ def expected_forgetting(method: Method, *, steps: int | None, surveyed: Surveyed
 
 
 def what_is_unknown(
-    methods: Sequence[Method], *, base: ModelFacts, data: DatasetFacts, hosts: Sequence[HostFacts], surveyed: Surveyed | None
+    methods: Sequence[Method],
+    *,
+    base: ModelFacts,
+    data: DatasetFacts,
+    hosts: Sequence[HostFacts],
+    surveyed: Surveyed | None,
+    left_out: Sequence[str] = (),
 ) -> Iterator[str]:
     """Sentences about what this advice does not know."""
     if not hosts:
         yield "No worker has said what machine it runs on, so memory, time and cost are not known."
+    if left_out:
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        names = f"{', '.join(left_out[:3])}{more}"
+        yield f"Whether {names} will train it all the same: the queue gives a run to whichever worker can take it first."
     if data.tokens is None:
         yield f"The rows were not yet read with {base.name}'s tokenizer, so their lengths and what they hold are guessed or left out."
     if surveyed is None:

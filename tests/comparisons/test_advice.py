@@ -4,6 +4,8 @@ import math
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from django.db.models import ProtectedError
+from django.http import Http404
 from django.test import Client as Browser
 from django.utils import timezone
 
@@ -57,7 +59,7 @@ def web(acme):
 
 def asked(world, **more):
     named = {"project": world.project.pk, "dataset_version": world.version.pk, "base_model": world.base.pk}
-    return {name: str(value) for name, value in (named | more).items()}
+    return {name: value if isinstance(value, list) else str(value) for name, value in (named | more).items()}
 
 
 def measured(world, **columns):
@@ -303,6 +305,88 @@ def test_workers_of_the_same_kind_are_shown_once(small):
     larger = first.facts | {"name": "large", "memory": 64 << 30}
     type(first).objects.create(name="large", queue="train", facts=larger, seen_at=timezone.now())
     assert [host.name for host in advising.workers()] == ["large", "test"]
+
+
+def test_what_a_survey_measured_with_cannot_go_before_it(small):
+    base = make_base_model(small.owner, name="Other")
+    survey = measured(small, base_model=base, order=make_order(small.owner, kind="survey", client=small.client, status=Order.Status.QUEUED))
+    with pytest.raises(ProtectedError):
+        base.delete()
+    assert str(survey.order.survey) == "Survey of Replies v1 with Other"  # the order knows still what it is about
+
+
+def test_rows_that_were_deleted_meanwhile_are_not_surveyed(small):
+    gone = make_version(small.owner, small.project, name="Gone")
+    DatasetVersion.objects.filter(pk=gone.pk).delete()
+    with pytest.raises(Http404):
+        advising.begin_survey(small.owner, base=small.base, version=gone)
+    assert not Order.objects.filter(kind="survey").exists()
+
+
+# ── Which workers count ──
+
+
+@pytest.fixture
+def two_workers(small):
+    """One with a GPU, and one with a processor alone; of each kind there is a second one that says the same."""
+    facts = dict(make_slot().facts)
+    gpu = facts | {"gpus": [{"name": "RTX 4090", "memory": 24 << 30}], "memory": 64 << 30, "bf16": True, "gflops": 50_000.0}
+    for name, told in (("test-2", facts), ("gpu-1", gpu), ("gpu-2", gpu)):
+        Slot.objects.create(name=name, queue="train", facts=told | {"name": name}, seen_at=timezone.now())
+    return small
+
+
+def test_all_workers_count_until_somebody_chooses(two_workers, web):
+    told = web.get("/advice/", asked(two_workers))
+    assert told.context["advice"].hosts == ["gpu-1", "test"]
+    assert told.context["advice"].left_out == []
+    page = told.content.decode()
+    assert page.count('name="worker"') == page.count('name="worker" value="gpu-1"') + page.count('name="worker" value="test"') == 2
+    assert "RTX 4090, 26 GB; 1 more like it" in page
+
+
+def test_only_chosen_workers_count_and_what_was_left_out_is_said(two_workers, web):
+    told = web.get("/advice/", asked(two_workers, worker="test"))
+    advice = told.context["advice"]
+    assert (advice.hosts, advice.left_out) == (["test"], ["gpu-1", "gpu-2"])
+    assert {fit.host for method in advice.methods for fit in method.fits} == {"test"}
+    assert told.context["memory"].host == "test"
+    assert any(sentence.startswith("Whether gpu-1, gpu-2 will train it all the same") for sentence in advice.unknown)
+    assert [counts for _, _, counts in told.context["chosen"].kinds] == [False, True]
+    assert "worker=test" in web.post("/advice/survey/", asked(two_workers, worker="test")).headers["Location"]
+    another = web.get("/advice/", asked(two_workers, worker="gpu-2")).context["advice"]
+    assert another.hosts == ["gpu-2"]  # the one that was meant, not the one that it is like
+
+
+def test_a_worker_that_went_away_counts_no_more_and_that_is_said(two_workers, web):
+    Slot.objects.filter(name="test-2").delete()
+    told = web.get("/advice/", asked(two_workers, worker=["test-2", "gpu-1"]))
+    assert told.context["advice"].hosts == ["gpu-1"]
+    assert "Not running now, so left out of this advice." in told.content.decode()
+    alone = web.get("/advice/", asked(two_workers, worker="<b>"))
+    assert alone.context["advice"].hosts == ["gpu-1", "test"]
+    assert "&lt;b&gt;" in alone.content.decode()
+    assert "Not running now, so all workers count." in alone.content.decode()
+
+
+def test_the_panel_chooses_too_and_leads_to_the_page_with_the_choice(two_workers, web):
+    panel = web.get("/advice/panel/", asked(two_workers)).content.decode()
+    assert 'id="id_advice_worker"' in panel
+    chosen = web.get("/advice/panel/", asked(two_workers, worker="test")).content.decode()
+    assert '<option value="test" selected>' in chosen
+    assert "worker=test" in chosen
+
+
+def test_the_call_and_the_function_count_only_the_workers_that_are_named(two_workers):
+    query = "&".join(f"{name}={value}" for name, value in asked(two_workers).items())
+    advice = two_workers.api.get(f"advice?{query}&worker=test&worker=test-2").json()["advice"]
+    assert (advice["hosts"], advice["left_out"]) == (["test"], ["gpu-1", "gpu-2"])
+    refused = two_workers.api.get(f"advice?{query}&worker=test&worker=gone")
+    assert refused.status_code == 422
+    assert refused.json()["error"]["fields"]["worker"] == "No worker gone takes runs now. These do: gpu-1, gpu-2, test, test-2."
+    case = {"base": two_workers.base, "version": two_workers.version, "goal": "task", "clients": 1}
+    assert advising.advice_for(**case, on=["gpu-1"]).advice.hosts == ["gpu-1"]
+    assert advising.advice_for(**case).advice.hosts == ["gpu-1", "test"]
 
 
 def test_a_survey_of_what_is_not_ready_is_refused(small):

@@ -99,6 +99,13 @@ def test_every_method_stands_beside_the_others_with_the_plugins_own_figures():
     assert lora.best.estimate.memory.high < full.best.estimate.memory.high
 
 
+def test_workers_that_were_left_out_are_named_where_it_says_what_is_not_known():
+    assert not any("all the same" in sentence for sentence in asked().unknown)
+    left_out = [f"gpu-{number}" for number in range(5)]
+    sentence = next(sentence for sentence in asked(left_out=left_out).unknown if "all the same" in sentence)
+    assert sentence.startswith("Whether gpu-0, gpu-1, gpu-2 and 2 more will train it all the same:")
+
+
 def test_all_nine_rows_have_a_cell_for_each_method():
     advice = asked()
     names = ["memory", "parameters", "speed", "storage", "ceiling", "variants", "forgetting", "complexity", "gpus"]
