@@ -15,6 +15,8 @@ from studio.api.paging import ClientsPaging, Page, page
 from studio.api.runs import PRIORITIES, Priority, Prompts
 from studio.basemodels.models import BaseModel
 from studio.comparisons import services, written
+from studio.comparisons.built import with_built
+from studio.comparisons.figures import Verdict
 from studio.comparisons.models import Arm, ArmRun, Comparison
 from studio.comparisons.recipe import recipe_of, recipe_response
 from studio.comparisons.views import HEAVY
@@ -94,7 +96,7 @@ class ComparisonOut(ComparisonLine):
     stops_hopeless: bool
     arms: list[ArmOut]
     verdict: dict[str, Any] | None
-    """Every figure that was measured, with its interval."""
+    """Every figure that was measured, with its 95 % interval; null ends where there was one seed, which tells nothing of another."""
 
 
 def line_of(comparison: Comparison) -> dict[str, Any]:
@@ -124,8 +126,14 @@ def whole(comparison: Comparison) -> dict[str, Any]:
         "probe": comparison.probe_id,
         "stops_hopeless": comparison.stops_hopeless,
         "arms": [arm_out(arm, runs.get(arm.pk, [])) for arm in comparison.arms.all()],
-        "verdict": comparison.verdict,
+        "verdict": verdict_out(comparison),
     }
+
+
+def verdict_out(comparison: Comparison) -> dict[str, Any] | None:
+    """As it was found, with the sizes of files that were built since instead of estimates."""
+    verdict = with_built(comparison, Verdict.of(comparison))
+    return verdict.model_dump(mode="json") if verdict else comparison.verdict
 
 
 def arm_out(arm: Arm, runs: list[ArmRun]) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """Which of two arms to take, and why, by what can be told of what they gain and of what they take."""
 
 import math
+from dataclasses import dataclass
 
 from studio.comparisons.figure_words import listed, percent
 from studio.comparisons.figures import ArmFigures, Figure
+from studio.comparisons.statistics import over_seeds
 from studio.comparisons.taken import Spread
 
 CHEAPER, DEARER = 0.95, 1.05
 """Below and above which an arm is said to take less, or more, than another."""
 LITTLE = 1.25
 """Up to which it is a little more."""
+ANYTHING = 0.75
+"""Half the width of a ratio's interval, as a share of the ratio, from which it says nothing."""
 LOSES_LITTLE = 0.95
 """An arm that surely keeps this share is taken for what it saves."""
 WIDE = 0.25
@@ -42,21 +46,62 @@ PARTS = {
 }
 
 
-def ratios(arm: ArmFigures, other: ArmFigures) -> dict[str, float]:
+@dataclass(frozen=True)
+class Ratio:
+    """What one arm takes beside another, over their seeds."""
+
+    value: float
+    low: float | None = None
+    """Of the 95 % interval; None where one of them has a single seed."""
+    high: float | None = None
+    """Infinite where the other's figure may be nothing."""
+
+    @property
+    def half(self) -> float:
+        """What stands behind the ±; 0 where nothing is known of chance."""
+        return 0.0 if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it says something: seeds may differ so much that it might be anything."""
+        return self.half < self.value * ANYTHING
+
+    @property
+    def is_less(self) -> bool:
+        """Clearly less, and not by chance as far as seeds can tell."""
+        return self.value < CHEAPER and (self.high is None or self.high < 1)
+
+    @property
+    def is_more(self) -> bool:
+        return self.value > DEARER and (self.low is None or self.low > 1)
+
+
+def ratios(arm: ArmFigures, other: ArmFigures) -> dict[str, Ratio]:
     """What it takes beside the other: time and memory where both ran on the same kind of machine, and storage."""
     pairs = {"storage": (arm.size, other.size)}
     if arm.took.compares_with(other.took):
         pairs = {"time": (arm.took.seconds, other.took.seconds), "memory": (arm.took.memory, other.took.memory), **pairs}
-    return {what: ratio for what, (ours, theirs) in pairs.items() if (ratio := ratio_of(ours, theirs)) is not None}
+    found = {what: ratio_of((arm.number, ours), (other.number, theirs)) for what, (ours, theirs) in pairs.items()}
+    return {what: ratio for what, ratio in found.items() if ratio is not None}
 
 
-def ratio_of(ours: Spread | None, theirs: Spread | None) -> float | None:
-    return ours.mean / theirs.mean if ours and theirs and ours.mean > 0 and theirs.mean > 0 else None
+def ratio_of(ours: tuple[int, Spread | None], theirs: tuple[int, Spread | None]) -> Ratio | None:
+    """Each is an arm's number with its figure. The interval comes from the ratio of each resample, as that of a kept share does."""
+    (arm, above), (other, below) = ours, theirs
+    if not above or not below or not above.mean > 0 or not below.mean > 0:
+        return None
+    if len(above.each) < 2 or len(below.each) < 2:
+        return Ratio(above.mean / below.mean)
+    reference = over_seeds(other, below.each)
+    if not reference.interval().low > 0:
+        return Ratio(above.mean / below.mean, 0.0, math.inf)
+    found = (over_seeds(arm, above.each) / reference).interval()
+    return Ratio(found.value, max(0.0, found.low), found.high)
 
 
 def cost_of(arm: ArmFigures, other: ArmFigures) -> float:
     """Time, memory and storage in one figure, the geometric mean of those that are known; 1 where none is."""
-    told = ratios(arm, other).values()
+    told = [ratio.value for ratio in ratios(arm, other).values()]
     return math.exp(sum(map(math.log, told)) / len(told)) if told else 1.0
 
 
@@ -82,7 +127,9 @@ def choice(first: ArmFigures, reference: ArmFigures) -> tuple[ArmFigures | None,
     if more:
         return reference, f"Take {reference.name}: {first.name} gains no more that can be told, and {listed(more)}."
     if beside:
-        return None, "Either will do: neither loses anything that can be told, and they take about as much."
+        alike = all(CHEAPER <= ratio.value <= DEARER for ratio in beside.values())
+        much = "they take about as much" if alike else "no difference in what they take can be told"
+        return None, f"Either will do: neither loses anything that can be told, and {much}."
     return None, "Neither loses anything that can be told, and what they take is not known."
 
 
@@ -109,21 +156,23 @@ def why_not(first: ArmFigures) -> str:
     )
 
 
-def savings(beside: dict[str, float]) -> list[str]:
+def savings(beside: dict[str, Ratio]) -> list[str]:
     """it took 31 % of the time; its file is a sixtieth of the size."""
-    took = [f"{percent(beside[what])} of the {what}" for what in ("time", "memory") if beside.get(what, 1.0) < CHEAPER]
+    took = [f"{percent(beside[what].value)} of the {what}" for what in ("time", "memory") if what in beside and beside[what].is_less]
     told = [f"it took {listed(took)}"] if took else []
-    return told + ([f"its file is {part(beside['storage'])} of the size"] if beside.get("storage", 1.0) < CHEAPER else [])
+    size = beside.get("storage")
+    return told + ([f"its file is {part(size.value)} of the size"] if size and size.is_less else [])
 
 
-def surplus(beside: dict[str, float]) -> list[str]:
+def surplus(beside: dict[str, Ratio]) -> list[str]:
     """What it takes more of."""
     took = []
-    if (time := beside.get("time", 1.0)) > DEARER:
-        took.append("a little longer" if time <= LITTLE else f"{time:.1f} times as long")
-    if (memory := beside.get("memory", 1.0)) > DEARER:
-        took.append("a little more memory" if memory <= LITTLE else f"{memory:.1f} times the memory")
-    return ([f"it took {listed(took)}"] if took else []) + (["its file is larger"] if beside.get("storage", 1.0) > DEARER else [])
+    if (time := beside.get("time")) and time.is_more:
+        took.append("a little longer" if time.value <= LITTLE else f"{time.value:.1f} times as long")
+    if (memory := beside.get("memory")) and memory.is_more:
+        took.append("a little more memory" if memory.value <= LITTLE else f"{memory.value:.1f} times the memory")
+    size = beside.get("storage")
+    return ([f"it took {listed(took)}"] if took else []) + (["its file is larger"] if size and size.is_more else [])
 
 
 def part(share: float) -> str:

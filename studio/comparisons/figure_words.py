@@ -16,6 +16,9 @@ FRACTIONS = (
     (3.0, "three times as much"),
 )
 
+NEGLIGIBLE = 0.05
+"""An interval that reaches no further than this share of its figure to either side is not told in a sentence."""
+
 
 def turned(figure: Figure) -> Figure:
     return Figure(value=-figure.value, low=-figure.high, high=-figure.low)
@@ -38,10 +41,12 @@ def share_words(figure: Figure) -> str:
     return f"{figure.value * 100:.{digits}f} % ± {half:.{digits}f}"
 
 
-def percent(share: float) -> str:
-    """31 %, 1.5 %, 0.02 %: two digits that count."""
+def percent(share: float, half: float = 0.0) -> str:
+    """31 %, 1.5 %, 0.02 %: two digits that count; 31 % ± 4 where `half` an interval is more than a little of the share."""
     size = abs(share * 100)
-    return f"{size:.0f} %" if size >= 9.95 else f"{size:.1f} %" if size >= 0.095 else f"{size:.2f} %"
+    digits = 0 if size >= 9.95 else 1 if size >= 0.095 else 2
+    around = f"{half * 100:.{digits}f}" if half >= NEGLIGIBLE * abs(share) else ""
+    return f"{size:.{digits}f} % ± {around}" if around.strip("0.") else f"{size:.{digits}f} %"
 
 
 def times(ratio: float) -> str:

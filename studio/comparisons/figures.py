@@ -8,7 +8,7 @@ from studio.comparisons.models import Comparison
 from studio.comparisons.statistics import Interval
 from studio.comparisons.taken import Spread, Took
 
-VERSION = 1
+VERSION = 2
 """Of what is stored: a verdict of another one is not shown, and measured again it becomes one of this."""
 
 
@@ -92,9 +92,14 @@ class ArmFigures(BaseModel):
     size: Spread | None = None
     """Bytes on disk."""
     gguf_size: Spread | None = None
-    """Bytes of the whole model as a GGUF file."""
+    """Bytes of the whole model as a q8_0 GGUF file: about, until one was built."""
+    gguf_built: bool = False
+    """Whether that is the size of files that were built. It is looked up whenever a verdict is shown, and never stored."""
     gguf_adapter_size: Spread | None = None
-    """Bytes of the adapter alone as a GGUF file."""
+    """Bytes of the adapter alone as an f16 GGUF file: about, until one was built."""
+    gguf_adapter_built: bool = False
+    built: dict[str, int] = {}
+    """Bytes of the whole model in each other type that a file was built of."""
     first_token: Spread | None = None
     """Seconds."""
     tokens_per_second: Spread | None = None

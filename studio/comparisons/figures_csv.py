@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from studio.cells import cell
+from studio.comparisons.built import with_built
 from studio.comparisons.figures import ArmFigures, Figure, Verdict
 from studio.comparisons.measured import Measured, Set
 from studio.comparisons.models import Comparison
@@ -20,7 +21,9 @@ SETS: tuple[Set, ...] = ("held_out", "probe")
 def as_csv(comparison: Comparison, costs: Costs | None) -> Iterator[bytes]:
     """Rows as they were measured, which a verdict is computed from, and the figures that came of it. Base models have arm -1 and below."""
     names = dict(comparison.arms.values_list("number", "name"))
-    return pieces(Measured.of(comparison), Verdict.of(comparison), names, costs)  # all is read before the first line is sent
+    return pieces(
+        Measured.of(comparison), with_built(comparison, Verdict.of(comparison)), names, costs
+    )  # all is read before the first line is sent
 
 
 def pieces(measured: Measured, verdict: Verdict | None, names: dict[int, str], costs: Costs | None) -> Iterator[bytes]:
@@ -46,18 +49,30 @@ def of_rows(measured: Measured, of: Set, names: dict[int, str]) -> Iterator[byte
 
 
 def summary(arm: ArmFigures, costs: Costs | None) -> Iterator[tuple[Any, ...]]:
-    """(figure, value, low, high) of everything that is known of an arm."""
+    """(figure, value, low, high) of everything that is known of an arm; the ends of the 95 % interval are empty where there is none."""
     for of in (arm, arm.took):
         for name in type(of).model_fields:
             value = getattr(of, name)
             if isinstance(value, Figure):
                 yield name, value.value, value.low, value.high
             elif isinstance(value, Spread):
-                yield name, value.mean, value.low, value.high
+                yield called(arm, name), *over(value)
     for metric, figure in arm.scores.items():
         yield cell(metric), figure.value, figure.low, figure.high
+    for name, size in arm.built.items():
+        yield f"gguf_size {name} built", size, "", ""
     if costs and arm.number in costs.by_arm:
-        yield f"cost {costs.currency}", costs.by_arm[arm.number], "", ""
+        yield f"cost {costs.currency}", *over(costs.by_arm[arm.number])
+
+
+def called(arm: ArmFigures, name: str) -> str:
+    """The figure's name; of a GGUF file also whether it was built."""
+    built = {"gguf_size": arm.gguf_built, "gguf_adapter_size": arm.gguf_adapter_built}
+    return f"{name} {'built' if built[name] else 'estimated'}" if name in built else name
+
+
+def over(told: Spread) -> tuple[Any, ...]:
+    return told.mean, "" if told.low is None else told.low, "" if told.high is None else told.high
 
 
 def lines(values: Any) -> bytes:

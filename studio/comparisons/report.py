@@ -6,6 +6,7 @@ from typing import Any
 
 from studio.artifacts.models import Artifact
 from studio.comparisons import verdict_table
+from studio.comparisons.built import with_built
 from studio.comparisons.figure_words import listed
 from studio.comparisons.figures import Verdict
 from studio.comparisons.marks import marks_of
@@ -83,7 +84,7 @@ class Report:
 
 def report_of(comparison: Comparison, member: Member) -> Report:
     """Raises UserError where there is no verdict yet. Costs stand in it only where the member may see them."""
-    verdict = Verdict.of(comparison)
+    verdict = with_built(comparison, Verdict.of(comparison))
     if verdict is None:
         raise UserError("There is no verdict to report yet. Measure the comparison first.", code="no_verdict")
     costs = costs_of(comparison, member)
@@ -118,9 +119,22 @@ def method_of(comparison: Comparison, verdict: Verdict, arms: list[Arm]) -> list
         ("Measured on", measured_on(verdict)),
         ("Machine", listed(machines(comparison))),
         ("Software", listed(packages(comparison))),
-        ("Intervals", "95 %, by a bootstrap of 4,000 resamples over seeds and held-out rows, rows paired over the arms."),
+        ("Intervals", intervals(verdict)),
     ]
     return [(what, how) for what, how in told if how]
+
+
+def intervals(verdict: Verdict) -> str:
+    """How they were found, and what has none."""
+    if verdict.most_seeds < 2:
+        return (
+            "95 %, by a bootstrap of 4,000 resamples over held-out rows, rows paired over the arms. With one seed nothing is known "
+            "of chance in training: what training took, and how large and fast the result is, has no interval."
+        )
+    return (
+        "95 %, by a bootstrap of 4,000 resamples over seeds and held-out rows, rows paired over the arms; of what training took, and of "
+        "how large and fast the result is, over seeds alone. No interval stands where all seeds are alike."
+    )
 
 
 def measured_on(verdict: Verdict) -> str:

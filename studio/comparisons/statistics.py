@@ -149,6 +149,14 @@ def seed_deviations(table: Floats, units: Floats) -> Floats:
     return deviations * math.sqrt(max(0.0, 1 - by_rows / found)) if found else deviations
 
 
+def over_seeds(name: Hashable, values: Sequence[float]) -> Draws:
+    """A figure that each of an arm's seeds has one of, as what its training took: their mean, drawn as the seeds of a loss are.
+
+    Its interval is Student's. Arms of different names are drawn apart, and all figures of one arm along with each other.
+    """
+    return Bootstrap(1).mean(name, np.asarray(values, dtype=np.float64)[:, None])
+
+
 def kept_share(gain: Draws, reference: Draws) -> Interval | None:
     """Which share of the reference's gain an arm keeps; None where the reference's gain may be nothing, for then no share means anything.
 

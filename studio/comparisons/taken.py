@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from studio.comparisons.models import ArmRun, Comparison
+from studio.comparisons.statistics import over_seeds
 from studio.orders.models import Event, Order, Usage
 from studio.runs.costs import worked
 from studio.runs.curve import is_figure
@@ -17,19 +18,42 @@ from studio.workspaces.rates import Rates
 
 
 class Spread(BaseModel):
-    """The mean over an arm's runs, the least and the most of them. No interval: what one machine took says little of another."""
+    """A figure that each of an arm's seeds has one of and that is never below 0: their mean, with its 95 % interval over seeds.
+
+    The interval is of this machine and these rows: what one machine took says little of another.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
+    each: list[float]
+    """Of every seed that told it, in their order."""
     mean: float
-    low: float
-    high: float
+    low: float | None = None
+    """None with one seed, which says nothing of another."""
+    high: float | None = None
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Spread | None":
-        """None where none of the runs told it."""
-        told = [value for value in values if value is not None]
-        return cls(mean=sum(told) / len(told), low=min(told), high=max(told)) if told else None
+        """None where none of the seeds told it."""
+        told = [float(value) for value in values if value is not None]
+        if not told:
+            return None
+        if len(told) == 1:
+            return cls(each=told, mean=told[0])
+        found = over_seeds("spread", told).interval()
+        return cls(each=told, mean=found.value, low=max(0.0, found.low), high=found.high)
+
+    @property
+    def half(self) -> float:
+        """What stands behind the ±; 0 with one seed, and where all are alike."""
+        if self.low is None or self.high is None or self.high - self.low <= 1e-9 * self.mean:
+            return 0.0
+        return (self.high - self.low) / 2
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the interval would reach below 0, so that it is told by its ends."""
+        return self.low == 0 and self.half > 0
 
 
 class Took(BaseModel):
@@ -134,9 +158,9 @@ def took(orders: list[Order], told: dict[UUID, Heard], used: dict[UUID, Counted]
 
 @dataclass(frozen=True)
 class Costs:
-    """What each training of an arm cost, as a mean over its runs."""
+    """What one training of each arm cost, over its seeds."""
 
-    by_arm: dict[int, Decimal]
+    by_arm: dict[int, Spread]
     """By the arm's number; an arm of which a part has no rate is left out."""
     currency: str
 
@@ -151,7 +175,7 @@ def costs_of(comparison: Comparison, member: Member) -> Costs | None:
     spent: dict[int, list[Decimal | None]] = defaultdict(list)
     for arm_run in arm_runs:
         spent[arm_run.arm.number].append(cost_of(arm_run.run.order, rates))
-    by_arm = {number: sum(told, Decimal(0)) / len(told) for number, each in spent.items() if (told := whole(each))}
+    by_arm = {number: spread for number, each in spent.items() if (spread := Spread.of(whole(each)))}
     return Costs(by_arm, rates.currency) if by_arm else None
 
 
@@ -167,7 +191,7 @@ def cost_of(order: Order, rates: Rates) -> Decimal | None:
     return total
 
 
-def whole(costs: list[Decimal | None]) -> list[Decimal]:
+def whole(costs: list[Decimal | None]) -> list[float]:
     """The costs of an arm, or none of them where one is not known."""
-    told = [cost for cost in costs if cost is not None]
+    told = [float(cost) for cost in costs if cost is not None]
     return told if len(told) == len(costs) else []

@@ -4,6 +4,7 @@ from typing import Any
 
 from studio.artifacts.models import Artifact
 from studio.comparisons import reckoning, verdict_table, wording
+from studio.comparisons.built import with_built
 from studio.comparisons.figures import ArmFigures, Verdict
 from studio.comparisons.marks import marks_of
 from studio.comparisons.models import ArmRun, Comparison
@@ -23,9 +24,9 @@ def renew(comparison: Comparison) -> Verdict:
 
 def verdict_context(comparison: Comparison, member: Member) -> dict[str, Any]:
     """What templates/comparisons/verdict.html is drawn from; `verdict` is None where nothing was measured yet."""
-    verdict = Verdict.of(comparison)
+    verdict = with_built(comparison, Verdict.of(comparison))
     if verdict is None:
-        return {"verdict": None}
+        return {"verdict": None, "earlier_verdict": comparison.verdict is not None}
     costs = costs_of(comparison, member)
     headline = verdict_table.headline(verdict, costs)
     further = verdict_table.further(verdict)

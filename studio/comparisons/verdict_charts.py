@@ -82,7 +82,7 @@ def plots(verdict: Verdict, marks: dict[int, Mark], costs: Costs | None = None) 
     up = {arm.number: extent(arm.gain if gained else arm.loss) for arm in verdict.measured}
     how = Quality(f"{quality}, nats per {verdict.unit}", "gain" if gained else "loss", "higher" if gained else "lower", up)
     seconds = {arm.number: spread(arm.took.seconds) for arm in verdict.measured if arm.took.seconds and verdict.one_machine}
-    spent = {number: float(cost) for number, cost in costs.by_arm.items()} if costs and verdict.one_machine else {}
+    spent = {number: spread(cost) for number, cost in costs.by_arm.items()} if costs and verdict.one_machine else {}
     forgotten = {arm.number: extent(arm.forgetting) for arm in verdict.measured if arm.forgetting}
     found = [
         plot(verdict, marks, "Quality against time", "Time of one training", how, seconds, duration, unit=unit_of_time(seconds)),
@@ -92,7 +92,7 @@ def plots(verdict: Verdict, marks: dict[int, Mark], costs: Costs | None = None) 
             "Quality against cost",
             f"Cost of one training, {costs.currency if costs else ''}",
             how,
-            {arm: (cost, cost, cost) for arm, cost in spent.items()},
+            spent,
             number,
         ),
         plot(verdict, marks, "Quality against forgetting", "Loss added on general rows, nats", how, forgotten, number),
@@ -151,7 +151,8 @@ def extent(figure: Figure | None) -> Extent:
 
 
 def spread(told: Spread) -> Extent:
-    return told.low, told.mean, told.high
+    """Without an interval, the figure alone."""
+    return (told.mean, told.mean, told.mean) if told.low is None or told.high is None else (told.low, told.mean, told.high)
 
 
 def unit_of_time(seconds: dict[int, Extent]) -> float:

@@ -1,7 +1,7 @@
 """The figures of a verdict as columns of a table, which its page, its report and the PDF share: what each says, and which arm is best."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from studio.comparisons.figure_words import percent, plus_minus, share_words
 from studio.comparisons.figures import ArmFigures, Figure, Verdict
@@ -99,7 +99,7 @@ def headline(verdict: Verdict, costs: Costs | None) -> list[Column]:
         of_spreads(
             verdict, "Storage", "What the result takes on disk. Each further variant takes that again.", lambda arm: arm.size, filesize
         ),
-        cost_column(costs, marked=verdict.one_machine),
+        cost_column(verdict, costs),
     ]
     return [column for column in columns if column.cells]
 
@@ -171,10 +171,23 @@ def further(verdict: Verdict) -> list[Column]:
         ),
         of_spreads(verdict, "Trained numbers", "How many numbers of the model training could change.", lambda arm: arm.trainable, count),
         shares(verdict),
-        of_spreads(verdict, "GGUF file", "The whole model as one file for llama.cpp, estimated.", lambda arm: arm.gguf_size, about),
-        of_spreads(
-            verdict, "GGUF adapter", "The adapter alone as a file for llama.cpp, estimated.", lambda arm: arm.gguf_adapter_size, about
+        of_files(
+            verdict,
+            "GGUF file",
+            "The whole model as one file for llama.cpp.",
+            lambda arm: arm.gguf_size,
+            lambda arm: arm.gguf_built,
+            "q8_0",
         ),
+        of_files(
+            verdict,
+            "GGUF adapter",
+            "The adapter alone as a file for llama.cpp.",
+            lambda arm: arm.gguf_adapter_size,
+            lambda arm: arm.gguf_adapter_built,
+            "f16",
+        ),
+        other_files(verdict),
         of_spreads(
             verdict, "First token", "How long an answer takes to begin, on the machine that measured.", lambda arm: arm.first_token, seconds
         ),
@@ -223,38 +236,56 @@ def ends(figure: Figure, said: Callable[[Figure], str]) -> str:
     return f"{low} to {high}"
 
 
-def about(value: float) -> str:
-    return f"about {filesize(value)}"
-
-
 def of_spreads(
     verdict: Verdict, title: str, hint: str, read: Read, said: Callable[[float], str], *, lower: bool = True, marked: bool = True
 ) -> Column:
     """The best is marked where it is clearly smaller, or larger, than every other, and what they took can be compared."""
     found = {arm.number: spread for arm in verdict.arms if isinstance(spread := read(arm), Spread)}
-    cells = {}
-    for own, spread in found.items():
-        others = [other.mean for arm, other in found.items() if arm != own]
-        best = marked and bool(others) and (spread.mean < min(others) * (1 - BETTER) if lower else spread.mean > max(others) * (1 + BETTER))
-        low, high = said(spread.low), said(spread.high)
-        cells[own] = Cell(
-            said(spread.mean),
-            f"{low} to {high.removeprefix('about ')}" if low != high else "",
-            f"{spread.mean:.6g}, from {spread.low:.6g} to {spread.high:.6g}",
-            best,
-        )
-    return Column(title, hint, cells)
+    return Column(title, hint, {own: cell_of(verdict, found, own, said, lower=lower, marked=marked) for own in found})
 
 
-def cost_column(costs: Costs | None, *, marked: bool) -> Column:
-    by_arm = costs.by_arm if costs else {}
-    least = min(by_arm.values(), default=None)
-    cells = {
-        arm: Cell(money(cost, costs.currency), is_best=marked and cost == least and len(by_arm) > 1 and [*by_arm.values()].count(cost) == 1)
-        for arm, cost in by_arm.items()
-        if costs
+def cell_of(verdict: Verdict, found: Mapping[int, Spread], own: int, said: Callable[[float], str], *, lower: bool, marked: bool) -> Cell:
+    spread, others = found[own], [other for arm, other in found.items() if arm != own]
+    best = marked and bool(others) and all(lies_apart(spread, other) if lower else lies_apart(other, spread) for other in others)
+    if spread.low is None or spread.high is None:
+        return Cell(said(spread.mean), "one seed" if verdict.most_seeds > 1 else "", f"{spread.mean:.6g} of one seed, so no interval", best)
+    around = (f"up to {said(spread.high)}" if spread.is_cut else f"± {said(spread.half)}") if spread.half else ""
+    return Cell(said(spread.mean), around, f"{spread.mean:.6g}, 95 % interval from {spread.low:.6g} to {spread.high:.6g}", best)
+
+
+def lies_apart(less: Spread, more: Spread) -> bool:
+    """Whether one is smaller than the other by more than a trifle, and their intervals do not meet."""
+    apart = less.high is None or more.low is None or less.high < more.low
+    return apart and less.mean < more.mean * (1 - BETTER)
+
+
+def cost_column(verdict: Verdict, costs: Costs | None) -> Column:
+    column = Column("Cost", "What one training cost, by the workspace’s rates.")
+    if costs is None:
+        return column
+    by_arm, currency = costs.by_arm, costs.currency
+
+    def said(value: float) -> str:
+        return money(value, currency)
+
+    return replace(column, cells={own: cell_of(verdict, by_arm, own, said, lower=True, marked=verdict.one_machine) for own in by_arm})
+
+
+def of_files(verdict: Verdict, title: str, hint: str, read: Read, built: Callable[[ArmFigures], bool], name: str) -> Column:
+    """Sizes of files, and whether they were built or are an estimate; one size is no better than another by a trifle."""
+    column = of_spreads(verdict, title, hint, read, filesize)
+    for arm in verdict.arms:
+        if cell := column.cells.get(arm.number):
+            told = (cell.text, f"{name}, built") if built(arm) else (f"about {cell.text}", f"{name}, estimated")
+            column.cells[arm.number] = replace(cell, text=told[0], note=told[1])
+    return column
+
+
+def other_files(verdict: Verdict) -> Column:
+    found = {
+        arm.number: Cell("; ".join(f"{name} {filesize(size)}" for name, size in arm.built.items())) for arm in verdict.arms if arm.built
     }
-    return Column("Cost", "What one training cost, by the workspace’s rates.", cells)
+    return Column("Other GGUF files", "The whole model in other types, as files that were built.", found)
 
 
 def shares(verdict: Verdict) -> Column:

@@ -57,6 +57,8 @@ def notes(verdict: Verdict) -> list[str]:
             f"The arms were trained on different kinds of machines ({listed(verdict.machines)}), "
             "so what they took in time, memory, energy and cost is not compared."
         )
+    if verdict.differs == Comparison.Differs.METHOD and (reference := verdict.arm(verdict.reference)):
+        told += [said for arm in found if arm is not reference and (said := untold(arm, reference))]
     quantised = [arm.name for arm in found if arm.quantization]
     if quantised:
         told.append(
@@ -66,6 +68,14 @@ def notes(verdict: Verdict) -> list[str]:
     if verdict.differs == Comparison.Differs.SWEEP and verdict.reason not in ("nothing", "no_gain"):
         told.append("The best was chosen by the same held-out rows that it is measured on, so its figure is a little flattering.")
     return told
+
+
+def untold(arm: ArmFigures, reference: ArmFigures) -> str:
+    """What it took beside the reference that differs too much from seed to seed to be told; empty where there is nothing of the kind."""
+    vague = [what for what, ratio in choosing.ratios(arm, reference).items() if not ratio.is_told]
+    if not vague:
+        return ""
+    return f"How the {listed(vague)} of {arm.name} compares with that of {reference.name} differs too much from seed to seed to be told."
 
 
 def alone(verdict: Verdict, arm: ArmFigures) -> None:
@@ -144,7 +154,9 @@ def kept_sentence(arm: ArmFigures, reference: ArmFigures) -> str:
 
 
 def price(arm: ArmFigures, reference: ArmFigures) -> str:
-    told = [f"{percent(ratio)} of the {what}" for what, ratio in choosing.ratios(arm, reference).items()]
+    """What it takes beside the reference, as far as seeds can tell; the ± only where it is not negligible."""
+    found = choosing.ratios(arm, reference).items()
+    told = [f"{percent(ratio.value, ratio.half)} of the {what}" for what, ratio in found if ratio.is_told]
     return f" at {listed(told)}" if told else ""
 
 

@@ -128,6 +128,30 @@ def test_all_figures_are_there_as_csv(acme, found):
     assert gains["1"] == pytest.approx((sum(base) - sum(full) / 3) / 120)
 
 
+def test_what_training_took_has_its_interval_everywhere(acme):
+    Rate.objects.create(workspace=acme.workspace, kind="NVIDIA L4", per_hour=Decimal("3.00"), since="2020-01-01")
+    other = make_comparison(acme, seeds=(1, 2, 3))
+    trained(other, apart=0.1)  # 10, 11 and 12 minutes; thrice as much of full
+    make_measured(other)
+    verdict.renew(other)
+    half = 4.303 * 60 / 3**0.5
+    took = acme.api.get(f"comparisons/{other.pk}").json()["verdict"]["arms"][0]["took"]["seconds"]
+    assert took["each"] == [pytest.approx(600 * slower) for slower in (1.0, 1.1, 1.2)]
+    assert (took["high"] - took["low"]) / 2 == pytest.approx(half, rel=0.1)
+    lines = csv.DictReader(io.StringIO(b"".join(read(signed_in(acme.owner).get(f"/comparisons/{other.pk}/figures.csv"))).decode()))
+    told = {line["figure"]: line for line in lines if line["arm"] == "0" and line["kind"] == "summary"}
+    assert (told["seconds"]["low"], told["seconds"]["high"]) == (str(took["low"]), str(took["high"]))
+    cost = told[f"cost {acme.workspace.currency}"]
+    assert float(cost["value"]) == pytest.approx(0.55)
+    assert (float(cost["high"]) - float(cost["low"])) / 2 == pytest.approx(0.05 * 4.303 / 3**0.5, rel=0.1)
+    page = signed_in(acme.owner).get(f"/comparisons/{other.pk}/report/").content.decode()
+    words = " ".join(words_of(signed_in(acme.owner).get(f"/comparisons/{other.pk}/report.pdf").content).split())
+    for text in (page, words):
+        assert "of what training took, and of how large and fast the result is, over seeds alone" in text
+        assert f"± {(took['high'] - took['low']) / 120:.0f} min" in text
+    assert f"0.55 {acme.workspace.currency}" in page
+
+
 @pytest.mark.parametrize("address", ["report/", "report.pdf", "figures.csv"])
 def test_a_guest_and_a_stranger_are_told_that_there_is_no_such_page(acme, found, rival, address):
     guest = make_member(acme.workspace, role="guest", email="gu@example.com", clients=[acme.client])

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from studio.comparisons.statistics import Bootstrap, Draws, best_of, kept_share, seeds_needed, student
+from studio.comparisons.statistics import Bootstrap, Draws, best_of, kept_share, over_seeds, seeds_needed, student
 
 
 def measured(chance: np.random.Generator, mean: float, row: np.ndarray, seeds: int, *, of_seeds: float, left: float) -> np.ndarray:
@@ -29,6 +29,15 @@ def test_intervals_hold_the_truth_in_about_95_of_100_cases(seeds, rows, of_seeds
         shares += share is not None and share.holds(0.8)
     assert 0.915 <= differences / cases <= 0.99
     assert 0.915 <= shares / cases <= 0.99
+
+
+@pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.706), (3, 4.303), (10, 2.262)])
+def test_a_figure_of_each_seed_has_students_interval(seeds, quantile):
+    values = np.random.default_rng(6).normal(100, 3, seeds)
+    found = over_seeds("time", values.tolist()).interval()
+    assert found.value == pytest.approx(values.mean())
+    assert found.half == pytest.approx(quantile * values.std(ddof=1) / math.sqrt(seeds), rel=0.12)
+    assert over_seeds("time", [7.0] * seeds).interval().half == 0
 
 
 def test_rows_weigh_by_their_tokens():

@@ -2,9 +2,9 @@
 
 import math
 import random
+import re
 import statistics
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from studio.comparisons.wording import worded
 from studio.orders.models import Event
 from tests.comparisons.house import BASE, make_measured
 from tests.comparisons.training import trained
-from tests.fixtures import make_comparison, make_member
+from tests.fixtures import make_artifact, make_build, make_comparison, make_member
 
 # ── Found again from what was recorded, by other code ──
 
@@ -87,12 +87,51 @@ def found_again(comparison: Comparison, draws: int = 3000) -> dict[str, Any]:
         if of == "held_out":
             shares = [one / other for one, other in zip(drawn[0], drawn[1], strict=True)]
             found["kept"] = (found["held_out 0"][0] / found["held_out 1"][0], *ends(shares))
-    for arm in comparison.arms.all():
-        orders = [arm_run.run.order for arm_run in arm.runs.all()]
-        found[f"seconds {arm.number}"] = statistics.fmean((order.ended_at - order.started_at).total_seconds() for order in orders)
-        peaks = [max(event.body["memory"] for event in Event.objects.filter(order=order, type="metric")) for order in orders]
-        found[f"memory {arm.number}"] = statistics.fmean(peaks)
+    took = {arm.number: taken_again(arm) for arm in comparison.arms.all()}
+    for number, told in took.items():
+        for name, values in told.items():
+            found[f"{name} {number}"] = around(values)
+    for name in ("seconds", "memory"):
+        value = statistics.fmean(took[0][name]) / statistics.fmean(took[1][name])
+        drawn_ratios = [luck_of(chance, took[0][name]) / luck_of(chance, took[1][name]) for _ in range(2 * draws)]
+        found[f"ratio of {name}"] = (value, *ends(drawn_ratios))
     return found
+
+
+STUDENTS = {2: 12.7062, 3: 4.3027}
+"""The 97.5 % quantile of Student's t, by how many seeds there are."""
+
+
+def taken_again(arm: Any) -> dict[str, list[float]]:
+    """What each seed's training took, from its order and its Event and Usage rows alone."""
+    found: dict[str, list[float]] = {}
+    for arm_run in arm.runs.order_by("seed"):
+        order = arm_run.run.order
+        bodies = [event.body for event in Event.objects.filter(order=order, type="metric")]
+        hours = [(usage.ended_at - usage.started_at).total_seconds() / 3600 * usage.gpus for usage in order.usage.all()]
+        told = {
+            "seconds": (order.ended_at - order.started_at).total_seconds(),
+            "gpu_hours": sum(hours),
+            "memory": max(body["memory"] for body in bodies),
+            "energy": max(body["energy"] for body in bodies),
+            "tokens_per_second": statistics.fmean(body["tokens_per_second"] for body in bodies),
+        }
+        for name, value in told.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def around(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean with Student's interval (Student 1908)."""
+    mean, half = statistics.fmean(values), STUDENTS[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def luck_of(chance: random.Random, values: Sequence[float]) -> float:
+    """One draw of where the mean of so few values may come to lie: their spread times a number that follows Student's t."""
+    freedom = len(values) - 1
+    drawn = chance.gauss(0, 1) / math.sqrt(sum(chance.gauss(0, 1) ** 2 for _ in range(freedom)) / freedom)
+    return statistics.fmean(values) + drawn * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def ends(draws: Sequence[float]) -> tuple[float, float]:
@@ -103,7 +142,7 @@ def ends(draws: Sequence[float]) -> tuple[float, float]:
 @pytest.mark.django_db
 def test_the_verdicts_numbers_are_found_again_from_what_was_recorded_by_other_code(acme):
     comparison = make_comparison(acme, seeds=(1, 2, 3))
-    trained(comparison)
+    trained(comparison, apart=0.02)
     make_measured(comparison, **made(rows=24), tokens=[8 + row % 5 for row in range(24)])
     found, again = verdict.renew(comparison), found_again(comparison, draws=1500)
     lora, full = found.arm(0), found.arm(1)
@@ -113,12 +152,19 @@ def test_the_verdicts_numbers_are_found_again_from_what_was_recorded_by_other_co
     same(turned(lora.forgetting), again["probe 0"])
     same(turned(full.forgetting), again["probe 1"])
     for arm in (lora, full):
-        assert arm.took.seconds.mean == pytest.approx(again[f"seconds {arm.number}"])
-        assert arm.took.memory.mean == pytest.approx(again[f"memory {arm.number}"])
+        for name in ("seconds", "gpu_hours", "memory", "energy", "tokens_per_second"):
+            same(as_figure(getattr(arm.took, name)), again[f"{name} {arm.number}"])
     assert lora.gain.value == pytest.approx(lora.before - lora.loss.value)
     assert lora.perplexity.value == pytest.approx(math.exp(lora.loss.value))
     assert f"{again['kept'][0] * 100:.1f} %" in found.sentence
-    assert "33 % of the time, 33 % of the memory" in found.sentence
+    for what, name in (("time", "seconds"), ("memory", "memory")):
+        value, low, high = again[f"ratio of {name}"]
+        said = re.search(rf"{value * 100:.0f} % ± (\d+) of the {what}", found.sentence)
+        assert said and int(said[1]) == pytest.approx((high - low) / 2 * 100, abs=0.75)
+
+
+def as_figure(told: Spread) -> Figure:
+    return Figure(value=told.mean, low=told.low, high=told.high)
 
 
 def same(figure: Figure, again: tuple[float, float, float]) -> None:
@@ -160,8 +206,111 @@ def test_a_verdict_is_stored_and_one_of_another_studio_is_not_shown(acme):
     assert Verdict.of(comparison) == found
     comparison.verdict["version"] = 0
     assert Verdict.of(comparison) is None
-    comparison.verdict = {"version": 1, "sentence": 7}
+    comparison.verdict = {"version": 2, "sentence": 7}
     assert Verdict.of(comparison) is None
+
+
+@pytest.mark.django_db
+def test_the_page_says_that_a_verdict_was_found_by_an_earlier_studio(acme):
+    comparison = make_comparison(acme)
+    comparison.verdict = {"version": 1, "sentence": "LoRA keeps all."}
+    comparison.save()
+    browser = Browser()
+    browser.force_login(acme.owner.user)
+    page = browser.get(f"/comparisons/{comparison.pk}/").content.decode()
+    assert "found by an earlier version of the studio" in page
+    assert "LoRA keeps all." not in page
+
+
+# ── What each seed has one figure of ──
+
+
+def test_one_seed_has_no_interval_and_seeds_that_agree_have_none_to_tell():
+    one = Spread.of([12.5])
+    assert (one.mean, one.low, one.high, one.half) == (12.5, None, None, 0.0)
+    alike = Spread.of([19_500_000] * 3)
+    assert (alike.low, alike.high, alike.half) == (19_500_000, 19_500_000, 0.0)
+    assert Spread.of([None, None]) is None
+    assert Spread.of([3.0, None, 5.0]).each == [3.0, 5.0]
+
+
+def test_nothing_that_was_taken_is_below_nothing():
+    two = Spread.of([60.0, 100.0])  # of two seeds little is known
+    assert (two.low, two.is_cut) == (0.0, True)
+    assert two.high == pytest.approx(80 + 12.706 * 20, rel=0.3)
+    table = verdict_table.headline(judged(lora(took=Took(seconds=two)), full(), reference=1), None)
+    time = next(column for column in table if column.title == "Time")
+    assert time.cells[0].note.startswith("up to ")
+
+
+def test_the_table_tells_an_interval_one_seed_and_the_best_only_where_they_lie_apart():
+    quick, slow, vague = Spread.of([95.0, 100.0, 105.0]), Spread.of([290.0, 300.0, 310.0]), Spread.of([80.0, 150.0, 300.0])
+
+    def times(ours: Spread, theirs: Spread) -> dict[int, Any]:
+        found = judged(lora(took=Took(seconds=ours)), full(took=Took(seconds=theirs)), reference=1, most_seeds=3)
+        return next(column for column in verdict_table.headline(found, None) if column.title == "Time").cells
+
+    apart = times(quick, slow)
+    assert (apart[0].text, apart[0].is_best) == ("2 min", True)
+    assert re.fullmatch(r"± 1[123] s", apart[0].note)  # 12.4 by Student's own quantile
+    assert "95 % interval from" in apart[0].title
+    assert not any(cell.is_best for cell in times(quick, vague).values())
+    alone = times(Spread.of([100.0]), slow)
+    assert (alone[0].note, alone[0].title) == ("one seed", "100 of one seed, so no interval")
+
+
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [
+        ([31.0, 31.1, 31.2], "at 31 % of the time and 1.5 % of the storage"),
+        ([29.0, 31.0, 33.0], "at 31 % ± 5 of the time and 1.5 % of the storage"),
+        ([20.0, 31.0, 55.0], "at 1.5 % of the storage"),
+    ],
+)
+def test_a_sentence_tells_the_uncertainty_of_a_ratio_only_where_it_is_not_negligible(ours, words):
+    of_full = full(took=Took(seconds=Spread.of([99.9, 100.0, 100.1])))
+    found = judged(lora(took=Took(seconds=Spread.of(ours))), of_full, reference=1)
+    assert f"of the gain of full fine-tuning {words};" in found.sentence
+    vague = any("How the time of LoRA at rank 16 compares with that of full fine-tuning" in said for said in found.more)
+    assert vague == ("of the time" not in words)
+
+
+def test_what_might_as_well_take_more_is_no_saving():
+    vague, of_full = Took(seconds=Spread.of([60.0, 80.0, 130.0])), Took(seconds=Spread.of([100.0, 101.0, 99.0]))
+    found = judged(lora(kept=figure(1.0), size=None, took=vague), full(took=of_full), reference=1)
+    assert (found.choice, found.advice[0]) == (
+        None,
+        "Either will do: neither loses anything that can be told, and no difference in what they take can be told.",
+    )
+
+
+@pytest.mark.django_db
+def test_a_file_that_was_built_takes_the_place_of_its_estimate(acme):
+    comparison = make_comparison(acme, seeds=(1, 2))
+    make_measured(comparison, **made(seeds=2))
+    verdict.renew(comparison)
+
+    def cells(title: str) -> dict[int, Any]:
+        context = verdict.verdict_context(Comparison.objects.get(pk=comparison.pk), acme.owner)
+        return {arm.number: cell for row in context["further"] if row.column.title == title for arm, cell in row.cells}
+
+    assert (cells("GGUF file")[0].text, cells("GGUF file")[0].note) == ("about 145 MB", "q8_0, estimated")
+    assert not cells("Other GGUF files")
+    order = comparison.arms.get(number=0).runs.get(seed=2).run.order
+    adapter = make_artifact(order, acme.project, {"adapter_model.safetensors": b"x"}, base_model=acme.base, dataset_version=acme.version)
+    make_build(acme.owner, adapter, content=b"GGUF" * 1000)
+    make_build(acme.owner, adapter, content=b"GGUF" * 500, quantization="q4_k_m")
+    make_build(acme.owner, adapter, content=b"GGUF" * 10, kind="gguf_adapter", quantization="f16")
+    make_build(acme.owner, adapter, content=b"GGUF" * 7, quantization="q8_0", passed=False)
+    assert (cells("GGUF file")[0].text, cells("GGUF file")[0].note) == ("4.0 kB", "q8_0, built")
+    assert cells("GGUF file")[1].note == "q8_0, estimated"
+    assert (cells("GGUF adapter")[0].text, cells("GGUF adapter")[0].note) == ("40 B", "f16, built")
+    assert cells("Other GGUF files")[0].text == "q4_k_m 2.0 kB"
+    comparison.refresh_from_db()
+    assert comparison.verdict["arms"][0]["gguf_size"]["mean"] == 145_000_000  # what is stored stays the estimate
+    told = acme.api.get(f"comparisons/{comparison.pk}").json()["verdict"]["arms"]
+    assert (told[0]["gguf_size"]["mean"], told[0]["gguf_built"], told[0]["built"]) == (4000, True, {"q4_k_m": 2000})
+    assert (told[1]["gguf_size"]["mean"], told[1]["gguf_built"]) == (145_000_000, False)
 
 
 @pytest.mark.django_db
@@ -249,7 +398,7 @@ def figure(value: float, half: float = 0.01) -> Figure:
 
 
 def spread(mean: float) -> Spread:
-    return Spread(mean=mean, low=mean, high=mean)
+    return Spread.of([mean] * 3)
 
 
 def arm(number: int, name: str, *, loss: float, half: float = 0.01, seconds: float = 100.0, **columns: Any) -> ArmFigures:
@@ -449,9 +598,11 @@ def test_scores_that_are_all_alike_are_not_taken_for_certain():
 
 def test_quality_stands_against_cost_where_it_may_be_seen():
     found = judged(lora(), full(), reference=1)
-    costs = Costs({0: Decimal("0.50"), 1: Decimal("1.50")}, "EUR")
+    costs = Costs({0: Spread.of([0.4, 0.5, 0.6]), 1: spread(1.5)}, "EUR")
     chart = next(plot for plot in plots(found, {}, costs) if plot.title == "Quality against cost")
     assert chart.spots[0].x < chart.spots[1].x
+    assert chart.spots[0].left < chart.spots[0].x < chart.spots[0].right
+    assert chart.spots[1].left == chart.spots[1].right
     assert "Quality against cost" not in [plot.title for plot in plots(found, {})]
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.browser
 def found(world: World) -> Comparison:
     """LoRA keeps nearly all, forgets a third as much, and takes a third of the time."""
     comparison = make_comparison(world, seeds=(1, 2, 3))
-    trained(comparison)
+    trained(comparison, apart=0.03)
     Rate.objects.create(workspace=world.workspace, kind="NVIDIA L4", per_hour=Decimal("2.40"), since="2020-01-01")
     set_logo(world.owner, world.client, SimpleUploadedFile("logo.png", png(240, 80)))
     chance = np.random.default_rng(3)
