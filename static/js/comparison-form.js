@@ -5,6 +5,7 @@ function show() {
   const differs = form.elements.namedItem("differs").value;
   for (const part of form.querySelectorAll("[data-when]")) part.hidden = part.dataset.when !== differs;
   for (const part of form.querySelectorAll("[data-unless]")) part.hidden = part.dataset.unless === differs;
+  for (const part of form.querySelectorAll("[data-search]")) part.hidden = !document.getElementById(`id_${part.dataset.search}`).checked;
   for (const part of form.querySelectorAll("[data-metric]")) part.hidden = !document.getElementById(`id_metric_${part.dataset.metric}`).checked;
 }
 
@@ -25,7 +26,10 @@ function placeWords() {
 
 if (form) {
   form.addEventListener("change", show);
-  document.addEventListener("htmx:after:swap", placeWords);
+  document.addEventListener("htmx:after:swap", () => {
+    show();
+    placeWords();
+  });
   show();
   placeWords();
 }

@@ -7,7 +7,7 @@ from typing import Any
 from django.http import Http404, HttpRequest
 
 from studio.basemodels.models import BaseModel
-from studio.comparisons import metrics
+from studio.comparisons import metrics, searching
 from studio.comparisons.arms import (
     ArmSpec,
     Draft,
@@ -16,6 +16,7 @@ from studio.comparisons.arms import (
     arms_of,
     finished,
     shared_budget,
+    suggested,
     usual_rank,
     usual_rates,
     ways,
@@ -213,21 +214,31 @@ class ComparisonForm:
         return tuple(tuple(part for part in line.replace(",", " ").split()) for line in lines if line.replace(",", " ").strip())
 
     def sweep(self, plugin: TrainingPlugin) -> Sweep | None:
-        """What the sweep was said to be: learning rates between two, and ranks; None where nothing is swept."""
+        """What the sweep was said to be; None where nothing is swept. What is wrong stands beside its field."""
         if self.differs != Comparison.Differs.SWEEP:
             return None
         by = self.text("sweep_by") or "tpe"
-        low, high = usual_range(self, plugin)
-        rates: Any = {"low": low, "high": high, "log": True}
-        if by == "grid":
-            rates = [float(f"{value:.2g}") for value in (low, (low * high) ** 0.5, high)]
-        space: dict[str, Any] = {"learning_rate": rates}
-        ranks = self.numbers("sweep_ranks", whole_number, label="Whole numbers, such as 8, 16, 64")
-        if ranks and "rank" in plugin.Config.model_fields:
-            space["rank"] = list(ranks)
         most = self.numbers("sweep_most", whole_number, label="A whole number")
+        space = searching.space_of(self.sent, plugin, is_sent=self.is_sent, usual=self.usual, by=by)
         told = {"by": by, "space": space, "most": most[0] if most else 8, "prune": not self.is_sent or bool(self.text("stops_hopeless"))}
-        return sweep_of(told, plugin)
+        try:
+            return sweep_of(told, plugin)
+        except UserError as problem:
+            raise UserError(problem.message, fields={place_of(name): said for name, said in problem.fields.items()}) from problem
+
+    @cached_property
+    def usual(self) -> dict[str, Any]:
+        """What suits the way, the base model and the rows, by the setting's name."""
+        return suggested(self.way.plugin, self.model, self.version, self.host) if self.model and self.version else {}
+
+    @cached_property
+    def searched(self) -> tuple[list[searching.Searched], list[searching.Searched]]:
+        return searching.offered(self.sent, self.way.plugin, is_sent=self.is_sent, usual=self.usual, errors=self.errors)
+
+    @property
+    def opens_further(self) -> bool:
+        """Whether a setting that is folded away is searched, or wrong."""
+        return any(each.is_chosen or each.error for each in self.searched[1])
 
     def arms(self) -> tuple[list[ArmSpec], Sweep | None]:
         """The arms, and for a sweep those that it begins with."""
@@ -295,15 +306,12 @@ class ComparisonForm:
         return metrics.offers(self.sent, chosen=self.chosen_metrics, judges=judges, errors=self.errors)
 
 
-def usual_range(form: ComparisonForm, plugin: TrainingPlugin) -> tuple[float, float]:
-    """Learning rates to sweep between: those that were typed, else a fifth to five times the usual one."""
-    low, high = (form.setting(plugin, "learning_rate", field=name) for name in ("sweep_low", "sweep_high"))
-    usual = usual_rates(form_wish(form), host=form.host)[1] if form.model and form.version else 1e-4
-    return low or float(f"{usual / 5:.2g}"), high or float(f"{usual * 5:.2g}")
-
-
-def form_wish(form: ComparisonForm) -> Wish:
-    return Wish(base=form.model, version=form.version, differs=form.differs, ways=(form.way,), like=form.like_settings)
+def place_of(fault: str) -> str:
+    """The field beside which a fault of a sweep stands: `sweep.rank` is of `search_rank`."""
+    last = fault.rpartition(".")[2]
+    if last in ("by", "most"):
+        return f"sweep_{last}"
+    return "search" if last in ("sweep", "space") else searching.field_of(last)
 
 
 def whole_number(text: str) -> int:

@@ -77,9 +77,10 @@ def start(request: HttpRequest, form: ComparisonForm) -> Comparison:
 
 
 def outlook(request: HttpRequest) -> HttpResponse:
-    """The part of the form that follows what is typed."""
+    """The part of the form that follows what is typed; with `?part=search` what can be searched, which goes by how each arm is trained."""
     form = ComparisonForm(request, project_of(request, "comparison.edit", request.POST.get("project")), like=like_of(request))
-    return render(request, "comparisons/new.html#answer", context_of(form))
+    template = "comparisons/new_search.html" if request.GET.get("part") == "search" else "comparisons/new.html#answer"
+    return render(request, template, context_of(form))
 
 
 def context_of(form: ComparisonForm, refused: UserError | None = None) -> dict[str, Any]:

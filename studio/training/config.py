@@ -5,13 +5,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
-def setting(default: Any, *, label: str, advanced: bool = False, hint: str = "", unit: str = "", **bounds: Any) -> Any:
+def setting(
+    default: Any,
+    *,
+    label: str,
+    advanced: bool = False,
+    hint: str = "",
+    unit: str = "",
+    log: bool = False,
+    search: tuple[float, float] | None = None,
+    **bounds: Any,
+) -> Any:
     """A pydantic field that also knows how the form shows it.
 
     `hint` explains a term of the trade in one sentence (dotted underline), `unit` stands after the value,
-    `advanced` folds the field away. `bounds` go to `pydantic.Field` (ge, gt, le, lt, ...).
+    `advanced` folds the field away. `log` says that multiples of it matter, not differences, and `search` between which values it is
+    worth looking for the best; without it, around its default. `bounds` go to `pydantic.Field` (ge, gt, le, lt, ...).
     """
     shown: dict[str, Any] = {"label": label, "advanced": advanced, "hint": hint, "unit": unit}
+    shown |= ({"log": True} if log else {}) | ({"search": list(search)} if search else {})
     return Field(default, json_schema_extra=shown, allow_inf_nan=False if isinstance(default, float) else None, **bounds)
 
 
@@ -25,7 +37,12 @@ class TrainConfig(BaseModel):
     max_steps: int = setting(0, label="Step limit", advanced=True, ge=0, le=10_000_000)
     """Ends after this many steps; 0 goes by epochs."""
     learning_rate: float = setting(
-        2e-4, label="Learning rate", gt=0, le=0.1, hint="How far each step moves the weights. Too high forgets, too low learns nothing."
+        2e-4,
+        label="Learning rate",
+        gt=0,
+        le=0.1,
+        log=True,
+        hint="How far each step moves the weights. Too high forgets, too low learns nothing.",
     )
     """The highest step size, reached after warm-up."""
     batch_size: int = setting(8, label="Batch size", ge=1, le=1024, hint="Rows read at once. More needs more memory.")
@@ -34,13 +51,13 @@ class TrainConfig(BaseModel):
     """Batches that are added up before one step is made."""
     max_length: int = setting(512, label="Max length", unit="tokens", ge=16, le=131_072)
     """Tokens kept of each row; the rest is cut."""
-    warmup: float = setting(0.05, label="Warm-up", advanced=True, ge=0, lt=1)
+    warmup: float = setting(0.05, label="Warm-up", advanced=True, ge=0, lt=1, search=(0, 0.2))
     """Share of the steps in which the learning rate rises from zero."""
     scheduler: Literal["linear", "cosine", "constant"] = setting("cosine", label="Schedule", advanced=True)
     """How the learning rate falls after warm-up."""
-    weight_decay: float = setting(0.0, label="Weight decay", advanced=True, ge=0, le=1)
+    weight_decay: float = setting(0.0, label="Weight decay", advanced=True, ge=0, le=1, search=(0, 0.1))
     """Pulls trained weights towards zero a little at every step."""
-    max_grad_norm: float = setting(1.0, label="Gradient limit", advanced=True, gt=0, le=1000)
+    max_grad_norm: float = setting(1.0, label="Gradient limit", advanced=True, gt=0, le=1000, log=True)
     """Longer gradients are shortened to this norm."""
     seed: int = setting(42, label="Seed", advanced=True, ge=0, le=4_294_967_295)
     """The same seed, rows and settings give the same run."""
@@ -71,20 +88,22 @@ class PreferenceConfig(TrainConfig):
         "dpo", label="Preference loss", advanced=True, hint="Only for rows with a chosen and a rejected answer. DPO suits most of them."
     )
     """How two answers are compared: DPO and KTO hold against the base model, ORPO and SimPO do without it."""
-    preference_beta: float = setting(0.0, label="Preference strength", advanced=True, ge=0, le=100)
+    preference_beta: float = setting(0.0, label="Preference strength", advanced=True, ge=0, le=100, log=True, search=(0.05, 0.5))
     """How strictly answers follow the pairs; 0 takes the usual, 0.1 (SimPO: 2). With DPO and KTO, less strays further from the base."""
-    preference_margin: float = setting(1.0, label="Preference margin", advanced=True, ge=0, le=100)
+    preference_margin: float = setting(1.0, label="Preference margin", advanced=True, ge=0, le=100, search=(0.5, 2))
     """SimPO alone: by how much the better answer must win."""
 
 
 class LoraConfig(PreferenceConfig):
     """What every LoRA plugin can be told besides."""
 
-    rank: int = setting(16, label="Rank", ge=1, le=512, hint="Width of the adapter's matrices. More can learn more, and is larger.")
+    rank: int = setting(
+        16, label="Rank", ge=1, le=512, log=True, hint="Width of the adapter's matrices. More can learn more, and is larger."
+    )
     """Size of the adapter: 8 for style, 16 for most tasks, 64 for new knowledge."""
-    alpha: float = setting(32.0, label="Alpha", advanced=True, gt=0, le=4096)
+    alpha: float = setting(32.0, label="Alpha", advanced=True, gt=0, le=4096, log=True)
     """Strength of the adapter; its output is scaled by alpha divided by rank."""
-    dropout: float = setting(0.0, label="Dropout", advanced=True, ge=0, lt=1)
+    dropout: float = setting(0.0, label="Dropout", advanced=True, ge=0, lt=1, search=(0, 0.2))
     """Share of the adapter's inputs that is dropped at random while training."""
     targets: list[str] = setting(
         ["all-linear"], label="Targets", advanced=True, hint="The layers that get an adapter, by name: q_proj, k_proj, v_proj, o_proj, ..."
@@ -124,7 +143,12 @@ class FullConfig(PreferenceConfig):
     """What every plugin that trains all weights can be told besides."""
 
     learning_rate: float = setting(
-        2e-5, label="Learning rate", gt=0, le=0.1, hint="How far each step moves the weights. Too high forgets, too low learns nothing."
+        2e-5,
+        label="Learning rate",
+        gt=0,
+        le=0.1,
+        log=True,
+        hint="How far each step moves the weights. Too high forgets, too low learns nothing.",
     )
     """The highest step size, reached after warm-up. All weights need about a tenth of what an adapter needs."""
     weights: Literal["mixed", "bf16"] = setting(
@@ -135,11 +159,11 @@ class FullConfig(PreferenceConfig):
     """AdamW, or on a GPU AdamW whose memory takes 8 bits per number; paged moves it to main memory when the GPU is full."""
     freeze_embeddings: bool = setting(False, label="Freeze embeddings", advanced=True)
     """Leaves the table of words, and an output layer that shares it, as they are."""
-    freeze_layers: int = setting(0, label="Freeze layers", advanced=True, ge=0, le=1000)
+    freeze_layers: int = setting(0, label="Freeze layers", advanced=True, ge=0, le=1000, search=(0, 8))
     """Leaves so many of the lowest layers as they are; less memory and time, and less is learnt."""
-    embedding_rate: float = setting(1.0, label="Embedding rate", advanced=True, gt=0, le=10)
+    embedding_rate: float = setting(1.0, label="Embedding rate", advanced=True, gt=0, le=10, log=True, search=(0.1, 1))
     """The embeddings' learning rate, as a multiple of the others'."""
-    layer_decay: float = setting(1.0, label="Layer decay", advanced=True, gt=0, le=1)
+    layer_decay: float = setting(1.0, label="Layer decay", advanced=True, gt=0, le=1, search=(0.8, 1))
     """Each layer's learning rate as a share of the one above it; 1 trains all alike."""
     processes: int = setting(1, label="Processes", advanced=True, ge=1, le=64)
     """Over how many processes weights and rows are spread: one for each GPU."""

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -45,6 +46,10 @@ class FormField:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    log: bool = False
+    """Whether its multiples matter, not its differences."""
+    search: tuple[float, float] | None = None
+    """Between which values it is worth looking for the best."""
 
     @property
     def text(self) -> str:
@@ -137,8 +142,15 @@ def form_field(name: str, info: FieldInfo) -> FormField:
         advanced=bool(shown.get("advanced")),
         optional=optional,
         choices=choices,
+        log=bool(shown.get("log")),
+        search=search_of(shown),
         **bounds_of(info),
     )
+
+
+def search_of(shown: Mapping[str, Any]) -> tuple[float, float] | None:
+    told = shown.get("search")
+    return (float(told[0]), float(told[1])) if isinstance(told, list) and len(told) == 2 and told[0] < told[1] else None
 
 
 def drawn_as(name: str, annotation: Any) -> tuple[FieldKind, tuple[str, ...], bool]:

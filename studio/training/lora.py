@@ -30,7 +30,16 @@ class PeftConfig(LoraConfig):
         "default", label="Initialization", advanced=True, hint="What the adapter's matrices begin with. Only default begins with chance."
     )
     """PiSSA and OLoRA begin with the strongest parts of the weights, EVA with what the layers see in the rows."""
-    lora_plus: float = setting(0.0, label="LoRA+ ratio", advanced=True, ge=0, le=128, hint="B is the adapter's second matrix, A the first.")
+    lora_plus: float = setting(
+        0.0,
+        label="LoRA+ ratio",
+        advanced=True,
+        ge=0,
+        le=128,
+        search=(1, 16),
+        log=True,
+        hint="B is the adapter's second matrix, A the first.",
+    )
     """B learns so many times as fast as A: 16 is usual, with half of the learning rate. 0 and 1 turn it off."""
     rank_pattern: dict[str, int] = setting({}, label="Rank by layer", advanced=True)
     """Layers with a rank of their own, such as q_proj: 8, v_proj: 32."""
@@ -40,7 +49,7 @@ class PeftConfig(LoraConfig):
         [], label="Trained in full", advanced=True, hint="Needed where the model has to learn new tokens or another language."
     )
     """embed_tokens, lm_head or both: they are trained whole beside the adapter and saved with it, which makes it large."""
-    table_rate: float = setting(0.1, label="Rate of what is trained in full", advanced=True, gt=0, le=10)
+    table_rate: float = setting(0.1, label="Rate of what is trained in full", advanced=True, gt=0, le=10, log=True, search=(0.01, 1))
     """Its learning rate, as a multiple of the adapter's."""
 
     def goes_with(self, bits: str) -> bool:

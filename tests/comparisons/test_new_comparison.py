@@ -1,12 +1,17 @@
 """The form of a new comparison: what it proposes, what it says while one types, and what Start makes."""
 
+import re
 from typing import Any
 
 import pytest
 from django.test import Client as Browser
 
 from studio.comparisons.models import Arm, ArmRun, Comparison
+from studio.comparisons.searching import proposed, settings_of
+from studio.comparisons.sweeping import Range
 from studio.runs.models import Run
+from studio.training.form import check_config
+from studio.training.registry import load_plugins
 from tests.fixtures import World, make_base_model, make_version
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("slot")]
@@ -114,7 +119,7 @@ def test_arms_of_different_rows_make_as_many_steps(ana: Browser, acme: World) ->
 
 
 def test_a_sweep_by_grid_makes_all_its_arms_at_once(ana: Browser, acme: World) -> None:
-    made = started(ana, acme, differs="sweep", sweep_by="grid", sweep_ranks="4, 8", sweep_low="1e-4", sweep_high="4e-4")
+    made = started(ana, acme, **swept(["learning_rate", "rank"], sweep_by="grid", rank="4, 8", learning_rate="1e-4 to 4e-4"))
     assert made.seeds == [1]
     assert [(arm.config["learning_rate"], arm.config["rank"]) for arm in made.arms.all()] == [
         (1e-4, 4),
@@ -127,10 +132,87 @@ def test_a_sweep_by_grid_makes_all_its_arms_at_once(ana: Browser, acme: World) -
 
 
 def test_a_sweep_by_tpe_begins_with_two(ana: Browser, acme: World) -> None:
-    page = ana.post("/comparisons/new/outlook/", sent(acme, differs="sweep", sweep_most="6")).content.decode()
+    page = ana.post("/comparisons/new/outlook/", sent(acme, **swept(["learning_rate"], sweep_most="6"))).content.decode()
     assert "6 runs" in page
-    made = started(ana, acme, differs="sweep", sweep_most="6")
+    made = started(ana, acme, **swept(["learning_rate"], sweep_most="6"))
     assert made.arms.count() == 2 and made.sweep is not None and made.sweep["most"] == 6
+    assert made.sweep["space"] == {"learning_rate": {"low": 4e-5, "high": 1e-3, "log": True}}  # a fifth to five times the usual
+
+
+def swept(settings: list[str], *, sweep_by: str = "tpe", sweep_most: str = "8", **values: Any) -> dict[str, Any]:
+    """A sweep over these settings, as the form sends it; `values` are what was typed for each."""
+    typed = {f"search_{name}": value for name, value in values.items()}
+    return {"differs": "sweep", "search": settings, "sweep_by": sweep_by, "sweep_most": sweep_most, **typed}
+
+
+def test_any_number_and_any_choice_of_the_way_to_train_can_be_searched(ana: Browser, acme: World) -> None:
+    page = ana.post("/comparisons/new/outlook/?part=search", sent(acme, differs="sweep", way="lora")).content.decode()
+    offered = set(re.findall(r'name="search" value="(\w+)"', page))
+    assert {"learning_rate", "rank", "alpha", "dropout", "warmup", "scheduler", "weight_decay", "variant", "quantization"} <= offered
+    assert not offered & {"epochs", "seed", "targets", "save_every", "keep"}
+    assert page.index('value="rank"') < page.index("Further settings") < page.index('value="warmup"')
+    whole = ana.post("/comparisons/new/outlook/?part=search", sent(acme, differs="sweep", way="full")).content.decode()
+    assert {"freeze_embeddings", "layer_decay"} <= set(re.findall(r'name="search" value="(\w+)"', whole))
+    assert 'value="rank"' not in whole
+    values = {"rank": "4 to 32", "weight_decay": "", "scheduler": ["linear", "cosine"], "variant": ["lora", "dora"], "alpha": "8, 32"}
+    made = started(ana, acme, **swept(list(values), sweep_by="random", sweep_most="3", **values))
+    assert made.sweep is not None and made.sweep["space"] == {
+        "weight_decay": {"low": 0.0, "high": 0.1, "log": False},
+        "scheduler": ["linear", "cosine"],
+        "rank": {"low": 4.0, "high": 32.0, "log": True},
+        "alpha": [8.0, 32.0],
+        "variant": ["lora", "dora"],
+    }
+    arms = list(made.arms.all())
+    assert len(arms) == 3 and all(4 <= arm.config["rank"] <= 32 and arm.config["alpha"] in (8, 32) for arm in arms)
+
+
+def test_a_switch_is_searched_both_ways_and_a_range_of_a_grid_is_three_values(ana: Browser, acme: World) -> None:
+    made = started(ana, acme, way="full", **swept(["freeze_embeddings", "warmup"], sweep_by="grid"))
+    assert [(arm.config["warmup"], arm.config["freeze_embeddings"]) for arm in made.arms.all()] == [
+        (warmup, frozen) for warmup in (0.0, 0.1, 0.2) for frozen in (False, True)
+    ]
+
+
+def test_what_is_proposed_lies_within_the_bounds_of_every_setting_of_every_plugin() -> None:
+    for loaded in load_plugins().values():
+        for field in settings_of(loaded.plugin) if loaded.plugin else []:
+            values = proposed(field, field.default)
+            tried = [values.low, values.high] if isinstance(values, Range) else values
+            for value in tried:
+                whole = round(value) if field.kind == "integer" else value
+                assert field.name not in check_config(loaded.plugin.Config, {field.name: whole})[1], (loaded.name, field.name, tried)
+            assert len(tried) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "said"),
+    [
+        ("learning_rate", "1e-3 to 1e-4", "The low end must be below the high end."),
+        ("learning_rate", "fast", "Must be above 0 and at most 0.1."),
+        ("learning_rate", "1e-4", "Give a range, such as 0.00004 to 0.001, or 2 to 24 values with commas between them."),
+        ("rank", "8, 100000", "Rank must be a whole number from 1 to 512."),
+        ("rank", "8.5 to 16", "Rank must be a whole number from 1 to 512."),
+        ("rank", "8, 8", "One of them stands there twice."),
+        ("scheduler", ["linear"], "Choose at least two of them."),
+        ("warmup", "0.5 to 1", "Must be at least 0 and below 1."),
+        ("weight_decay", "nan to 1", "Must be from 0 to 1."),
+    ],
+)
+def test_what_cannot_be_searched_is_said_beside_its_setting(ana: Browser, acme: World, name: str, typed: Any, said: str) -> None:
+    answer = ana.post("/comparisons/new/", sent(acme, **swept([name], **{name: typed})))
+    assert answer.status_code == 422
+    page = answer.content.decode()
+    assert f'data-error-for="search_{name}">{said}<' in page
+    assert said in page[page.index(f'data-field="search_{name}"') :]
+    assert not Comparison.objects.exists()
+
+
+def test_nothing_to_search_is_no_sweep(ana: Browser, acme: World) -> None:
+    page = ana.post("/comparisons/new/", sent(acme, **swept([]))).content.decode()
+    assert 'data-error-for="search">Choose at least one setting.<' in page
+    other = ana.post("/comparisons/new/", sent(acme, way="full", **swept(["rank"]))).content.decode()  # it knows no rank
+    assert 'data-error-for="search">Choose at least one setting.<' in other
 
 
 def test_a_run_is_the_first_arm_of_a_comparison_like_it(ana: Browser, acme: World) -> None:
@@ -179,8 +261,12 @@ def test_a_run_is_the_first_arm_of_a_comparison_like_it(ana: Browser, acme: Worl
         ({"metric": ["json_valid"], "metric_json_valid_json_schema": "{"}, "This is not JSON."),
         ({"metric": ["json_valid"], "metric_json_valid_json_schema": '{"const": ' + "[" * 100_000}, "This is nested too deeply."),
         ({"metric": ["json_valid"], "metric_json_valid_json_schema": '{"const": "\\u0000"}'}, "cannot be stored"),
-        ({"differs": "sweep", "sweep_most": "1"}, "greater than or equal to 2"),
-        ({"differs": "sweep", "sweep_low": "1e-3", "sweep_high": "1e-4"}, "The low end must be below the high end."),
+        ({"differs": "sweep", "search": ["learning_rate"], "sweep_most": "1"}, "greater than or equal to 2"),
+        ({"differs": "sweep", "search": ["learning_rate"], "sweep_by": "luck"}, "Input should be"),
+        (
+            {"differs": "sweep", "sweep_by": "grid", "search": ["learning_rate", "warmup", "weight_decay"]},
+            "The grid has more than 24 points. List fewer values.",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_beside_its_field(ana: Browser, acme: World, changes: dict[str, Any], said: str) -> None:

@@ -24,6 +24,12 @@ def test_a_field_knows_its_label_help_bounds_and_default():
     assert field("warmup").advanced
 
 
+def test_a_field_knows_where_it_is_worth_searching():
+    assert (field("learning_rate").log, field("learning_rate").search) == (True, None)
+    assert (field("warmup").log, field("warmup").search) == (False, (0.0, 0.2))
+    assert not field("batch_size").log
+
+
 def test_fields_come_in_the_order_in_which_they_were_written():
     names = [field.name for field in form_fields(LoraConfig)]
     assert names[:2] == ["epochs", "max_steps"]
