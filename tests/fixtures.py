@@ -550,6 +550,7 @@ def make_trial(world: World, *, status: str = Order.Status.SUCCEEDED) -> Trial:
         client=world.client,
         order=order,
         name=world.prompt_set.name,
+        prompt_set=world.prompt_set.pk,
         prompts=world.prompt_set.prompts,
         columns=[shown(thing).kept for thing in (world.base, world.artifact)],
         asked_with={"system": "", "temperature": 0.0, "top_p": None, "max_tokens": 256, "seed": 0},

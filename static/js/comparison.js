@@ -1,6 +1,6 @@
 // The page of a comparison: its curves come as they are made, its reader's choices stay, and answers beside each other show how they differ.
 // <section data-comparison data-url data-key data-live>, its arms in #comparison-arms.
-import { mark } from "./differences.js";
+import "./marking.js";
 import { Overlay } from "./overlay.js";
 
 const EVERY = 2500; // ms between two looks while runs train
@@ -106,17 +106,4 @@ class ComparisonPage {
   }
 }
 
-/** In each row of answers, what the first arm does not say is marked in the others. */
-function markDifferences(button) {
-  const rows = [...document.querySelectorAll("[data-answers]")].map((row) =>
-    [...row.querySelectorAll("[data-answer]")].map((box) => ({ box, text: box.textContent })));
-  button.hidden = false;
-  button.addEventListener("click", () => {
-    const on = button.getAttribute("aria-pressed") !== "true";
-    button.setAttribute("aria-pressed", on);
-    for (const answers of rows) mark(answers, on);
-  });
-}
-
 for (const root of document.querySelectorAll("[data-comparison]")) new ComparisonPage(root).start();
-for (const button of document.querySelectorAll("[data-differences]")) markDifferences(button);

@@ -16,6 +16,7 @@ from studio.serving import trial_table
 from studio.serving import trials as services
 from studio.serving.columns import MOST, Column, column_of
 from studio.serving.models import PromptSet, Trial
+from studio.serving.trial_beside import Beside, Pair, comparable
 from studio.serving.trial_views import HEAVY
 
 router = Router(tags=["Trials"])
@@ -24,7 +25,10 @@ router = Router(tags=["Trials"])
 class TrialIn(Input):
     prompt_set: UUID
     columns: list[Line] = Field(min_length=1, max_length=MOST)
-    """`base:ID`, `adapter:ID`, `model:ID`, `build:ID` or `release:ID`, of one client; the others are compared with the first."""
+    """`base:ID`, `adapter:ID`, `model:ID`, `build:ID`, `release:ID` or `deployment:ID`, of one client; all are compared with the first.
+
+    A deployment answers with the release that it points at now, also where another is promoted before its turn comes. No canary is asked.
+    """
     system: str = Field("", max_length=20_000)
     temperature: float = Field(0.0, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -43,6 +47,8 @@ class ColumnOut(Schema):
     note: str
     method: str
     """base, lora or full."""
+    release: UUID | None = None
+    """Of a deployment: the release that answered."""
 
 
 class FiguresOut(ColumnOut):
@@ -96,6 +102,54 @@ class TrialOut(TrialLine):
     summary: list[FiguresOut]
     """One for each column."""
     table: list[AskedPrompt]
+    """While it is asked, and where it failed, as far as it was answered: a conversation that is not has no turns."""
+
+
+class PairOut(Schema):
+    earlier: ColumnOut | None
+    later: ColumnOut | None
+    compared: int
+    """Answers to questions that both answered."""
+    differing: int
+    """Of them, those that are not the same to the letter."""
+
+
+class ChangedOut(Schema):
+    name: str
+    earlier: Any
+    later: Any
+
+
+class AnsweredTwice(Schema):
+    earlier: list[TurnOut]
+    later: list[TurnOut]
+
+
+class PromptTwice(Schema):
+    turns: list[str]
+    category: str
+    earlier_number: int
+    later_number: int
+    answers: list[AnsweredTwice]
+    """One for each pair."""
+
+
+class BesideOut(Schema):
+    earlier: TrialLine
+    later: TrialLine
+    changed: list[ChangedOut]
+    """Settings that are not the same."""
+    pairs: list[PairOut]
+    """The same model with itself; what is left, in the order in which it stands."""
+    only_earlier: int
+    """Prompts that the later trial did not ask."""
+    only_later: int
+    table: list[PromptTwice]
+
+
+class OtherTrial(Schema):
+    trial: UUID | None = None
+    """Another trial of the same set."""
 
 
 def line_of(trial: Trial) -> dict[str, Any]:
@@ -116,7 +170,7 @@ def whole(trial: Trial) -> dict[str, Any]:
     table = [prompt | {"answers": row} for prompt, row in zip(trial.prompts, answers, strict=True)]
     return line_of(trial) | {
         "asked_with": trial.asked_with,
-        "summary": [figures(found) for found in trial_table.summaries(trial)],
+        "summary": [figures(found) for found in trial_table.summaries(trial, answers)],
         "table": table,
     }
 
@@ -153,11 +207,46 @@ def column_named(request: HttpRequest, target: str) -> Column:
     except Http404 as problem:
         text = "There is no such thing here. Look at the id, and at what stands before it."
         raise UserError("Something that the request names is not here.", fields={"columns": text}, code="unknown_id") from problem
+    except UserError as problem:  # a deployment at which nothing answers
+        raise UserError("Some values cannot be used.", fields={"columns": problem.message}) from problem
 
 
 @router.get("/trials/{uuid:pk}", response=TrialOut, url_name="trial")
 def get_trial(request: HttpRequest, pk: UUID) -> dict[str, Any]:
     return whole(found_for(request, "prompts.view", pk))
+
+
+@router.get("/trials/{uuid:pk}/beside", response=BesideOut, url_name="trial_beside")
+def compare_trials(request: HttpRequest, pk: UUID, query: Query[OtherTrial]) -> dict[str, Any]:
+    """Two trials of one prompt set, prompt by prompt: what was asked otherwise, and what both answered."""
+    trial = found_for(request, "prompts.view", pk)
+    if query.trial is None:
+        raise UserError("Name the other trial.", fields={"trial": "Name another trial of the same prompt set."})
+    others = comparable(trial, Trial.objects.for_action(request, "prompts.view")).select_related("client", "order")
+    return both_of(Beside.of(trial, named(others, query.trial, field="trial")))
+
+
+def both_of(both: Beside) -> dict[str, Any]:
+    alone = both.alone
+    return {
+        "earlier": line_of(both.earlier),
+        "later": line_of(both.later),
+        "changed": [{"name": name, "earlier": one, "later": other} for name, one, other in both.settings],
+        "pairs": [pair_of(found.pair) | {"compared": found.compared, "differing": found.differing} for found in both.counted],
+        "only_earlier": alone[0],
+        "only_later": alone[1],
+        "table": [prompt_of(both, places) for places in both.prompts],
+    }
+
+
+def pair_of(pair: Pair) -> dict[str, Any]:
+    return {"earlier": pair.columns[0], "later": pair.columns[1]}
+
+
+def prompt_of(both: Beside, places: tuple[int, int]) -> dict[str, Any]:
+    answers = [{"earlier": both.turns(0, pair, places), "later": both.turns(1, pair, places)} for pair in both.pairs]
+    numbers = {"earlier_number": places[0] + 1, "later_number": places[1] + 1}
+    return both.earlier.prompts[places[0]] | numbers | {"answers": answers}
 
 
 @router.post("/trials/{uuid:pk}/stop", response={202: TrialLine}, url_name="trial_stop")

@@ -89,7 +89,9 @@ class Table:
             if line.endswith(b"\n"):  # the last one may be cut off where a worker was killed
                 told = json.loads(line)
                 table.answered[told["column"], told["prompt"]] = told["turns"]
-        table.path.write_text(table.lines, encoding="utf-8")
+        draft = table.path.with_name("answers.draft")
+        draft.write_text(table.lines, encoding="utf-8")
+        draft.replace(table.path)  # who watches reads the file at any moment
         return table
 
     @property

@@ -1,7 +1,7 @@
-"""What can stand in a column, of the playground or of a trial: a base model, an adapter, a full model, a GGUF file or a release."""
+"""What can stand in a column, of the playground or of a trial: a base or full model, an adapter, a GGUF file, a release or a deployment."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db.models import Q
@@ -11,11 +11,12 @@ from studio.artifacts.models import Artifact, Build
 from studio.basemodels.models import BaseModel
 from studio.errors import UserError
 from studio.releases.models import Release
+from studio.serving.models import Deployment
 from studio.workspaces.models import Client, Member
 
 Answering = BaseModel | Artifact | Build | Release
 KINDS: dict[str, type[Answering]] = {"base": BaseModel, "adapter": Artifact, "model": Artifact, "build": Build, "release": Release}
-"""What stands before the colon of a target such as `release:<id>`, in addresses, forms and the API alike."""
+"""What stands before the colon of a target such as `release:<id>`, in addresses, forms and the API alike; besides them `deployment`."""
 OFFERED = 100
 """Of each kind, the newest first."""
 MOST = 4
@@ -43,6 +44,8 @@ class Column:
 def column_of(who: HttpRequest | Member, target: str, *, action: str) -> Column:
     """What a target names, for whoever may do `action` with it. Raises Http404 for everything else."""
     kind, _, pk = target.partition(":")
+    if kind == "deployment":
+        return at_deployment(deployments(who, action).named(pk))
     if kind not in KINDS:
         raise Http404
     column = shown(rows_of(who, KINDS[kind], action=action).named(pk))
@@ -82,6 +85,22 @@ def shown(thing: Answering) -> Column:
     return Column(f"adapter:{thing.pk}", thing.name, f"Adapter on {base}, {thing.project.name}", "lora", thing, client)
 
 
+def deployments(who: HttpRequest | Member, action: str) -> Any:
+    return Deployment.objects.for_action(who, action).select_related("client", "release__project__client", "release__artifact__base_model")
+
+
+def standing(who: HttpRequest | Member, client: Client, *, action: str) -> Any:
+    """The deployments of a client at which something answers."""
+    return deployments(who, action).filter(client=client, archived_at__isnull=True, release__isnull=False)
+
+
+def at_deployment(found: Deployment) -> Column:
+    """The release that a deployment points at now, under the deployment's name."""
+    if found.release is None or found.archived_at is not None:
+        raise UserError(f"Nothing answers at {found}. Promote a release to it first, or choose something else.")
+    return replace(shown(found.release), target=f"deployment:{found.pk}", title=str(found), note=f"Deployment, {found.release.version}")
+
+
 def method_of(artifact: Artifact) -> str:
     return "full" if artifact.kind == Artifact.Kind.MODEL else "lora"
 
@@ -89,7 +108,9 @@ def method_of(artifact: Artifact) -> str:
 def offered(who: HttpRequest | Member, client: Client | None, *, action: str) -> list[tuple[str, list[Column]]]:
     """Groups of columns for a choice: base models, and what `client` has. Few queries, however much there is."""
     groups: list[tuple[str, Iterable[Answering]]] = [("Base models", rows_of(who, BaseModel, action=action).order_by("name")[:OFFERED])]
+    slots: list[Column] = []
     if client is not None:
+        slots = [at_deployment(slot) for slot in standing(who, client, action=action).order_by("slug")[:OFFERED]]
         mine = {
             model: rows_of(who, model, action=action).filter(project__client=client).order_by("-created_at")
             for model in (Release, Artifact, Build)
@@ -101,7 +122,7 @@ def offered(who: HttpRequest | Member, client: Client | None, *, action: str) ->
             ("GGUF files", mine[Build][:OFFERED]),
             *groups,
         ]
-    found = [(title, [shown(thing) for thing in things]) for title, things in groups]
+    found = [("Deployments", slots), *((title, [shown(thing) for thing in things]) for title, things in groups)]
     return [(title, columns) for title, columns in found if columns]
 
 

@@ -338,7 +338,8 @@ class Trial(Tenant):
     prompts = models.JSONField()
     """As the prompt set had them."""
     columns = models.JSONField()
-    """`[{"target": "release:<id>", "title": text, "note": text, "method": "base" | "lora" | "full"}, ...]`"""
+    """`[{"target": "release:<id>", "title": text, "note": text, "method": "base" | "lora" | "full"}, ...]`; a trial's deployment has also
+    "release": the id of the one that answered there then."""
     asked_with = models.JSONField()
     """`{"system", "temperature", "top_p", "max_tokens", "seed"}`: what each column was asked with."""
     answers = models.JSONField(null=True)

@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from studio.serving import prompt_views, trial_views
+from studio.serving import prompt_views, trial_beside_views, trial_views
 
 prompts = [
     path("", prompt_views.sets, name="list"),
@@ -15,6 +15,7 @@ trials = [
     path("", trial_views.trials, name="list"),
     path("new/", trial_views.new, name="new"),
     path("<uuid:pk>/", trial_views.detail, name="detail"),
+    path("<uuid:pk>/beside/", trial_beside_views.beside, name="beside"),
     path("<uuid:pk>/stop/", trial_views.stop, name="stop"),
     path("<uuid:pk>/delete/", trial_views.delete, name="delete"),
     path("<uuid:pk>/download/", trial_views.download, name="download"),

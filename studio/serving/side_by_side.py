@@ -1,7 +1,6 @@
 """The columns of one page of the playground: which of a client's models stand there, and what there is to choose from."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from django.http import HttpRequest, QueryDict
@@ -10,7 +9,7 @@ from studio.artifacts.models import Artifact, Build
 from studio.basemodels.models import BaseModel
 from studio.errors import UserError
 from studio.releases.models import Release
-from studio.serving.columns import MOST, Column, client_of, column_of, rows_of, shown
+from studio.serving.columns import MOST, Column, at_deployment, client_of, column_of, rows_of, shown, standing
 from studio.serving.models import Deployment
 from studio.workspaces.lists import some
 from studio.workspaces.models import Client, Member
@@ -28,20 +27,8 @@ OF_CLIENT: list[tuple[str, Any, tuple[str, ...]]] = [
 
 
 def side(who: HttpRequest | Member, target: str, *, action: str = ACTION) -> Column:
-    """What a target names, deployments too. Raises Http404 where there is no such thing for `who`."""
-    word, _, pk = target.partition(":")
-    return at_deployment(deployments(who, action).named(pk)) if word == "deployment" else column_of(who, target, action=action)
-
-
-def deployments(who: HttpRequest | Member, action: str = ACTION) -> Any:
-    return Deployment.objects.for_action(who, action).select_related("client", "release__project__client", "release__artifact__base_model")
-
-
-def at_deployment(found: Deployment) -> Column:
-    """The release that a deployment points at now, under the deployment's name."""
-    if found.release is None or found.archived_at is not None:
-        raise UserError(f"Nothing answers at {found}. Promote a release to it first, or choose something else.")
-    return replace(shown(found.release), target=f"deployment:{found.pk}", title=str(found), note=f"Deployment, {found.release.version}")
+    """What a target names, for whoever asks it here. Raises Http404 where there is no such thing for `who`."""
+    return column_of(who, target, action=action)
 
 
 def sides(who: HttpRequest | Member, targets: Sequence[str], *, client: Client | None = None, action: str = ACTION) -> list[Column]:
@@ -68,7 +55,7 @@ def beside_its_base(who: HttpRequest | Member, pk: str) -> list[Column]:
     """An adapter, a full model or a GGUF file by the id of its artifact, and what it was made from."""
     found = Artifact.objects.for_action(who, ACTION).select_related("project__client", "base_model", "build").named(pk)
     build = getattr(found, "build", None)
-    own = side(who, f"build:{build.pk}") if build is not None else column_of(who, f"{kind_of(found)}:{found.pk}", action=ACTION)
+    own = side(who, f"build:{build.pk}" if build is not None else f"{kind_of(found)}:{found.pk}")
     base = found.base_model
     return [shown(base), own] if base is not None and base.is_ready else [own]
 
@@ -92,8 +79,8 @@ def offered(who: HttpRequest | Member, client: Client | None, words: Sequence[st
     """`(kind, a few of it, whether there are more)`: what has all the words, the newest first. Of one client, and base models."""
     groups = []
     if client is not None:
-        standing = deployments(who).filter(client=client, archived_at__isnull=True, release__isnull=False)
-        slots = some(standing.filter(matching(Deployment, words, names=("slug", "release__name", "client__slug"))), FEW + 1)
+        there = standing(who, client, action=ACTION)
+        slots = some(there.filter(matching(Deployment, words, names=("slug", "release__name", "client__slug"))), FEW + 1)
         groups.append(("Deployments", [at_deployment(slot) for slot in slots]))
         for title, model, names in OF_CLIENT:
             rows = rows_of(who, model, action=ACTION).filter(project__client=client).order_by("-created_at")

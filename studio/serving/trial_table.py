@@ -13,6 +13,8 @@ from django.urls import reverse
 
 from studio.cells import cell
 from studio.serving.models import Trial
+from studio.serving.trial_answers import Table, so_far
+from studio.serving.trials import target_of
 
 LINKED = 4000
 """Characters of a prompt that a link to the playground carries."""
@@ -54,6 +56,8 @@ class Cell:
     compared: str
     """How long it is beside that of the first column."""
     there: bool
+    to_come: bool = False
+    """Its conversation has not been answered yet; else what failed before it ended it."""
 
     @property
     def is_long(self) -> bool:
@@ -78,15 +82,17 @@ class Row:
     """To the playground with the same columns and this prompt."""
 
 
-def table_of(trial: Trial) -> list[list[dict[str, Any]]]:
-    """`[prompt][column] = {"turns": [...]}`, also before anything was answered."""
-    found: list[list[dict[str, Any]]] = trial.answers or [[{"turns": []} for _ in trial.columns] for _ in trial.prompts]
-    return found
+def table_of(trial: Trial) -> Table:
+    """What is kept; before it has ended, and where it failed, what has been answered so far."""
+    return trial.answers or so_far(trial)
 
 
-def summaries(trial: Trial) -> list[Summary]:
-    table, asked = table_of(trial), sum(len(prompt["turns"]) for prompt in trial.prompts)
-    found: list[Summary] = []
+def has_answers(table: Table) -> bool:
+    return any(place["turns"] for row in table for place in row)
+
+
+def summaries(trial: Trial, table: Table) -> list[Summary]:
+    asked, found = sum(len(prompt["turns"]) for prompt in trial.prompts), list[Summary]()
     for number, column in enumerate(trial.columns):
         turns = [turn for row in table for turn in row[number]["turns"]]
         good = [turn for turn in turns if not turn["error"]]
@@ -123,9 +129,8 @@ def against(own: float | None, first: float | None) -> str:
     return "as long" if percent == 0 else f"{abs(percent):,}\u00a0% {'longer' if percent > 0 else 'shorter'}"
 
 
-def places(trial: Trial, *, category: str = "", words: list[str] | None = None) -> list[int]:
+def places(trial: Trial, table: Table, *, category: str = "", words: list[str] | None = None) -> list[int]:
     """Indices of the prompts of a category that hold each of the words, in a question or an answer."""
-    table = table_of(trial)
     return [
         place
         for place, prompt in enumerate(trial.prompts)
@@ -139,8 +144,8 @@ def holds(prompt: dict[str, Any], row: list[dict[str, Any]], words: list[str]) -
     return all(word in whole for word in words)
 
 
-def row_of(trial: Trial, place: int) -> Row:
-    prompt, row = trial.prompts[place], table_of(trial)[place]
+def row_of(trial: Trial, table: Table, place: int) -> Row:
+    prompt, row = trial.prompts[place], table[place]
     turns = [(question, list(zip(trial.columns, cells(row, turn), strict=True))) for turn, question in enumerate(prompt["turns"])]
     return Row(place + 1, prompt["category"], turns, playground_link(trial, prompt["turns"][0]))
 
@@ -150,7 +155,7 @@ def cells(row: list[dict[str, Any]], turn: int) -> list[Cell]:
     for place in row:
         said = place["turns"][turn] if turn < len(place["turns"]) else None
         if said is None:
-            found.append(Cell("", 0, 0.0, 0.0, "", 0, "", False))
+            found.append(Cell("", 0, 0.0, 0.0, "", 0, "", there=False, to_come=not place["turns"]))
             continue
         words = len(said["text"].split())
         compared = against(words, found[0].words) if found and found[0].there and not said["error"] else ""
@@ -159,7 +164,7 @@ def cells(row: list[dict[str, Any]], turn: int) -> list[Cell]:
 
 
 def playground_link(trial: Trial, question: str) -> str:
-    named = [("column", column["target"]) for column in trial.columns]
+    named = [("column", target_of(column)) for column in trial.columns]
     return f"{reverse('serving:playground')}?{urlencode([*named, ('prompt', question[:LINKED])])}"
 
 
@@ -177,8 +182,9 @@ def as_csv(trial: Trial) -> Iterator[bytes]:
         title = column["title"]
         heads += [title, f"{title}: tokens", f"{title}: seconds", f"{title}: seconds to the first token"]
     yield written([cell(head) for head in heads])
+    table = table_of(trial)
     for place in range(len(trial.prompts)):
-        row = row_of(trial, place)
+        row = row_of(trial, table, place)
         for turn, (question, said) in enumerate(row.turns, start=1):
             line: list[Any] = [row.number, cell(row.category), turn, cell(question)]
             for _, each in said:

@@ -13,11 +13,12 @@ from django.utils.text import slugify
 
 from studio.errors import UserError
 from studio.orders.pages import render_live
-from studio.serving import trial_table as table
+from studio.serving import trial_table as tables
 from studio.serving import trials as services
 from studio.serving.columns import MOST, Column, column_of, offered
-from studio.serving.models import PromptSet, Trial
+from studio.serving.models import Deployment, PromptSet, Trial
 from studio.serving.prompt_views import IN_USE, chosen_client, clients_of
+from studio.serving.trial_beside import comparable
 from studio.streaming import sent
 from studio.training.form import as_text
 from studio.workspaces.lists import page_of, query_of
@@ -32,8 +33,8 @@ SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
 HEAVY = ("prompts", "answers", "asked_with")
 """What lists do not read."""
 FORMATS: dict[str, tuple[str, Callable[[Trial], Iterator[bytes]]]] = {
-    "csv": ("text/csv; charset=utf-8", table.as_csv),
-    "jsonl": ("application/jsonl", table.as_jsonl),
+    "csv": ("text/csv; charset=utf-8", tables.as_csv),
+    "jsonl": ("application/jsonl", tables.as_jsonl),
 }
 
 
@@ -65,9 +66,10 @@ def new(request: HttpRequest) -> HttpResponse:
     client = clients.named(wanted) if wanted else None
     if chosen is not None and chosen.client is not None:
         client = chosen.client
-    columns = columns_of(request, chosen)
+    columns: list[Column] = []
     if request.method == "POST":
         try:
+            columns = typed_columns(request)
             if chosen is None:
                 raise UserError("Choose a prompt set.", fields={"set": "Choose a prompt set."})
             made = services.begin(request.member, prompts=chosen, columns=columns, asked_with=typed_settings(request))  # type: ignore[attr-defined]
@@ -76,6 +78,7 @@ def new(request: HttpRequest) -> HttpResponse:
         else:
             return redirect("trials:detail", pk=made.pk)
     else:
+        columns = columns_of(request, chosen)
         if client is None and "client" not in request.GET:
             client = next((column.client for column in columns if column.client), None) or only(clients)
         columns = [column for column in columns if column.client in (None, client)]  # another client may just have been chosen
@@ -109,10 +112,15 @@ def source(request: HttpRequest) -> PromptSet | Trial | None:
     return found
 
 
-def columns_of(request: HttpRequest, chosen: PromptSet | Trial | None) -> list[Column]:
-    """What was chosen; before that, those of the address or of the trial that is asked again, as far as they are still there."""
-    if request.method == "POST":
+def typed_columns(request: HttpRequest) -> list[Column]:
+    try:
         return [column_of(request, target, action="prompts.edit") for target in request.POST.getlist("column") if target]
+    except UserError as problem:  # a deployment at which nothing answers any more
+        raise UserError("Choose who is asked.", fields={"columns": problem.message}) from problem
+
+
+def columns_of(request: HttpRequest, chosen: PromptSet | Trial | None) -> list[Column]:
+    """Those of the address, or of the trial that is asked again, as far as they still answer."""
     targets = request.GET.getlist("column") or ([column["target"] for column in chosen.columns] if isinstance(chosen, Trial) else [])
     return services.columns_again(request.member, targets)[:MOST]  # type: ignore[attr-defined]
 
@@ -155,27 +163,42 @@ def found_for(request: HttpRequest, action: str, pk: str) -> Trial:
 
 
 def detail(request: HttpRequest, pk: str) -> HttpResponse:
-    """How far it is, then the table."""
+    """How far it is, and the table: all of it, or as much as has been answered so far."""
     trial = found_for(request, "prompts.view", pk)
     category, typed = request.GET.get("category", ""), request.GET.get("q", "")
-    there = table.places(trial, category=category, words=words_of(typed))
+    table = tables.table_of(trial)
+    answered = tables.has_answers(table)
+    summaries = tables.summaries(trial, table) if answered else []
+    there = tables.places(trial, table, category=category, words=words_of(typed))
     page = Paginator(there, SHOWN).get_page(request.GET.get("page"))
     context: dict[str, Any] = {
         "section": "prompts",
         "trial": trial,
         "order": trial.order,
-        "summaries": table.summaries(trial) if trial.answers else [],
+        "answered": answered,
+        "summaries": summaries,
+        "fastest": max((found.speed or 0 for found in summaries), default=0),
+        "moved": moved(request, trial),
+        "comparable": comparable(trial, Trial.objects.for_action(request, "prompts.view")).exists(),
         "page": page,
-        "rows": [table.row_of(trial, place) for place in page] if trial.answers else [],
+        "rows": [tables.row_of(trial, table, place) for place in page] if answered else [],
         "categories": list(dict.fromkeys(prompt["category"] for prompt in trial.prompts if prompt["category"])),
         "category": category,
         "typed": typed,
         "query": query_of(request),
         "questions": sum(len(prompt["turns"]) for prompt in trial.prompts) * len(trial.columns),
     }
-    if trial.answers:
-        context["fastest"] = max((found.speed or 0 for found in context["summaries"]), default=0)
     return render_live(request, "trials/detail.html", context, live=trial.order.is_live)
+
+
+def moved(request: HttpRequest, trial: Trial) -> dict[str, str]:
+    """What answers now at those deployments among the columns that have another release than the one that was asked."""
+    asked = {column["target"].partition(":")[2]: column["release"] for column in trial.columns if "release" in column}
+    if not asked:
+        return {}
+    slots = Deployment.objects.for_action(request, "deployment.view").filter(pk__in=asked, release__isnull=False)
+    known = {str(slot.pk): slot.release for slot in slots.select_related("release") if slot.release}
+    return {f"deployment:{pk}": release.version for pk, release in known.items() if str(release.pk) != asked[pk]}
 
 
 def stop(request: HttpRequest, pk: str) -> HttpResponse:

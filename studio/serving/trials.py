@@ -5,7 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import orjson
 from django.conf import settings
 from django.db import transaction
 from django.http import Http404
@@ -16,20 +15,18 @@ from studio.errors import UserError
 from studio.orders.models import Order
 from studio.orders.services import place, request_stop
 from studio.releases.models import Release
+from studio.serving import trial_answers
 from studio.serving.columns import KINDS, MOST, Column, client_of, column_of
 from studio.serving.models import PromptSet, Trial
 from studio.serving.subjects import subject_of
 from studio.storage import remove_folder
 from studio.training.orders import AskedModel, TrialPayload
-from studio.worker.events import clean
 from studio.workspaces.models import Client, Member, hold
 
 MOST_TOKENS = 2_000_000
 """Of all answers together, if each were as long as it may be."""
 LONGEST_ANSWER = 2048
 """Tokens."""
-LARGEST_RESULT = 64 << 20
-"""Bytes."""
 
 
 class AskedOf(BaseModel):
@@ -69,7 +66,7 @@ def asked_of(told: dict[str, Any]) -> AskedOf:
 def begin(member: Member, *, prompts: PromptSet | Trial, columns: Sequence[Column], asked_with: AskedOf, name: str = "") -> Trial:
     """A trial in the queue: the prompts of a set, or of a trial that is asked once more. All is of one client, or of the workspace."""
     refuse_odd(prompts, columns, asked_with)
-    client = client_for(prompts, columns)
+    client, kept = client_for(prompts, columns), [as_asked(column) for column in columns]
     with transaction.atomic():
         order = place(member, kind="trial", client=client)
         made: Trial = Trial.objects.create(
@@ -77,13 +74,28 @@ def begin(member: Member, *, prompts: PromptSet | Trial, columns: Sequence[Colum
             client=client,
             order=order,
             name=name or prompts.name,
+            prompt_set=prompts.pk if isinstance(prompts, PromptSet) else prompts.prompt_set,
             prompts=prompts.prompts,
-            columns=[column.kept for column in columns],
+            columns=kept,
             asked_with=asked_with.model_dump(),
         )
-        titles = ", ".join(column.title for column in columns)
+        titles = ", ".join(column["title"] for column in kept)
         record(member, "trial.create", made, change={"prompts": len(prompts.prompts), "columns": [None, titles[:400]]})
     return made
+
+
+def as_asked(column: Column) -> dict[str, str]:
+    """As the trial keeps it. Of a deployment also the release that answers there now: that one is asked, whatever is promoted meanwhile."""
+    if not column.target.startswith("deployment:") or not isinstance(column.thing, Release):
+        return column.kept
+    release = column.thing
+    title, note = f"{column.title} {release.version}", f"Deployment, with {release.name}"
+    return column.kept | {"title": title, "note": note, "release": str(release.pk)}
+
+
+def target_of(kept: dict[str, str]) -> str:
+    """What a column was asked as: a deployment, the release that it had then."""
+    return f"release:{kept['release']}" if "release" in kept else kept["target"]
 
 
 def refuse_odd(prompts: PromptSet | Trial, columns: Sequence[Column], asked_with: AskedOf) -> None:
@@ -122,7 +134,7 @@ def payload(trial: Trial, order: Order) -> TrialPayload:
 
 def model_of(kept: dict[str, str], asked_with: dict[str, Any]) -> AskedModel:
     """What the worker asks; without a folder where the model is gone since, or cannot answer."""
-    kind, _, pk = kept["target"].partition(":")
+    kind, _, pk = target_of(kept).partition(":")
     found = everywhere(kind).filter(pk=pk).first()
     asked = {name: asked_with[name] for name in ("system", "temperature", "top_p", "max_tokens")}
     files = {"base": "", "adapter": ""}
@@ -144,42 +156,10 @@ def everywhere(kind: str) -> Any:
     return KINDS[kind]._base_manager.all()
 
 
-class Turn(BaseModel):
-    """What a worker may say of an answer; the process itself is not believed."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    text: str = Field(max_length=50_000)
-    tokens: int = Field(ge=0, le=1_000_000)
-    seconds: float = Field(ge=0)
-    first: float = Field(ge=0)
-    error: str = Field(max_length=1000)
-
-
-class Conversation(BaseModel):
-    column: int = Field(ge=0)
-    prompt: int = Field(ge=0)
-    turns: list[Turn] = Field(max_length=8)
-
-
 def take_in(trial: Trial, folder: Path) -> None:
-    """The answers that a worker left, as the table has them."""
-    path = folder / "answers.jsonl"
-    if path.stat().st_size > LARGEST_RESULT:
-        raise ValueError("the answers are larger than any that were asked for")
-    table: list[list[dict[str, Any]]] = [[{"turns": []} for _ in trial.columns] for _ in trial.prompts]
-    with path.open("rb") as file:
-        for line in file:
-            said = Conversation.model_validate(orjson.loads(line))
-            if said.prompt < len(trial.prompts) and said.column < len(trial.columns):
-                asked = len(trial.prompts[said.prompt]["turns"])
-                table[said.prompt][said.column] = {"turns": [kept(turn) for turn in said.turns[:asked]]}
-    trial.answers = table
+    """Keeps the answers that a worker left. Raises ValueError where they cannot be."""
+    trial.answers = trial_answers.whole(trial, folder)
     trial.save(update_fields=["answers"])
-
-
-def kept(turn: Turn) -> dict[str, Any]:
-    return turn.model_dump() | {"text": clean(turn.text), "error": clean(turn.error)}
 
 
 def stop(member: Member, trial: Trial) -> None:
@@ -205,9 +185,9 @@ def delete_trial(member: Member, trial: Trial) -> None:
 
 
 def columns_again(member: Member, targets: Sequence[str]) -> list[Column]:
-    """Those of an earlier trial or of an address that are still there for this member; the others are left out."""
+    """Those of an earlier trial or of an address that still answer for this member; the others are left out."""
     found = []
     for target in dict.fromkeys(targets):
-        with suppress(Http404):
+        with suppress(Http404, UserError):
             found.append(column_of(member, target, action="prompts.edit"))
     return found

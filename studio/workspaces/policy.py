@@ -355,6 +355,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "trials:list": {"GET": "prompts.view"},
     "trials:new": {"GET": "prompts.edit", "POST": "prompts.edit"},
     "trials:detail": {"GET": "prompts.view"},
+    "trials:beside": {"GET": "prompts.view"},
     "trials:stop": {"POST": "prompts.edit"},
     "trials:delete": {"POST": "prompts.edit"},
     "trials:download": {"GET": "prompts.view"},
@@ -518,6 +519,7 @@ ROUTES: dict[str, dict[str, str]] = {
     "api:trials": {"GET": "prompts.view", "POST": "prompts.edit"},
     "api:trial": {"GET": "prompts.view", "DELETE": "prompts.edit"},
     "api:trial_stop": {"POST": "prompts.edit"},
+    "api:trial_beside": {"GET": "prompts.view"},
     "api_nowhere": dict.fromkeys(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"), PUBLIC),
 }
 

@@ -47,7 +47,7 @@ def test_a_set_is_asked_of_a_base_model_and_an_adapter(acme, browser):
     assert AuditRecord.objects.latest("at").verb == "trial.create"
     page = browser.get(response["Location"]).content.decode()
     assert "Waiting for a free worker" in page
-    assert 'hx-trigger="every 1s"' in page
+    assert 'hx-trigger="every 2s"' in page
 
 
 def test_a_release_answers_with_its_own_system_prompt_and_settings(acme, browser):
@@ -198,11 +198,11 @@ def test_answers_come_into_the_table_where_they_belong(acme, tmp_path):
     assert [turn["text"] for turn in first[1]["turns"]] == ["one two three four", "five"]
     assert second[0]["turns"][0]["error"] == "Too long."
     assert second[1]["turns"] == []
-    base, adapter = trial_table.summaries(trial)
+    base, adapter = trial_table.summaries(trial, trial.answers)
     assert (base.answered, base.failed, base.missing) == (2, 1, 0)
     assert (adapter.answered, adapter.missing, adapter.speed, adapter.first) == (2, 1, 5.0, 0.1)
     assert (base.compared, adapter.compared) == ("", "67\u00a0% longer")
-    row = trial_table.row_of(trial, 0)
+    row = trial_table.row_of(trial, trial.answers, 0)
     assert [cell.compared for _, cell in row.turns[0][1]] == ["", "100\u00a0% longer"]
 
 

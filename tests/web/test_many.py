@@ -70,6 +70,8 @@ def addresses(world: World) -> list[str]:
         f"/clients/{world.client.pk}/",
         f"/releases/{world.release.pk}/",
         f"/deployments/{world.deployment.pk}/",
+        f"/trials/{world.trial.pk}/",
+        f"/trials/{world.trial.pk}/beside/",
         f"/playground/choices/?client={world.client.pk}",
         "/playground/talks/",
         "/playground/votes/",

@@ -1,8 +1,10 @@
 """Prompt sets and trials in the browser: a set is made of a file, a whole set is asked, and the table is read on a desk and on a phone."""
 
 import json
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from playwright.sync_api import Page, expect
 from studio.orders.models import Order
 from studio.serving.columns import shown
 from studio.serving.models import PromptSet, Trial
+from studio.serving.trial_answers import so_far
 from studio.workspaces.services import create_client
 from tests.fixtures import World, make_release, make_trial
 from tests.visits import Visit
@@ -172,6 +175,84 @@ def test_a_running_trial_says_how_far_it_is_and_is_stopped(browse: Callable[[str
     browse(f"/trials/{trial.pk}/", work)
     trial.order.refresh_from_db()
     assert trial.order.stop_requested_at is not None
+
+
+def test_answers_come_into_the_table_and_leave_its_reader_alone(browse: Callable[[str, Do], None], world: World) -> None:
+    trial = make_trial(world, status=Order.Status.RUNNING)
+    Order.objects.filter(pk=trial.order_id).update(done=2, total=6, unit="questions", phase_text="Asking Tiny (1 of 2)", ended_at=None)
+    trial.order.checkpoints.mkdir(parents=True)
+    file = trial.order.checkpoints / "answers.jsonl"
+    said = {"tokens": 210, "seconds": 6.1, "first": 0.31, "error": ""}
+    first, second, third = (
+        json.dumps({"column": column, "prompt": prompt, "turns": [said | {"text": text} for text in texts]}) + "\n"
+        for column, prompt, texts in (
+            (0, 0, [LONG, "And a second."]),
+            (0, 1, ["Because of the weather."]),
+            (1, 0, [LONG, "Later than that."]),
+        )
+    )
+    file.write_text(first)
+
+    def work(page: Page) -> None:
+        visit = Visit(page, name="trials-filling")
+        more = page.locator("#said-1-1-1 details")
+        more.locator("summary").click()
+        page.get_by_label("Words", exact=True).fill("half a w")
+        page.evaluate("scrollTo(0, 240)")
+        file.write_text(first + second + third)
+        expect(page.get_by_text("Because of the weather.")).to_be_visible()
+        expect(page.get_by_text("Later than that.")).to_be_visible()
+        assert page.evaluate("scrollY") == 240
+        expect(more.locator(".trial-answer")).to_be_visible()  # it is still open
+        expect(page.get_by_label("Words", exact=True)).to_have_value("half a w")
+        expect(page.get_by_text("Not answered yet")).to_have_count(1)
+        visit.look("filling", everywhere=True)
+        page.reload()
+        expect(page.get_by_text("Later than that.")).to_be_visible()
+
+        def end() -> None:
+            trial.answers = so_far(trial)
+            trial.save(update_fields=["answers"])
+            Order.objects.filter(pk=trial.order_id).update(status=Order.Status.STOPPED)
+
+        with ThreadPoolExecutor(1) as worker:
+            worker.submit(end).result()
+        expect(page.get_by_text("It was stopped, so some questions have no answer.")).to_be_visible()
+        expect(page.get_by_text("Not asked", exact=True)).to_have_count(1)
+        assert not visit.mistakes, "\n".join(visit.mistakes)
+
+    browse(f"/trials/{trial.pk}/", work)
+
+
+def test_two_trials_of_a_set_stand_beside_each_other(browse: Callable[[str, Do], None], world: World, answered: Trial) -> None:
+    Trial.objects.filter(pk=answered.pk).update(created_at=answered.created_at - timedelta(days=3))
+    order = make_trial(world).order
+    later = Trial.objects.get(pk=answered.pk)
+    Trial.objects.filter(order=order).delete()
+    later.pk, later.order, later.created_at = uuid.uuid4(), order, answered.created_at
+    later.asked_with |= {"temperature": 0.7, "system": "You answer customers of a shoe shop, briefly and kindly."}
+    later.columns[2] = later.columns[2] | {"target": "release:1", "title": "in-house-support-tiny-v1.1.0"}
+    later.answers[0][1]["turns"][0]["text"] = "Aloha. Hello again."
+    later.answers[0][2]["turns"][0]["text"] = "The island greets you with cold air."
+    later.save(force_insert=True)
+
+    def work(page: Page) -> None:
+        visit = Visit(page, name="trials-beside")
+        page.get_by_role("link", name="Compare with another").click()
+        visit.look("others", everywhere=True)
+        page.locator("tbody .row-a").click()
+        expect(page.get_by_role("heading", name="MT-Bench, asked twice")).to_be_visible()
+        expect(page.locator("mark", has_text="Hello")).to_be_visible()
+        visit.look("beside", everywhere=True)
+        page.get_by_role("button", name="Mark differences").click()
+        expect(page.locator("mark")).to_have_count(0)
+        page.get_by_role("link", name="Only where answers differ (1)").click()
+        expect(page.locator(".trial-twice tbody")).to_have_count(1)
+        expect(page.locator("mark", has_text="cold")).to_be_visible()
+        visit.look("differing")
+        assert not visit.mistakes, "\n".join(visit.mistakes)
+
+    browse(f"/trials/{answered.pk}/", work)
 
 
 def test_a_trial_is_deleted_only_after_a_question(browse: Callable[[str, Do], None], answered: Trial) -> None:

@@ -306,6 +306,7 @@ LISTS = {
     "answers": {"after": "kept", "project": "project", "deployment": "deployment", "release": "release"},
     "prompt-sets": {"after": "prompt_set", "client": "client"},
     "trials": {"after": "trial", "client": "client"},
+    "trials/{trial}/beside": {"trial": "trial"},
     "erasures": {"after": "erasure"},
     "audit": {"client": "client", "object": "run"},
     "usage": {"client": "client"},

@@ -165,6 +165,7 @@ PAGE_OBJECTS = {
     "comparisons:ratings_csv": "comparison",
     "shared_rate": "comparison",
     "trials:detail": "trial",
+    "trials:beside": "trial",
     "trials:stop": "trial",
     "trials:delete": "trial",
     "trials:download": "trial",
@@ -271,6 +272,7 @@ API_OBJECTS = {
     "api:comparison_seeds": "comparison",
     "api:trial": "trial",
     "api:trial_stop": "trial",
+    "api:trial_beside": "trial",
 }
 # Addresses whose object is named by the query or the form instead: what is sent, by the id.
 QUERY_OBJECTS = {
