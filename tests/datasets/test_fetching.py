@@ -43,7 +43,7 @@ class Files:
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.breaks = 0
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def host(self) -> str:

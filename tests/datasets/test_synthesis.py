@@ -59,7 +59,7 @@ def talking() -> Iterator[Callable[..., Talking]]:
 
     def start(say: Callable[[list[dict[str, str]]], Any]) -> Talking:
         server = Talking(say)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         started.append(server)
         return server
 

@@ -84,7 +84,7 @@ class Desk(BaseHTTPRequestHandler):
 @pytest.fixture
 def provider(settings: Any) -> Iterator[Provider]:
     server = Provider()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     settings.OIDC_URL, settings.OIDC_NAME = server.url, "Acme accounts"
     settings.SOCIALACCOUNT_PROVIDERS = openid_connect(server.url, name="Acme accounts", client_id="studio", secret="shared")
