@@ -143,22 +143,42 @@ def watching(server: Server, world: World) -> Iterator[Any]:
         watcher.join(30)
 
 
+@pytest.fixture(scope="session")
+def in_chromium(browser_type_launch_args: dict[str, Any]) -> Iterator[Callable[[Do], None]]:
+    """`in_chromium(do)` does something with a page of the one Chromium that all tests of a process share; cookies and storage are its own.
+
+    In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
+    """
+    started: list[Any] = []
+
+    def visit(do: Do) -> None:
+        if not started or not started[-1].is_connected():  # it has not begun, or has crashed
+            started.append(playwright.chromium.launch(**browser_type_launch_args))
+        context = started[-1].new_context()
+        page = context.new_page()
+        page.set_default_timeout(SLOW)
+        try:
+            do(page)
+        finally:
+            context.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        playwright = pool.submit(lambda: sync_playwright().start()).result()
+        yield lambda do: pool.submit(visit, do).result()
+        pool.submit(playwright.stop).result()
+
+
 @pytest.fixture
-def browse(server: Server, world: World, browser_type_launch_args: dict[str, Any]) -> Callable[[str, Do], None]:
+def browse(server: Server, world: World, in_chromium: Callable[[Do], None]) -> Callable[[str, Do], None]:
     """`browse(path, do)` opens a page in Chromium, with the world's owner signed in, and does something there."""
     name, value = cookie(world.owner).split("=")
 
-    def in_browser(path: str, do: Do) -> None:
-        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
-            page = browser.new_page()
-            page.set_default_timeout(SLOW)
+    def visited(path: str, do: Do) -> None:
+        def signed_in(page: Page) -> None:
             page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
             page.goto(f"{server.address}{path}")
             do(page)
 
-    def visited(path: str, do: Do) -> None:
-        # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(in_browser, path, do).result()
+        in_chromium(signed_in)
 
     return visited

@@ -1,17 +1,17 @@
 """A plugin that the worker is not fit for says so on its page and in the form, and offers the one that it names."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.test import Client as Browser
 from django.urls import reverse
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from studio.orders.models import Slot
 from tests.fixtures import HOST_FACTS, World, make_slot, make_world
 from tests.visits import Visit
-from tests.web.conftest import Server, cookie
+from tests.web.conftest import Do, Server, cookie
 
 PACKAGES = dict.fromkeys(("torch", "transformers", "peft", "safetensors", "unsloth", "bitsandbytes"), "1")
 GPU = {"name": "NVIDIA L4", "memory": 24 << 30}
@@ -57,20 +57,16 @@ def test_the_api_names_the_plugin_to_use_instead(slot: Slot, acme: World) -> Non
 
 
 @pytest.mark.browser
-def test_the_form_leads_to_plain_peft_and_keeps_what_was_typed(server: Server, browser_type_launch_args: dict[str, Any]) -> None:
+def test_the_form_leads_to_plain_peft_and_keeps_what_was_typed(server: Server, in_chromium: Callable[[Do], None]) -> None:
     world = make_world("ana@example.com", "Acme")
     has(make_slot(), packages=PACKAGES)
     name, value = cookie(world.owner).split("=")
 
-    def visit() -> None:
-        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
-            page = browser.new_page()
-            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
-            switch(page, f"{server.address}/runs/new/?project={world.project.pk}&plugin=unsloth_lora")
+    def visit(page: Page) -> None:
+        page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
+        switch(page, f"{server.address}/runs/new/?project={world.project.pk}&plugin=unsloth_lora")
 
-    # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(visit).result()
+    in_chromium(visit)
 
 
 def switch(page: Page, address: str) -> None:

@@ -3,21 +3,21 @@
 import html
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from django.test import Client as Browser
 from django.urls import reverse
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from studio.runs.models import Run
 from studio.runs.services import create_run
 from studio.workspaces.services import create_project
 from tests.fixtures import World, make_version
 from tests.visits import Visit
-from tests.web.conftest import Server, cookie
+from tests.web.conftest import Do
 
 TOKENS: dict[str, Any] = {"total": 9000, "supervised": 4000, "p50": 80, "p95": 300, "p99": 431, "longest": 500}
 SENTENCE = "448, since 99 of 100 rows have at most 431 tokens."
@@ -208,24 +208,13 @@ def test_what_the_address_says_of_a_copy_stands_as_it_is(slot: Any, measured: Wo
 
 
 @pytest.mark.browser
-def test_somebody_chooses_a_preset_and_another_way_to_train(server: Server, world: World, browser_type_launch_args: dict[str, Any]) -> None:
+def test_somebody_chooses_a_preset_and_another_way_to_train(browse: Callable[[str, Do], None], world: World) -> None:
     measure(world)
-    name, value = cookie(world.owner).split("=")
-
-    def visit() -> None:
-        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
-            page = browser.new_page()
-            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
-            choose(page, f"{server.address}/runs/new/?project={world.project.pk}")
-
-    # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(visit).result()
+    browse(f"/runs/new/?project={world.project.pk}", choose)
 
 
-def choose(page: Page, address: str) -> None:
+def choose(page: Page) -> None:
     visit = Visit(page, name="new-run")
-    page.goto(address)
     expect(page.get_by_role("radio", name="Balanced")).to_be_checked()
     expect(page.get_by_label("Max length", exact=True)).to_have_value("448")
     page.get_by_role("button", name="About Max length").focus()

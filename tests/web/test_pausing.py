@@ -2,13 +2,13 @@
 
 import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.db import connections
 from django.test import Client as Browser
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from studio.orders import supervising
 from studio.orders.models import Event, Order
@@ -18,7 +18,7 @@ from studio.runs.services import create_run
 from studio.training.registry import load_plugins
 from tests.fixtures import World, make_member, work_off
 from tests.visits import Visit
-from tests.web.conftest import Server, cookie
+from tests.web.conftest import Do
 
 
 @pytest.fixture
@@ -102,31 +102,17 @@ def test_a_thinned_out_page_keeps_where_an_attempt_began(acme, run, ana, monkeyp
 
 
 @pytest.mark.browser
-def test_somebody_pauses_looks_away_and_resumes(
-    server: Server, world: World, browser_type_launch_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-):
+def test_somebody_pauses_looks_away_and_resumes(browse: Callable[[str, Do], None], world: World, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(supervising, "HEARTBEAT", 0.1)
     config = {"max_steps": 60, "seconds_per_step": 0.2}
     run = create_run(
         world.owner, project=world.project, name="Long", plugin_name="rehearsal", config=config, base=world.base, version=world.version
     )
-    signed_in = cookie(world.owner)
-
-    def visit() -> None:
-        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
-            page = browser.new_page()
-            name, value = signed_in.split("=")
-            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
-            pause_and_resume(page, f"{server.address}/runs/{run.pk}/", run)
-
-    # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(visit).result()
+    browse(f"/runs/{run.pk}/", lambda page: pause_and_resume(page, run))
 
 
-def pause_and_resume(page: Page, address: str, run: Run) -> None:
+def pause_and_resume(page: Page, run: Run) -> None:
     visit = Visit(page, name="pausing")
-    page.goto(address)
     work = begin(run)
     said = page.locator("[data-run-sentence]")
     expect(said).to_contain_text(re.compile(r"Step ([5-9]|\d\d) of 60"), timeout=20_000)

@@ -1,6 +1,6 @@
 """The queue's page and calls: what each run waits for, moving runs, their times, the rules, and discarding a state."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import Client as Browser
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from studio.audit.models import AuditRecord
 from studio.orders.models import Order, Slot
@@ -20,7 +20,7 @@ from studio.workspaces.models import Client, Workspace
 from studio.workspaces.services import create_client, create_project
 from tests.fixtures import World, make_member, make_run
 from tests.visits import Visit
-from tests.web.conftest import Server, cookie
+from tests.web.conftest import Do
 
 LOW, NORMAL, HIGH = Order.Priority.values
 NOTHING = dict.fromkeys(("weights", "adapter", "gradients", "optimizer", "activations", "logits", "overhead", "low", "high"), 1)
@@ -294,7 +294,7 @@ def test_the_api_discards_a_state(acme: World):
 
 
 @pytest.mark.browser
-def test_a_run_is_moved_with_the_mouse_and_with_the_keyboard(server: Server, world: World, browser_type_launch_args: dict[str, Any]):
+def test_a_run_is_moved_with_the_mouse_and_with_the_keyboard(browse: Callable[[str, Do], None], world: World):
     project = create_project(world.owner, client=create_client(world.owner, name="Globex"), name="Letters of complaint")
     (at_work,) = queued(world, "Support answers", worker="test", done=40, total=100)
     Order.objects.filter(pk=at_work.order_id).update(status="running", started_at=timezone.now() - timedelta(minutes=4))
@@ -304,19 +304,7 @@ def test_a_run_is_moved_with_the_mouse_and_with_the_keyboard(server: Server, wor
     queued(world, "Everything", project=project, at_night=True)
     begins = timezone.now() + timedelta(hours=2)
     Workspace.objects.update(night_from=begins.time(), night_until=(begins + timedelta(hours=1)).time())
-    signed_in = cookie(world.owner)
-
-    def visit() -> None:
-        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
-            page = browser.new_page()
-            name, value = signed_in.split("=")
-            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
-            page.goto(f"{server.address}/runs/queue/")
-            rearrange(page)
-
-    # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(visit).result()
+    browse("/runs/queue/", rearrange)
 
 
 def rearrange(page: Page) -> None:

@@ -2,7 +2,7 @@
 
 import html
 import re
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client as Browser
 from django.utils import timezone
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 
 from studio.orders.models import Event, Order
 from studio.runs.models import Run
@@ -18,7 +18,7 @@ from studio.runs.services import create_run
 from studio.settings import price
 from tests.fixtures import World, make_artifact, make_member
 from tests.visits import Visit
-from tests.web.conftest import Server, cookie
+from tests.web.conftest import Do
 
 
 @pytest.fixture
@@ -292,9 +292,7 @@ HOSTILE = '<img src=x onerror="document.title=1"><script>document.title = 2</scr
 
 
 @pytest.mark.browser
-def test_somebody_reads_the_page_of_an_ended_run(
-    server: Server, world: World, browser_type_launch_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-):
+def test_somebody_reads_the_page_of_an_ended_run(browse: Callable[[str, Do], None], world: World, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("studio.runs.pages_of_a_run.POINTS", 30)
     run = create_run(
         world.owner, project=world.project, name="Replies", plugin_name="rehearsal", config={}, base=world.base, version=world.version
@@ -310,19 +308,7 @@ def test_somebody_reads_the_page_of_an_ended_run(
     report(run, "rows", step=100, name="worst", rows=[{"pieces": chat, "loss": 4.25}, {"pieces": [["odd"], 7, None], "loss": "x"}])
     report(run, "end", status="succeeded", error="")
     ended(run, status=Order.Status.SUCCEEDED)
-    signed_in = cookie(world.owner)
-
-    def visit() -> None:
-        with sync_playwright() as playwright, playwright.chromium.launch(**browser_type_launch_args) as browser:
-            page = browser.new_page()
-            name, value = signed_in.split("=")
-            page.context.add_cookies([{"name": name, "value": value, "url": server.address}])
-            page.goto(f"{server.address}/runs/{run.pk}/")
-            read(page)
-
-    # In a thread of its own: the browser's driver brings an event loop, beside which Django's database would not be asked.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(visit).result()
+    browse(f"/runs/{run.pk}/", read)
 
 
 def read(page: Page) -> None:
