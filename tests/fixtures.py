@@ -37,7 +37,7 @@ from studio.releases.models import Delivery, Evaluation, Release
 from studio.runs.models import Run
 from studio.serving import keeping
 from studio.serving.columns import shown
-from studio.serving.models import Call, Deployment, Keeping, KeptAnswer, PromptSet, Talk, Trial
+from studio.serving.models import Call, Deployment, Keeping, KeptAnswer, PromptSet, Talk, Trial, Vote
 from studio.serving.traffic import record_call
 from studio.storage import commit_folder
 from studio.supervisor.redis_server import find_server
@@ -473,6 +473,15 @@ class World:
         turns = [{"prompt": "Where is it?", "answers": [{"text": "On its way.", "tokens": 4, "seconds": 0.2, "first": 0.1, "error": ""}]}]
         told = {"workspace": self.workspace, "user": self.owner.user, "columns": [kept], "asked_with": {}, "turns": turns}
         return Talk.objects.filter(client=self.client).first() or Talk.objects.create(client=self.client, **told)
+
+    @property
+    def vote(self) -> Vote:
+        """Its adapter was found better than its base, by its owner."""
+        targets = {"Adapter": f"adapter:{self.artifact.pk}", "Base": f"base:{self.base.pk}"}
+        columns = [{"target": target, "title": title, "note": "", "method": "lora"} for title, target in targets.items()]
+        told = {"workspace": self.workspace, "user": self.owner.user, "columns": columns, "prompt": "Where is it?", "blind": False}
+        found = Vote.objects.filter(client=self.client).first()
+        return found or Vote.objects.create(client=self.client, answers=["On its way.", "Who knows."], best=0, **told)
 
     @property
     def kept(self) -> KeptAnswer:

@@ -14,8 +14,8 @@ from studio.api.paging import Page, Paging, page
 from studio.errors import UserError
 from studio.serving import prompt_files
 from studio.serving import prompts as services
+from studio.serving.json_lists import Length
 from studio.serving.models import PromptSet
-from studio.serving.prompt_views import Length
 from studio.workspaces.models import Client
 
 router = Router(tags=["Prompt sets"])

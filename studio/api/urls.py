@@ -36,11 +36,13 @@ from studio.api import (
     serving,
     shaping,
     synthesis,
+    talks,
     tokens,
     traffic,
     trials,
     uploads,
     usage,
+    votes,
     workspaces,
 )
 from studio.api.fields import StrictParser, only_known
@@ -107,6 +109,8 @@ def build_api() -> StudioAPI:
         traffic,
         prompts,
         trials,
+        talks,
+        votes,
         ratings,
         lineage,
         life,

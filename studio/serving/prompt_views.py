@@ -1,11 +1,9 @@
 """The pages of prompt sets: a list, one set with its prompts, and everything that changes one. What may be is `prompts`'s."""
 
-from typing import Any
-
 import orjson
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db.models import Func, IntegerField, Q
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -15,6 +13,7 @@ from studio.datasets.services import with_newest
 from studio.errors import UserError
 from studio.serving import prompt_files
 from studio.serving import prompts as services
+from studio.serving.json_lists import Length
 from studio.serving.models import PromptSet
 from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client, ScopedQuerySet
@@ -25,16 +24,6 @@ SHOWN = 25
 OFFERED = 100
 IN_USE = Q(client__isnull=True) | Q(client__archived_at__isnull=True)
 """Of the whole workspace, or of a client that is not archived."""
-
-
-class Length(Func):
-    """How many elements a JSON list has, counted by the database: a set may be a megabyte."""
-
-    function = "json_array_length"
-    output_field = IntegerField()
-
-    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        return self.as_sql(compiler, connection, function="jsonb_array_length", **extra)
 
 
 def sets(request: HttpRequest) -> HttpResponse:

@@ -4,7 +4,6 @@ from typing import Any
 
 import orjson
 from django.contrib import messages
-from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -12,15 +11,12 @@ from django.urls import reverse
 from studio.errors import UserError
 from studio.serving import blind, talks, votes
 from studio.serving.columns import Column
-from studio.serving.models import Talk, Vote
+from studio.serving.models import Talk
 from studio.serving.sampling import sampling
 from studio.serving.side_by_side import client_named, sides
 from studio.streaming import read
 from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client, Member
-
-COUNTED = 20_000
-"""The newest votes of a client that its tally goes by."""
 
 
 def refusal(problem: UserError) -> JsonResponse:
@@ -47,7 +43,7 @@ def shared(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         return share(request)
     client = client_named(request, request.GET.get("client"))
-    rows = Talk.objects.for_action(request, "prompts.view").select_related("client", "user").order_by("-created_at", "pk")
+    rows = talks.listed(Talk.objects.for_action(request, "prompts.view")).order_by("-created_at", "pk")
     page = page_of(request, rows.filter(client=client) if client else rows.current())
     context = {
         "section": "playground",
@@ -121,21 +117,19 @@ def cast_or_tally(request: HttpRequest) -> HttpResponse:
 
 
 def votes_for(request: HttpRequest) -> tuple[Any, Client | None, bool]:
-    """The votes that the address asks for: of one client and of base models alone, or all that one may see; only blind ones, or all."""
+    """The votes that the address asks for, and by which client and kind."""
     client, only_blind = client_named(request, request.GET.get("client")), request.GET.get("blind") == "1"
-    rows = Vote.objects.for_action(request, "prompts.view").order_by("-created_at", "pk")
-    rows = rows.filter(Q(client=client) | Q(client=None)) if client else rows.current()
-    return rows.filter(blind=True) if only_blind else rows, client, only_blind
+    return votes.wanted(request, client=client.pk if client else None, only_blind=only_blind), client, only_blind
 
 
 def tally(request: HttpRequest) -> HttpResponse:
     rows, client, only_blind = votes_for(request)
-    counted = list(rows.values_list("columns", "best")[: COUNTED + 1])
+    found = votes.standings(rows)
     context = {
         "section": "playground",
-        "pairs": votes.tally(counted[:COUNTED]),
-        "count": min(len(counted), COUNTED),
-        "is_cut": len(counted) > COUNTED,
+        "pairs": found.pairs,
+        "count": found.count,
+        "is_cut": found.is_cut,
         "client": client,
         "only_blind": only_blind,
         "query": query_of(request),

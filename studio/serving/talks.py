@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from django.db import transaction
+from django.db.models.fields.json import KT
+from django.db.models.functions import Left
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from studio.audit.services import record
 from studio.errors import UserError
 from studio.serving.columns import Column, client_of
+from studio.serving.json_lists import Length
 from studio.serving.keeping import plain
 from studio.serving.models import Talk
-from studio.workspaces.models import Client, Member
+from studio.workspaces.models import Client, Member, ScopedQuerySet
 
 MOST_TURNS = 100
 Text = Annotated[str, Field(max_length=100_000)]
@@ -39,6 +42,12 @@ class Turn(BaseModel):
 TURNS = TypeAdapter(Annotated[list[Turn], Field(min_length=1, max_length=MOST_TURNS)])
 
 
+def listed(rows: ScopedQuerySet) -> ScopedQuerySet:
+    """As lists show them: how the `first` question begins and how many `questions` there are, without the rest, which may be megabytes."""
+    found: ScopedQuerySet = rows.select_related("client", "user").defer("turns")
+    return found.annotate(first=Left(KT("turns__0__prompt"), 80), questions=Length("turns"))
+
+
 def share(member: Member, *, client: Client | None, columns: Sequence[Column], turns: Any, asked_with: dict[str, Any]) -> Talk:
     """Stores a conversation as it stands on the page, with the names that its columns have now.
 
@@ -49,7 +58,8 @@ def share(member: Member, *, client: Client | None, columns: Sequence[Column], t
     except ValidationError as problem:
         raise UserError(f"The conversation cannot be shared. It needs a question, and has at most {MOST_TURNS}.") from problem
     if not columns or any(len(turn["answers"]) != len(columns) for turn in said):
-        raise UserError("The answers do not fit the columns. Ask again, then share.")
+        fields = {"turns": "Each question has one answer for each column; null where it was not asked."}
+        raise UserError("The answers do not fit the columns. Ask again, then share.", fields=fields)
     with transaction.atomic():
         made: Talk = Talk.objects.create(
             workspace=member.workspace,

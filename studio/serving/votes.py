@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
 
 from studio.audit.services import record
 from studio.cells import cell
@@ -20,6 +21,8 @@ LONGEST = 100_000
 """Characters of a question, and of an answer."""
 PIECE = 200
 """Votes of a file that are read at once."""
+COUNTED = 20_000
+"""The newest votes of a client that its standings go by."""
 VOTED = "You have voted in this round. Begin another one to vote again."
 HEADINGS = ["at", "by", "blind", "question", "best", *(f"{what}_{place}" for place in (1, 2, 3, 4) for what in ("model", "answer"))]
 
@@ -39,11 +42,13 @@ def cast(
     Of base models alone it is that of the page's `client`, as a shared conversation is.
     """
     if len(columns) < 2:
-        raise UserError("There is one answer alone. Ask at least two, then say which is best.")
+        fields = {"columns": "Name two at least."}
+        raise UserError("There is one answer alone. Ask at least two, then say which is best.", fields=fields)
     if len(answers) != len(columns) or any(not isinstance(answer, str) or len(answer) > LONGEST for answer in (prompt, *answers)):
-        raise UserError("The answers do not fit the columns. Ask again, then vote.")
+        fields = {"answers": f"Each column has one, of at most {LONGEST:,} characters."}
+        raise UserError("The answers do not fit the columns. Ask again, then vote.", fields=fields)
     if best is not None and not 0 <= best < len(columns):
-        raise UserError("There is no such column. Choose one of those that answered, or none.")
+        raise UserError("There is no such column. Choose one of those that answered, or none.", fields={"best": "There is no such column."})
     told = {
         "workspace": member.workspace,
         "client": client_of(columns) or client,
@@ -90,6 +95,28 @@ class Pair:
         if abs(first - second) < 1.96 * (first + second) ** 0.5 or first + second < 6:
             return "Too close, or too few, to say."
         return f"{(self.first if first > second else self.second)['title']} is found better."
+
+
+def wanted(who: HttpRequest | Member, *, client: uuid.UUID | None, only_blind: bool) -> "QuerySet[Vote]":
+    """The newest first: those of one client and of base models alone, or all of clients that are not archived; only blind ones, or all."""
+    found = Vote.objects.for_action(who, "prompts.view").order_by("-created_at", "pk")
+    found = found.filter(Q(client=client) | Q(client=None)) if client else found.current()
+    return found.filter(blind=True) if only_blind else found
+
+
+@dataclass(frozen=True)
+class Standings:
+    pairs: list[Pair]
+    count: int
+    """Votes that they come from."""
+    is_cut: bool
+    """There are older votes, which were not counted."""
+
+
+def standings(rows: "QuerySet[Vote]") -> Standings:
+    """What the newest of `rows` come to."""
+    found = list(rows.values_list("columns", "best")[: COUNTED + 1])
+    return Standings(tally(found[:COUNTED]), min(len(found), COUNTED), len(found) > COUNTED)
 
 
 def tally(votes: Iterable[tuple[list[dict[str, str]], int | None]]) -> list[Pair]:

@@ -519,6 +519,11 @@ ROUTES: dict[str, dict[str, str]] = {
     "api:trials": {"GET": "prompts.view", "POST": "prompts.edit"},
     "api:trial": {"GET": "prompts.view", "DELETE": "prompts.edit"},
     "api:trial_stop": {"POST": "prompts.edit"},
+    "api:talks": {"GET": "prompts.view", "POST": "prompts.edit"},
+    "api:talk": {"GET": "prompts.view", "DELETE": "prompts.edit"},
+    "api:votes": {"GET": "prompts.view", "POST": "prompts.edit"},
+    "api:vote": {"GET": "prompts.view"},
+    "api:vote_standings": {"GET": "prompts.view"},
     "api:trial_beside": {"GET": "prompts.view"},
     "api_nowhere": dict.fromkeys(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"), PUBLIC),
 }

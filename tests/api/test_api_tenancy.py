@@ -113,6 +113,9 @@ PATHS = [
     ("get", "trials/{trial}"),
     ("post", "trials/{trial}/stop"),
     ("delete", "trials/{trial}"),
+    ("get", "talks/{talk}"),
+    ("delete", "talks/{talk}"),
+    ("get", "votes/{vote}"),
     ("get", "retrainings/{retraining}"),
     ("post", "retrainings/{retraining}/stop"),
     ("get", "deliveries/{delivery}"),
@@ -157,6 +160,8 @@ def ids(world):
         "release": world.release.pk,
         "prompt_set": world.prompt_set.pk,
         "trial": world.trial.pk,
+        "talk": world.talk.pk,
+        "vote": world.vote.pk,
         "retraining": world.retraining.pk,
         "comparison": world.comparison.pk,
         "kept": world.kept.pk,
@@ -236,7 +241,13 @@ def bodies(world, acme):
     compared = {name: pk for name, pk in run.items() if name != "plugin"} | {"arms": [{"plugin": "rehearsal"}] * 2}
     clone = f"runs/{acme.run.pk}/clone"
     mix = {"project": acme.project.pk, "name": "x", "parts": [{"version": acme.version.pk, "times": 1}]}
+    talk = {"columns": [f"adapter:{acme.artifact.pk}"], "turns": [{"prompt": "Hi", "answers": [{"text": "Yes."}]}]}
+    vote = {"columns": [f"adapter:{acme.artifact.pk}", f"base:{acme.base.pk}"], "prompt": "Hi", "answers": ["Yes.", "No."], "best": 0}
     return [
+        ("talks", talk | {"client": world["client"]}, "client"),
+        ("talks", talk | {"columns": [f"adapter:{world['artifact']}"]}, "columns"),
+        ("votes", vote | {"client": world["client"]}, "client"),
+        ("votes", vote | {"columns": [f"adapter:{world['artifact']}", f"base:{acme.base.pk}"]}, "columns"),
         ("projects", {"client": world["client"], "name": "x"}, "client"),
         ("invitations", {"role": "guest", "clients": [world["client"]]}, "clients"),
         ("datasets", {"project": world["project"], "name": "x"}, "project"),
@@ -312,6 +323,8 @@ def test_filters_by_another_workspace_find_nothing(acme, rival):
         "retrainings?base_model={base}",
         "deliveries?client={client}",
         "deliveries?release={release}",
+        "talks?client={client}",
+        "votes?client={client}",
         "answers?project={project}",
         "answers?deployment={deployment}",
         "answers?release={release}",
@@ -337,6 +350,9 @@ def test_no_list_names_anything_of_another_workspace(acme, rival):
         "deliveries",
         "deployments",
         "answers",
+        "talks",
+        "votes",
+        "votes/standings",
         "members",
         "invitations",
         "audit",

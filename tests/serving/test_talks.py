@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from django.test import Client as Browser
 from django.urls import reverse
+from django.utils.html import escape
 
 from studio.artifacts.models import Artifact
 from studio.audit.models import AuditRecord
 from studio.serving.models import Talk
 from studio.workspaces.models import Client
 from studio.workspaces.services import create_client, create_project
-from tests.fixtures import World, make_artifact, make_member, make_order
+from tests.fixtures import Api, World, make_artifact, make_key, make_member, make_order
 
 TURNS = [
     {"prompt": "Where is <it>?", "answers": [{"text": "Who knows."}, {"text": "On its way.", "tokens": 4, "seconds": 0.2, "first": 0.1}]}
@@ -132,3 +133,76 @@ def test_the_list_is_of_one_client_or_of_all_that_are_not_archived(ana, acme: Wo
     assert "Nothing is shared yet" in ana.get(listed).content.decode()
     assert "Where is &lt;it&gt;?" in ana.get(listed, {"client": acme.client.pk}).content.decode()
     assert share(ana, acme).status_code == 404  # nothing is done for it any more
+
+
+# ── For scripts ──
+
+
+def written(acme: World, **changed: Any) -> dict[str, Any]:
+    turns = [{"prompt": "Where is it?", "answers": [None, {"text": "On its way.", "tokens": 4}]}]
+    columns = [f"base:{acme.base.pk}", f"adapter:{acme.artifact.pk}"]
+    return {"columns": columns, "turns": turns, "asked_with": {"temperature": 0.7}} | changed
+
+
+def test_a_script_shares_reads_lists_and_takes_back(acme: World):
+    made = acme.api.post("talks", written(acme))
+    assert made.status_code == 201 and "On its way" not in made.content.decode()
+    pk = made.json()["id"]
+    whole = acme.api.get(f"talks/{pk}").json()
+    assert (whole["title"], whole["questions"], whole["asked_with"]) == ("Where is it?", 1, {"temperature": 0.7})
+    assert whole["turns"][0]["answers"][0] is None and whole["turns"][0]["answers"][1]["text"] == "On its way."
+    assert whole["client"] == str(acme.client.pk) and whole["shared_by"] == "ana@example.com"
+    (line,) = acme.api.get(f"talks?client={acme.client.pk}").json()["items"]
+    assert (line["id"], line["title"], line["columns"][1]["title"]) == (pk, "Where is it?", acme.artifact.name)
+    assert "turns" not in line
+    assert acme.api.delete(f"talks/{pk}").status_code == 204
+    assert acme.api.get(f"talks/{pk}").status_code == 404
+
+
+@pytest.mark.parametrize("prompt", ["42", "null", '{"a": 1}', "x" * 500])
+def test_a_first_question_of_any_kind_heads_its_line(ana, acme: World, prompt):
+    acme.api.post("talks", written(acme, turns=[{"prompt": prompt, "answers": [None, None]}]))
+    assert acme.api.get("talks").json()["items"][0]["title"] == prompt[:80]
+    assert f">{escape(prompt[:80])}</a>" in ana.get(reverse("serving:talks")).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"columns": ["base:nothing"]}, "columns"),
+        ({"columns": []}, "columns"),
+        ({"columns": ["nothing"]}, "columns"),
+        ({"turns": []}, "turns"),
+        ({"turns": [{"prompt": "Hi", "answers": [None]}]}, "turns"),
+        ({"turns": [{"prompt": "", "answers": [None, None]}]}, "turns.0.prompt"),
+        ({"asked_with": {"temperature": 9}}, "temperature"),
+        ({"asked_with": {"heat": 1}}, "heat"),
+        ({"client": "00000000-0000-0000-0000-000000000000"}, "client"),
+    ],
+)
+def test_what_a_script_cannot_share_is_refused_by_its_field(acme: World, changed, field):
+    answer = acme.api.post("talks", written(acme, **changed))
+    assert answer.status_code in (400, 422) and field in answer.json()["error"]["fields"], answer.content
+    assert not Talk.objects.exists()
+
+
+def test_a_script_takes_back_only_what_its_maker_may(acme: World):
+    mia, max_ = (make_member(acme.workspace, role="member", email=f"{name}@example.com") for name in ("mia", "max"))
+    pk = Api(make_key(mia)).post("talks", written(acme)).json()["id"]
+    refused = Api(make_key(max_)).delete(f"talks/{pk}")
+    assert refused.status_code == 400 and "an admin" in refused.json()["error"]["message"]
+    assert Talk.objects.exists()
+    reader = Api(make_key(acme.owner, scopes=["read"]))
+    assert reader.get(f"talks/{pk}").status_code == 200
+    assert {reader.post("talks", written(acme)).status_code, reader.delete(f"talks/{pk}").status_code} <= {403, 404}
+    assert Talk.objects.count() == 1
+
+
+def test_a_list_of_a_script_leaves_out_archived_clients_unless_asked(acme: World):
+    assert acme.talk
+    create_client(acme.owner, name="Globex")
+    Client.objects.filter(pk=acme.client.pk).update(archived_at="2026-01-01T00:00:00Z")
+    assert acme.api.get("talks").json()["items"] == []
+    for asked in (f"talks?client={acme.client.pk}", "talks?archived=true"):
+        assert len(acme.api.get(asked).json()["items"]) == 1, asked
+    assert acme.api.delete(f"talks/{acme.talk.pk}").status_code == 404

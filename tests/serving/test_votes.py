@@ -155,3 +155,66 @@ def test_the_file_has_a_line_for_each_vote_and_no_formula(ana, acme: World, targ
     newest, oldest = csv.DictReader(io.StringIO(text))
     assert (oldest["best"], oldest["answer_1"], oldest["by"]) == (acme.artifact.name, "'=1+1", "ana@example.com")
     assert newest["best"] == "none" and newest["blind"] == "no"
+
+
+# ── For scripts ──
+
+
+def told(targets: list[str], **changed: Any) -> dict[str, Any]:
+    return {"columns": targets, "prompt": "Where is it?", "answers": ["Who knows.", "On its way."], "best": 1} | changed
+
+
+def test_a_script_casts_reads_and_lists_votes(acme: World, targets):
+    made = acme.api.post("votes", told(targets))
+    assert made.status_code == 201 and "On its way" not in made.content.decode()
+    pk = made.json()["id"]
+    (line,) = acme.api.get(f"votes?client={acme.client.pk}&blind=false").json()["items"]
+    assert (line["id"], line["best"], line["blind"], line["by"]) == (pk, 1, False, "ana@example.com")
+    assert "prompt" not in line
+    assert acme.api.get("votes?blind=true").json()["items"] == []
+    whole = acme.api.get(f"votes/{pk}").json()
+    assert (whole["prompt"], whole["answers"]) == ("Where is it?", ["Who knows.", "On its way."])
+    assert acme.api.post("votes", told(targets, best=None)).json()["best"] is None
+
+
+def test_standings_of_a_script_are_those_of_the_page(ana, acme: World, targets):
+    for best in (1, 1, 0, None):
+        assert acme.api.post("votes", told(targets, best=best)).status_code == 201
+    token = blind.sealed(acme.owner, sides(acme.owner, targets))
+    assert cast(ana, [], "0", round=token).status_code == 200
+    found = acme.api.get(f"votes/standings?client={acme.client.pk}").json()
+    assert (found["votes"], found["more"]) == (5, False)
+    (pair,) = found["pairs"]
+    (shown,) = ana.get(reverse(VOTES), {"client": acme.client.pk}).context["pairs"]
+    assert [pair["first_better"], pair["second_better"], pair["neither"]] == shown.wins
+    assert (pair["votes"], pair["first"]["target"], pair["sentence"]) == (5, shown.first["target"], shown.sentence)
+    assert acme.api.get("votes/standings?blind=true").json()["votes"] == 1
+    globex = create_client(acme.owner, name="Globex")
+    assert acme.api.get(f"votes/standings?client={globex.pk}").json() == {"votes": 0, "more": False, "pairs": []}
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"best": 2}, "best"),
+        ({"best": 4}, "best"),
+        ({"best": -1}, "best"),
+        ({"answers": ["One alone."]}, "answers"),
+        ({"answers": ["x" * 100_001, "y"]}, "answers"),
+        ({"prompt": "x" * 100_001}, "prompt"),
+        ({"columns": ["base:nothing", "base:other"]}, "columns"),
+        ({"blind": True}, "blind"),
+    ],
+)
+def test_what_is_no_vote_of_a_script_is_refused_by_its_field(acme: World, targets, changed, field):
+    answer = acme.api.post("votes", told(targets, **changed))
+    assert answer.status_code in (400, 422) and field in answer.json()["error"]["fields"], answer.content
+    assert not Vote.objects.exists()
+
+
+def test_a_script_votes_on_two_answers_at_least_and_on_one_clients(acme: World, targets):
+    alone = acme.api.post("votes", told(targets[:1], answers=["Yes."], best=0))
+    assert alone.status_code == 422 and "columns" in alone.json()["error"]["fields"]
+    client = create_client(acme.owner, name="Globex")
+    assert acme.api.post("votes", told(targets, client=str(client.pk))).status_code == 400
+    assert not Vote.objects.exists()

@@ -12,7 +12,7 @@ from django.utils import timezone
 from studio.datasets.models import DatasetVersion
 from studio.orders.models import Event, Order
 from studio.runs.pages_of_a_run import POINTS, shown_events
-from studio.serving.models import PromptSet
+from studio.serving.models import PromptSet, Talk, Vote
 from studio.workspaces.services import create_client, create_project
 from tests.fixtures import (
     World,
@@ -33,7 +33,7 @@ from tests.fixtures import (
 )
 
 CALLS = ("runs", "artifacts", "datasets", "base-models", "clients", "projects", "releases", "deployments", "deliveries", "audit", "usage")
-CALLS += ("comparisons", "retrainings", "answers", "traffic", "metrics", "prompt-sets", "trials")
+CALLS += ("comparisons", "retrainings", "answers", "traffic", "metrics", "prompt-sets", "trials", "talks", "votes", "votes/standings")
 
 
 def addresses(world: World) -> list[str]:
@@ -105,6 +105,8 @@ def one_more_of_each(world: World, number: int) -> None:
     assert world.retraining.releases.filter(before=release).update(run=run)
     PromptSet.objects.create(workspace=world.workspace, client=world.client, name=f"Set {number}", prompts=world.prompt_set.prompts)
     make_trial(world)
+    for first, model in ((world.talk, Talk), (world.vote, Vote)):
+        model.objects.create(**{field.attname: getattr(first, field.attname) for field in model._meta.fields if field.attname != "id"})
     make_comparison(world)
     make_invitation(world.owner)
     make_member(world.workspace, role="member", email=f"member-{number}@example.com", clients=[world.client])

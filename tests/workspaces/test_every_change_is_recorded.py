@@ -263,6 +263,11 @@ def voted(acme: World) -> dict[str, Any]:
     return {"column": [f"base:{acme.base.pk}", f"adapter:{acme.artifact.pk}"], "prompt": "Hi?", "answer": ["No.", "Yes."], "best": "1"}
 
 
+def voted_by_script(acme: World) -> dict[str, Any]:
+    sent = voted(acme)
+    return {"columns": sent["column"], "prompt": sent["prompt"], "answers": sent["answer"], "best": 1}
+
+
 def row_form(text: str = "Another answer.") -> dict[str, str]:
     said = [("user", "Question?"), ("assistant", text)]
     form = {
@@ -425,6 +430,9 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("serving:talks", "POST"): lambda acme: Sent(body={"column": f"adapter:{acme.artifact.pk}", "turns": json.dumps(acme.talk.turns)}),
     ("serving:talk_delete", "POST"): lambda acme: Sent(acme.talk.pk),
     ("serving:votes", "POST"): lambda acme: Sent(body=voted(acme)),
+    ("api:talks", "POST"): lambda acme: Sent(body={"columns": [f"adapter:{acme.artifact.pk}"], "turns": acme.talk.turns}),
+    ("api:talk", "DELETE"): lambda acme: Sent(acme.talk.pk),
+    ("api:votes", "POST"): lambda acme: Sent(body=voted_by_script(acme)),
     ("api:keys", "POST"): lambda acme: Sent(body={"name": "nightly", "scopes": ["read"]}),
     ("api:key", "PATCH"): lambda acme: Sent(key_of(acme), {"at_once": 3}),
     ("api:key", "DELETE"): lambda acme: Sent(key_of(acme)),

@@ -200,6 +200,7 @@ def prepared(town: Town) -> Things:
             "erasure",
             "colleague",
             "talk",
+            "vote",
             "trial",
             "kept",
             "retraining",
@@ -306,6 +307,9 @@ LISTS = {
     "answers": {"after": "kept", "project": "project", "deployment": "deployment", "release": "release"},
     "prompt-sets": {"after": "prompt_set", "client": "client"},
     "trials": {"after": "trial", "client": "client"},
+    "talks": {"after": "talk", "client": "client"},
+    "votes": {"after": "vote", "client": "client"},
+    "votes/standings": {"client": "client"},
     "trials/{trial}/beside": {"trial": "trial"},
     "erasures": {"after": "erasure"},
     "audit": {"client": "client", "object": "run"},
@@ -356,6 +360,19 @@ def calls(acme: World) -> list[Call]:
             "trials",
             {"prompt_set": str(acme.prompt_set.pk), "columns": [f"adapter:{acme.artifact.pk}"]},
             {"prompt_set": "prompt_set", "columns.[]": "artifact"},
+        ),
+        Call(
+            "post",
+            "talks",
+            {"client": str(acme.client.pk), "columns": [f"adapter:{acme.artifact.pk}"], "turns": [{"prompt": "Hi", "answers": [None]}]},
+            {"client": "client", "columns.[]": "artifact"},
+        ),
+        Call(
+            "post",
+            "votes",
+            {"client": str(acme.client.pk), "prompt": "Hi", "answers": ["Yes.", "No."], "best": 0}
+            | {"columns": [f"adapter:{acme.artifact.pk}", f"base:{acme.base.pk}"]},
+            {"client": "client", "columns.[]": "artifact"},
         ),
         Call("post", "runs", run, of_run),
         Call(

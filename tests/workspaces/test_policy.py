@@ -272,6 +272,8 @@ API_OBJECTS = {
     "api:comparison_seeds": "comparison",
     "api:trial": "trial",
     "api:trial_stop": "trial",
+    "api:talk": "talk",
+    "api:vote": "vote",
     "api:trial_beside": "trial",
 }
 # Addresses whose object is named by the query or the form instead: what is sent, by the id.
