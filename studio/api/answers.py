@@ -67,7 +67,7 @@ class AnswerFilters(ClientsPaging):
     release: UUID | None = None
     judged: Literal["", "open", "good", "bad", "corrected"] = ""
     q: Line = ""
-    """Words that stand in the conversation or its answer."""
+    """How words of the conversation or its answer begin; it has all of them."""
     since: Moment | None = None
     until: Moment | None = None
     """Not that moment itself."""
@@ -113,7 +113,7 @@ def answer_out(kept: Any) -> dict[str, Any]:
 @router.get("/answers", response=Page[AnswerOut], url_name="answers")
 def list_answers(request: HttpRequest, filters: Query[AnswerFilters]) -> dict[str, Any]:
     """What is kept of what deployments were asked and answered, the newest first. A project keeps nothing unless it says so."""
-    visible = answers.visible(request, "answer.view").defer("messages", "answer", "said", "correction")
+    visible = answers.visible(request, "answer.view").defer("messages", "answer", "words", "correction")
     named = {name: value for name in ("project", "deployment", "release") if (value := getattr(filters, name)) is not None}
     times = {"at__gte": filters.since, "at__lt": filters.until}
     rows = filters.of(visible).filter(**named, **{name: moment for name, moment in times.items() if moment is not None})
@@ -122,7 +122,7 @@ def list_answers(request: HttpRequest, filters: Query[AnswerFilters]) -> dict[st
 
 
 def named(request: HttpRequest, name: str, action: str) -> KeptAnswer:
-    return get_object_or_404(answers.visible(request, action).defer("said"), pk=answers.as_pk(name))
+    return get_object_or_404(answers.visible(request, action).defer("words"), pk=answers.as_pk(name))
 
 
 @router.get("/answers/{pk}", response=WholeAnswer, url_name="answer")

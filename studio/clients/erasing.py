@@ -27,7 +27,7 @@ from studio.clients.life import live_orders, stop_all
 from studio.errors import UserError
 from studio.orders import storedays
 from studio.orders.models import Order, Usage
-from studio.serving import rollup
+from studio.serving import rollup, words
 from studio.serving.forgetting import forget
 from studio.storage import remove_folder
 from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Member, hold
@@ -269,7 +269,9 @@ def scrub() -> bool:
         if connection.vendor != "sqlite":
             quote = connection.ops.quote_name
             cursor.execute(f"VACUUM {', '.join(quote(model._meta.db_table) for model in tables())}")
+            words.write_anew(connection)
             return True
+        words.let_go(connection)
         if Order.objects.filter(status__in=Order.ACTIVE).exists():  # workers must be able to write while the file is rewritten
             return False
         try:

@@ -131,7 +131,7 @@ HOLDINGS = (
     Holding("talks", "Shared conversations", Talk, "client"),
     Holding("trials", "Prompt sets that were asked", Trial, "client"),
     Holding("prompt_sets", "Prompt sets", PromptSet, "client"),
-    Holding("kept_answers", "Kept answers of the endpoint", KeptAnswer, PROJECT, without=("said",), large=True),
+    Holding("kept_answers", "Kept answers of the endpoint", KeptAnswer, PROJECT, without=("words",), large=True),
     Holding("keepings", "How long answers are kept", Keeping, PROJECT),
     Holding("calls", "Requests to the endpoint", Call, "client", bulky=True),
     Holding("call_hours", "Requests to the endpoint, by the hour", CallHour, "client", stays=True),

@@ -29,7 +29,8 @@ def answers_list(request: HttpRequest) -> HttpResponse:
     member: Member = request.member  # type: ignore[attr-defined]
     wanted = Wanted.read(request)
     rows = answers.visible(request, "answer.view")
-    page = page_of(request, wanted.of(rows if wanted.project else rows.current(), member).defer("messages", "answer", "said", "correction"))
+    listed = wanted.of(rows if wanted.project else rows.current(), member)
+    page = page_of(request, listed.defer("messages", "answer", "words", "correction"))
     context = {
         "section": "deployments",
         "wanted": wanted,
@@ -76,7 +77,7 @@ def turn(message: Any, role: str = "") -> Turn:
 
 
 def detail(request: HttpRequest, pk: str) -> HttpResponse:
-    return draw(request, get_object_or_404(answers.visible(request, "answer.view").defer("said"), pk=pk))
+    return draw(request, get_object_or_404(answers.visible(request, "answer.view").defer("words"), pk=pk))
 
 
 def draw(
@@ -109,7 +110,7 @@ def back_to(request: HttpRequest, kept: KeptAnswer) -> HttpResponse:
 
 
 def judge(request: HttpRequest, pk: str) -> HttpResponse:
-    kept = get_object_or_404(answers.visible(request, "answer.judge").defer("said"), pk=pk)
+    kept = get_object_or_404(answers.visible(request, "answer.judge").defer("words"), pk=pk)
     sent, correction = request.POST.get("thumb"), request.POST.get("correction")
     thumb = {"1": 1, "0": 0, "-1": -1}.get(sent, 2) if sent is not None else None
     try:
@@ -120,7 +121,7 @@ def judge(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def delete(request: HttpRequest, pk: str) -> HttpResponse:
-    kept = get_object_or_404(answers.visible(request, "answer.keep").defer("said"), pk=pk)
+    kept = get_object_or_404(answers.visible(request, "answer.keep").defer("words"), pk=pk)
     project = kept.project_id
     keeping.delete(request.member, kept)  # type: ignore[attr-defined]
     messages.success(request, "Deleted the answer.")

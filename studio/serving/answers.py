@@ -19,8 +19,8 @@ from studio.errors import UserError
 from studio.releases.models import Release
 from studio.serving.keeping import plain
 from studio.serving.models import Deployment, KeptAnswer
+from studio.serving.words import Found, beginnings
 from studio.workspaces.models import Member, Project, ScopedQuerySet, hold
-from studio.workspaces.searching import words_of
 
 GOOD, BAD, UNJUDGED = 1, -1, 0
 LONGEST_CORRECTION = 100_000
@@ -72,8 +72,9 @@ class Wanted:
                 where &= Q(**{name: row})
         if self.judged:
             where &= SHAPES[self.judged]
-        for word in words_of(self.typed):
-            where &= Q(said__contains=word)
+        if self.typed.strip():
+            words = beginnings(self.typed)
+            where &= Q(Found(*words)) if words else Q(pk__in=[])
         zone = member.workspace.zone
         if self.since:
             where &= Q(at__gte=datetime.combine(self.since, time(), zone))
@@ -217,5 +218,5 @@ def add_all(member: Member, dataset: Dataset, rows: "QuerySet[KeptAnswer]") -> A
 def in_order(pks: list[uuid.UUID]) -> Iterable[KeptAnswer]:
     """A few at a time, for each may be a megabyte."""
     for begin in range(0, len(pks), 20):
-        found = KeptAnswer.objects.defer("said").in_bulk(pks[begin : begin + 20])
+        found = KeptAnswer.objects.defer("words").in_bulk(pks[begin : begin + 20])
         yield from (found[pk] for pk in pks[begin : begin + 20] if pk in found)

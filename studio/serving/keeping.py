@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Least
 from django.utils import timezone
@@ -15,6 +15,7 @@ from studio.audit.services import record
 from studio.errors import UserError
 from studio.releases.models import Release
 from studio.serving.models import Deployment, Keeping, KeptAnswer
+from studio.serving.words import let_go, words_in
 from studio.workspaces.models import ApiKey, Member, Project, hold
 
 LONGEST_DAYS = 365
@@ -84,8 +85,7 @@ def in_words(messages: Any, answer: Any) -> dict[str, str]:
     asked = [text_of(message) for message in messages]
     last = next((text for message, text in zip(messages[::-1], asked[::-1], strict=True) if role_of(message) == "user"), "")
     answered = text_of(answer)
-    said = "\n".join([*asked, answered]).lower()
-    return {"question": first_of(last), "beginning": first_of(answered), "said": said}
+    return {"question": first_of(last), "beginning": first_of(answered), "words": words_in([*asked, answered])}
 
 
 def role_of(message: Any) -> str:
@@ -182,4 +182,6 @@ def expire() -> list[str]:
     for over in (KeptAnswer.objects.filter(until__lte=timezone.now()), KeptAnswer.objects.filter(project__keeping=None)):
         while pks := list(over.order_by().values_list("pk", flat=True)[:PIECE]):
             count += KeptAnswer.objects.filter(pk__in=pks).delete()[0]
+    if count:
+        let_go(connection)
     return [f"Deleted {count} kept answer{'s' if count > 1 else ''} whose time is over"] if count else []

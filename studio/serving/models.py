@@ -269,8 +269,8 @@ class KeptAnswer(Tenant):
     """How what was last asked begins, for lists: a conversation may be a megabyte."""
     beginning = models.CharField(max_length=300, blank=True)
     """How the answer begins."""
-    said = models.TextField(blank=True)
-    """Every word of both in small letters, for searching: JSON in a database spells letters in its own ways."""
+    words = models.TextField(blank=True)
+    """Every word of both, once, for the index that searches go by (`studio.serving.words`)."""
     thumb = models.SmallIntegerField(default=0)
     """1 good, -1 bad, 0 nobody has said."""
     correction = models.TextField(blank=True)

@@ -24,10 +24,11 @@ from studio.datasets.models import DatasetVersion, Draft, RowMark
 from studio.errors import UserError
 from studio.orders import storedays
 from studio.orders.models import Event, Order, StoredDay, Usage
-from studio.serving.models import Call, CallDay, CallHour, CallTotal
+from studio.serving.models import Call, CallDay, CallHour, CallTotal, Keeping, KeptAnswer
+from studio.serving.words import INDEX, Found
 from studio.workspaces.models import ApiKey, Client, Erasure, Tenant
 from tests.clients.test_exporting import fill
-from tests.fixtures import Api, make_call, make_deployment, make_invitation, make_key, make_member, make_order, make_upload
+from tests.fixtures import Api, make_call, make_deployment, make_invitation, make_kept, make_key, make_member, make_order, make_upload
 from tests.workspaces.conftest import name_everything, world_of_another_client
 
 WORD = "Sentinelword"
@@ -139,6 +140,31 @@ def test_nothing_is_left_of_it_in_any_file_or_table_but_the_certificate_and_the_
     assert all(path.is_file() for path in kept_files)
     if connection.vendor == "sqlite":
         assert ROW.encode() not in database_bytes()
+
+
+def index_bytes():
+    """What the index of kept answers' words holds, deleted or not."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute(f"SELECT block FROM {INDEX}_data")
+        else:
+            cursor.execute("CHECKPOINT")
+            cursor.execute(f"SELECT pg_read_binary_file(pg_relation_filepath('{INDEX}'))")
+        return b"".join(bytes(piece) for (piece,) in cursor.fetchall())
+
+
+def test_no_word_of_a_kept_answer_is_left_in_their_index(acme, doomed):
+    Keeping.objects.get_or_create(project=doomed.project, defaults={"days": 30})
+    kept = make_kept(make_deployment(doomed.project, slug="kept"), doomed.release, question="Zanzibar?")
+    stays = acme.kept
+    assert b"anzibar" in index_bytes()
+    assert erasing.erase(acme.owner, doomed.client, typed=WORD).finished_at
+    assert not KeptAnswer.objects.filter(pk=kept.pk).exists()
+    assert b"anzibar" not in index_bytes()
+    assert b"omorrow" in index_bytes()
+    assert KeptAnswer.objects.get(Found("tomor")) == stays
+    if connection.vendor == "sqlite":
+        assert b"anzibar" not in database_bytes()
 
 
 def test_the_certificate_says_what_was_there_and_bears_its_own_hash(acme, doomed):

@@ -41,7 +41,7 @@ def fill(world, word):
     order.folder.mkdir(parents=True, exist_ok=True)
     order.log_file.write_text(f"{word} logs\n")
     assert world.upload and world.synthesis and world.deployment and world.kept
-    type(world.kept).objects.filter(project=world.project).update(correction=word, said=word)
+    type(world.kept).objects.filter(project=world.project).update(correction=word, words=word.lower())
     Draft.objects.create(version=world.version, created_by=owner.user, changes={"added": [{"text": f"{word} added"}]})
     Approval.objects.create(release=world.release, user=owner.user, email=owner.user.email, role="owner", approves=True, comment=word)
     Download.objects.create(delivery=world.delivery, ip="10.0.0.1", user=owner.user, agent=word)

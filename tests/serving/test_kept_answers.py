@@ -61,7 +61,8 @@ def test_the_list_shows_how_each_begins_and_leads_to_all_of_it(window: Browser, 
 def test_words_are_found_in_any_case_and_script_in_question_and_answer(window: Browser, acme: World) -> None:
     other = acme.kept
     another(acme, question="Für wen ist das?", answer='ΑΘΗΝΑ liefert "nach Maß".')
-    for typed, count in (("FÜR", 1), ("αθηνα maß", 1), ("user", 0), ("content", 0), ("für tomorrow", 0), ("%", 0), ("_", 0), ("come?", 1)):
+    some = {"FÜR": 1, "αθηνα maß": 1, "tomor": 1, "come?": 1}
+    for typed, count in (some | dict.fromkeys(("morrow", "user", "content", "für tomorrow", "%", "_"), 0)).items():
         found = Wanted(typed=typed).of(KeptAnswer.objects.all(), acme.owner)
         assert found.count() == count, typed
     assert "No answer like that" in window.get("/answers/?q=nobody").content.decode()
@@ -391,7 +392,7 @@ def test_what_is_kept_of_a_client_is_exported_without_the_copy_for_searching(acm
     (line,) = jsonl(files["records/kept_answers.jsonl"])
     assert (line["messages"], line["answer"]["content"]) == ([{"role": "user", "content": "When does it come?"}], "Tomorrow.")
     assert (line["thumb"], line["correction"], line["judged_by"]) == (-1, "On Monday.", "ana@example.com")
-    assert "said" not in line
+    assert "words" not in line
     assert jsonl(files["records/keepings.jsonl"])[0]["days"] == 30
 
 
