@@ -41,7 +41,7 @@ from studio.serving.models import Call, Deployment, Keeping, KeptAnswer, PromptS
 from studio.serving.traffic import record_call
 from studio.storage import commit_folder
 from studio.supervisor.redis_server import find_server
-from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Member, Project, Rate, User, Workspace
+from studio.workspaces.models import ApiKey, Client, Erasure, Invitation, Logo, Member, Project, Rate, User, Workspace
 from studio.workspaces.services import create_workspace
 
 ALL_SCOPES = ["read", "write", "train", "deploy", "inference", "admin"]
@@ -64,6 +64,8 @@ MODEL_FACTS: dict[str, Any] = {
     "linears": [{"name": "q_proj", "inputs": 64, "outputs": 64, "count": 2}],
     "chat_template": True,
 }
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGP4z8DwHwAFAAH/iZk9HQAAAABJRU5ErkJggg=="
+"""A PNG, in base 64."""
 HOST_FACTS: dict[str, Any] = {"name": "test", "cpus": 2, "memory": 8 << 30}
 
 
@@ -435,6 +437,12 @@ class World:
     def comparison(self) -> Comparison:
         """Two arms of one run each that have ended, and shared with its client's guests."""
         return Comparison.objects.filter(project=self.project).first() or make_comparison(self)
+
+    @property
+    def logo(self) -> Logo:
+        """One pixel."""
+        found = Logo.objects.filter(client=self.client).first()
+        return found or Logo.objects.create(client=self.client, image=PIXEL, width=1, height=1)
 
     @property
     def survey(self) -> Survey:

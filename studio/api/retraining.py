@@ -13,12 +13,14 @@ from studio.api.fields import Input, Line, named
 from studio.api.paging import Page, Paging, page
 from studio.basemodels.models import BaseModel
 from studio.comparisons import retraining as services
-from studio.comparisons.models import Retraining
+from studio.comparisons.models import Retrained, Retraining
 from studio.comparisons.portfolio import MOST, Options, Portfolio
 from studio.comparisons.retraining_matrix import Line as MatrixLine
 from studio.comparisons.retraining_matrix import Matrix
-from studio.comparisons.retraining_views import visible
+from studio.comparisons.retraining_views import READ_AGAIN, visible
+from studio.errors import UserError
 from studio.orders.models import Order
+from studio.releases.models import Release
 from studio.workspaces.models import Client
 
 router = Router(tags=["Retraining"])
@@ -176,3 +178,37 @@ def stop_retraining(request: HttpRequest, pk: UUID) -> dict[str, Any]:
     retraining = get_object_or_404(visible(request, "retraining.edit"), pk=pk)
     services.stop(request.member, retraining)  # type: ignore[attr-defined]
     return line_of(retraining)
+
+
+class AgainIn(Input):
+    release: UUID | None = None
+    """Must be given: the old one, `before` in the matrix."""
+
+
+@router.post("/retrainings/{uuid:pk}/again", response={202: RetrainedOut}, url_name="retraining_again")
+def train_again(request: HttpRequest, pk: UUID, payload: AgainIn) -> dict[str, Any]:
+    """Trains a release once more of which nothing came: its run failed or was stopped, or could not begin."""
+    member = request.member  # type: ignore[attr-defined]
+    retraining = get_object_or_404(visible(request, "retraining.edit"), pk=pk)
+    if payload.release is None:
+        raise UserError("Choose which release is trained again.")
+    rows = Retrained.objects.for_action(request, "retraining.edit").filter(retraining=retraining)
+    before = named(Release.objects.filter(retrained__in=rows), payload.release, field="release")
+    row = rows.select_related(*READ_AGAIN).get(before=before)
+    services.again(member, row)
+    return retrained(next(line for line in Matrix.of(retraining, member).lines if line.row.pk == row.pk))
+
+
+class PromotedOut(Schema):
+    deployments: list[UUID]
+    """Those that answer with the new release now."""
+    refused: list[str]
+    """Why others do not, each in a sentence."""
+
+
+@router.post("/retrainings/{uuid:pk}/promote", response=PromotedOut, url_name="retraining_promote")
+def promote_retrained(request: HttpRequest, pk: UUID) -> dict[str, Any]:
+    """Points the deployments of old releases at the new ones that are approved. Each can be rolled back by itself."""
+    retraining = get_object_or_404(visible(request, "deployment.promote"), pk=pk)
+    done, refused = services.promote_all(request.member, retraining)  # type: ignore[attr-defined]
+    return {"deployments": [place.pk for place in done], "refused": refused}

@@ -26,6 +26,7 @@ from studio.api import (
     keys,
     life,
     lineage,
+    logos,
     people,
     plugins,
     prompts,
@@ -83,6 +84,7 @@ def build_api() -> StudioAPI:
     api.add_decorator(answer_once, mode="view")
     for part in (
         workspaces,
+        logos,
         people,
         keys,
         audit,

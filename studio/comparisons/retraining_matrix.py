@@ -9,6 +9,9 @@ from functools import cached_property
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Prefetch
+
+from studio.artifacts.models import Artifact
 from studio.cells import cell
 from studio.comparisons.models import Retrained, Retraining
 from studio.orders.models import Order
@@ -30,6 +33,12 @@ READ = (
     "after__base_model",
     "after__artifact__dataset_version__dataset",
 )
+UNREAD = (
+    *(f"run__{name}" for name in ("config", "estimate", "prompts", "correction", "measured", "order__latest", "order__result")),
+    *("before__base_model__facts", "before__base_model__new_tokens", "after__base_model__facts", "after__base_model__new_tokens"),
+    *(f"after__artifact__{name}" for name in ("files", "lineage", "dataset_version__tokens", "dataset_version__origin")),
+)
+"""Large columns of which the matrix says nothing: it is read again every few seconds while something of it goes on."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,8 @@ class Matrix:
         visible = Retrained.objects.for_action(member, "retraining.view").filter(retraining=retraining)
         rows = list(
             visible.select_related(*READ)
-            .prefetch_related("run__order__artifacts")
+            .defer(*UNREAD)
+            .prefetch_related(Prefetch("run__order__artifacts", Artifact.objects.defer("files", "lineage")))
             .order_by("before__project__client__name", "before__project__client", "before__name")
         )
         releases = [row.after for row in rows if row.after is not None]
@@ -220,7 +230,12 @@ def worst_first(lines: Iterable[Line]) -> list[Line]:
 
 
 def newest_orders(releases: Sequence[Release]) -> dict[UUID, Order]:
-    rows = Evaluation.objects.filter(release__in=releases).select_related("order").defer("result").order_by("created_at")
+    rows = (
+        Evaluation.objects.filter(release__in=releases)
+        .select_related("order")
+        .defer("result", "order__latest", "order__result")
+        .order_by("created_at")
+    )
     return {evaluation.release_id: evaluation.order for evaluation in rows}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.db.models import Count, Exists, OuterRef, Q
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -23,6 +24,10 @@ from studio.orders.pages import render_live
 from studio.streaming import sent
 from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client, ScopedQuerySet
+
+ON_A_PAGE = 25
+READ_AGAIN = ("retraining__base_model", "retraining__workspace", "before__project__client", "run__order")
+"""What is read of a row that is trained again."""
 
 
 def visible(who: Any, action: str) -> ScopedQuerySet:
@@ -166,22 +171,27 @@ def shown_matrix(request: HttpRequest, found: Retraining, *, error: UserError | 
     member = request.member  # type: ignore[attr-defined]
     matrix = Matrix.of(found, member)
     only, sort = request.GET.get("only", ""), request.GET.get("sort", "")
-    only = only if only in FILTERS else ""
+    only, sort = only if only in FILTERS else "", "worse" if sort == "worse" else ""
     context = {
         "section": "releases",
         "retraining": found,
         "options": Options.model_validate(found.options),
         "matrix": matrix,
-        "lines": matrix.shown(only=only, sort=sort),
+        "page": Paginator(matrix.shown(only=only, sort=sort), ON_A_PAGE).get_page(request.GET.get("page")),
+        "query": f"only={only}&sort={sort}&",
         "only": only,
-        "sort": "worse" if sort == "worse" else "",
+        "sort": sort,
         "chart": chart_of(matrix.lines),
         "promotable": services.promotable(member, found),
+        "can_promote": member.may("deployment.promote"),
         "stoppable": any(line.state in ("waiting", "training") for line in matrix.lines),
         "error": error,
     }
     if error is not None:
         return render(request, "retraining/detail.html", context, status=422)
+    if request.GET.get("mark") and matrix.is_live:
+        changed = render(request, "retraining/detail.html#changed", context)
+        return changed if changed.content.strip() else HttpResponse(status=204)
     return render_live(request, "retraining/detail.html", context, live=matrix.is_live)
 
 
@@ -210,8 +220,7 @@ def again(request: HttpRequest, pk: UUID) -> HttpResponse:
     if not (wanted := request.POST.get("row")):
         return shown_matrix(request, found, error=UserError("Choose which release is trained again."))
     rows = Retrained.objects.for_action(request, "retraining.edit").filter(retraining=found)
-    read = ("retraining__base_model", "retraining__workspace", "before__project__client", "run__order")
-    row = rows.select_related(*read).named(wanted)
+    row = rows.select_related(*READ_AGAIN).named(wanted)
     try:
         services.again(request.member, row)  # type: ignore[attr-defined]
     except UserError as problem:

@@ -68,6 +68,7 @@ WORDS: dict[str, dict[str, str]] = {
     "Clients": {
         "client.view": "See clients",
         "client.edit": "Make, rename, limit, archive and restore clients",
+        "client.logo": "Set the logos of clients",
         "client.export": "Export everything of a client",
         "client.erase": "Erase a client",
         "usage.view": "See usage and cost",

@@ -1,5 +1,6 @@
 """What belongs to another workspace or client answers exactly as what does not exist, in every address and every body."""
 
+import base64
 import re
 import uuid
 
@@ -10,13 +11,16 @@ from django.urls.resolvers import URLPattern, URLResolver
 from studio.releases.evaluating import request_evaluation
 from studio.releases.models import Release
 from studio.workspaces.policy import ROUTES
-from tests.fixtures import Api, make_key, make_member
+from tests.fixtures import PIXEL, Api, make_key, make_member
 
 PATHS = [
     ("get", "clients/{client}"),
     ("patch", "clients/{client}"),
     ("delete", "clients/{client}"),
     ("post", "clients/{client}/restore"),
+    ("get", "clients/{client}/logo"),
+    ("post", "clients/{client}/logo"),
+    ("delete", "clients/{client}/logo"),
     ("get", "clients/{client}/export"),
     ("post", "clients/{client}/erase"),
     ("get", "erasures/{erasure}"),
@@ -118,6 +122,8 @@ PATHS = [
     ("get", "votes/{vote}"),
     ("get", "retrainings/{retraining}"),
     ("post", "retrainings/{retraining}/stop"),
+    ("post", "retrainings/{retraining}/again"),
+    ("post", "retrainings/{retraining}/promote"),
     ("get", "deliveries/{delivery}"),
     ("delete", "deliveries/{delivery}"),
     ("get", "deployments/{deployment}"),
@@ -138,6 +144,7 @@ PATHS = [
 def ids(world):
     return {
         "client": world.client.pk,
+        "logo": world.logo.pk,
         "erasure": world.erasure.pk,
         "project": world.project.pk,
         "base": world.base.pk,
@@ -173,6 +180,8 @@ def call(api, method, path):
         return api.post(path, {"name": "In-house"})
     if path.endswith("/versions") and method == "post":
         return api.upload(path, b'{"text": "x"}')
+    if path.endswith("/logo") and method == "post":
+        return api.upload(path, base64.b64decode(PIXEL), name="logo.png")
     if path.startswith("uploads/") and method in ("head", "patch"):
         sent = api.headers | {"Upload-Offset": "16"}
         return api.browser.generic(method.upper(), f"/api/v1/{path}", "", headers=sent, CONTENT_TYPE="application/offset+octet-stream")
@@ -280,6 +289,7 @@ def bodies(world, acme):
         ("retrainings", {"base_model": world["base"]}, "base_model"),
         ("retrainings", {"base_model": acme.newer.pk, "releases": [world["release"]]}, "releases"),
         ("retrainings", {"base_model": acme.newer.pk, "client": world["client"]}, "client"),
+        (f"retrainings/{acme.retraining.pk}/again", {"release": world["release"]}, "release"),
         ("deliveries", {"release": world["release"]}, "release"),
         ("deliveries", {"release": acme.release.pk, "build": world["build"]}, "build"),
         ("deployments", {"project": world["project"], "slug": "x"}, "project"),

@@ -12,6 +12,7 @@ from PIL import Image
 from studio.audit.models import AuditRecord
 from studio.workspaces.logos import HIGHEST, LARGEST_KEPT, set_logo
 from studio.workspaces.models import Logo
+from studio.workspaces.services import archive_client, create_client
 from tests.clients.test_exporting import unzipped
 from tests.fixtures import make_member
 
@@ -111,6 +112,37 @@ def test_a_viewer_cannot_set_a_logo(acme, client):
     client.force_login(viewer.user)
     assert client.post(address(acme), {"file": sent(png())}).status_code == 404
     assert "Save the logo" not in client.get(f"/clients/{acme.client.pk}/").content.decode()
+
+
+def test_a_logo_through_the_api(acme):
+    path = f"clients/{acme.client.pk}/logo"
+    assert acme.api.get(path).status_code == 404
+    made = acme.api.upload(path, png(1600, 1200, "JPEG"), name="logo.jpg")
+    assert made.status_code == 201, made.content
+    assert made.json() == {"client": str(acme.client.pk), "width": acme.client.logo.width, "height": acme.client.logo.height}
+    found = acme.api.get(path)
+    assert (found["Content-Type"], found.content) == ("image/png", base64.b64decode(acme.client.logo.image))
+    for content, words in ((b"", "Choose a PNG or JPEG file."), (b"<svg/>", "no PNG or JPEG"), (bomb(), "pixels")):
+        refused = acme.api.upload(path, content, name="logo.png")
+        assert refused.status_code == 422
+        assert words in refused.json()["error"]["fields"]["file"]
+    assert acme.api.post(path).status_code == 422  # nothing was sent
+    assert acme.api.delete(path).status_code == 204
+    assert acme.api.get(path).status_code == 404
+    assert AuditRecord.objects.filter(verb="client.logo").count() == 2
+
+
+def test_an_archived_client_keeps_its_logo_as_it_is(acme, client):
+    other = create_client(acme.owner, name="Globex")
+    set_logo(acme.owner, other, sent(png()))
+    archive_client(acme.owner, other)
+    client.force_login(acme.owner.user)
+    for form in ({"file": sent(png(9, 9))}, {"remove": "1"}):
+        assert client.post(f"/clients/{other.pk}/logo/", form).status_code == 404
+    path = f"clients/{other.pk}/logo"
+    assert (acme.api.upload(path, png(9, 9), name="logo.png").status_code, acme.api.delete(path).status_code) == (404, 404)
+    assert acme.api.get(path).status_code == 200  # everything can be read
+    assert Logo.objects.get().width == 40
 
 
 def test_a_logo_goes_with_its_client_into_its_export(acme, client):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import threading
 
 import pytest
@@ -430,7 +431,7 @@ def test_the_worst_stand_first_and_filters_show_what_they_say(acme, newer, used,
     assert [line.outcome for line in matrix.shown(only="worse")] == ["worse"]
     assert matrix.sentence == "3 of 3 are trained: 1 better, 1 not worse, 1 worse."
     page = ana.get(f"/retraining/{made.pk}/?only=worse").content.decode()
-    assert page.count("<tr>") == 2  # the head, and the one
+    assert page.count("<tr") == 2  # the head, and the one
 
 
 def test_approved_ones_are_promoted_together_and_only_on_a_press(acme, newer, used):
@@ -471,6 +472,83 @@ def test_the_api_has_the_same_matrix(acme, newer, used):
     (line,) = acme.api.get(f"retrainings/{told['id']}").json()["releases"]
     assert (line["state"], line["outcome"], line["stage"], line["loss_before"]) == ("trained", "same", "candidate", 1.1)
     assert [each["id"] for each in acme.api.get("retrainings").json()["items"]] == [told["id"]]
+
+
+def test_one_that_failed_is_trained_again_through_the_api(acme, newer, used):
+    made = start(acme, newer, used)
+    first = made.releases.get().run
+    path = f"retrainings/{made.pk}/again"
+    assert acme.api.post(path).status_code == 400  # which one
+    assert acme.api.post(path, {"release": str(used.pk)}).json()["error"]["message"] == "It is being trained already."
+    Order.objects.filter(pk=first.order_id).update(status=Order.Status.FAILED)
+    answer = acme.api.post(path, {"release": str(used.pk)})
+    assert (answer.status_code, answer.json()["state"], answer.json()["before"]) == (202, "waiting", str(used.pk))
+    assert answer.json()["run"] != str(first.pk)
+    other = elsewhere(acme)  # a release, and none of this retraining's
+    assert acme.api.post(path, {"release": str(other.pk)}).json()["error"]["code"] == "unknown_id"
+
+
+def test_approved_ones_are_promoted_through_the_api(acme, newer, used):
+    made = start(acme, newer, used)
+    row = trained(acme, made.releases.get())
+    advance()
+    assert acme.api.post(f"retrainings/{made.pk}/promote").json()["error"]["message"] == "Nothing of it is approved and not promoted yet."
+    row.refresh_from_db()
+    staging.move(acme.owner, row.after, to="approved")
+    place = acme.project.deployments.get()
+    assert acme.api.post(f"retrainings/{made.pk}/promote").json() == {"deployments": [str(place.pk)], "refused": []}
+    place.refresh_from_db()
+    assert place.release == row.after
+
+
+# ── Its page ──
+
+
+def many_waiting(world: World, base: BaseModel, *, count: int) -> Retraining:
+    """Releases whose runs wait."""
+    made = Retraining.objects.create(workspace=world.workspace, base_model=base, name="Many", created_by=world.owner.user)
+    for number in range(count):
+        run = make_run(world.owner, world.project, base, world.version, status=Order.Status.QUEUED)
+        Retrained.objects.create(retraining=made, before=make_release(world.owner, world.artifact, version=(1, 0, number)), run=run)
+    return made
+
+
+def marks(page: str) -> dict[str, str]:
+    return dict(re.findall(r'name="mark" value="(\w+):(\w+)"', page))
+
+
+def test_the_matrix_is_read_a_page_at_a_time(acme, newer, ana):
+    made = many_waiting(acme, newer, count=27)
+    page = ana.get(f"/retraining/{made.pk}/").content.decode()
+    assert (page.count('<tr id="row-'), "0 of 27 are trained." in page) == (25, True)
+    assert "1–25 of 27" in page
+    second = ana.get(f"/retraining/{made.pk}/?only=going&page=2").content.decode()
+    assert (second.count('<tr id="row-'), "26–27 of 27" in second) == (2, True)
+    assert 'href="?only=going&amp;sort=&amp;page=1#matrix-title"' in second
+    assert len(list(csv.DictReader(io.StringIO(whole(ana.get(f"/retraining/{made.pk}/matrix.csv")))))) == 27
+
+
+def test_a_refresh_brings_only_what_has_changed(acme, newer, ana):
+    made = many_waiting(acme, newer, count=2)
+    address = f"/retraining/{made.pk}/"
+    known = marks(ana.get(address).content.decode())
+    assert set(known) == {"head", "sum", "chart", "matrix", "promoted"}
+
+    def refreshed():
+        return ana.get(address, {"mark": [f"{name}:{digest}" for name, digest in known.items()]}, headers={"HX-Request": "true"})
+
+    assert (refreshed().status_code, refreshed().content) == (204, b"")
+    order = made.releases.first().run.order
+    Order.objects.filter(pk=order.pk).update(status=Order.Status.RUNNING, done=1, total=4)
+    answer = refreshed()
+    assert set(marks(answer.content.decode())) == {"matrix"}
+    assert b'id="changing-matrix" hx-swap-oob="outerMorph"' in answer.content
+    known |= marks(answer.content.decode())
+    assert refreshed().status_code == 204
+    Order.objects.filter(pk=order.pk).update(done=2)
+    assert set(marks(refreshed().content.decode())) == {"matrix"}
+    Order.objects.filter(pk__in=made.releases.values("run__order")).update(status=Order.Status.STOPPED)
+    assert refreshed().headers["HX-Refresh"] == "true"  # nothing goes on by itself any more
 
 
 def test_the_matrix_asks_as_often_for_many_releases_as_for_few(acme, newer, used, ana):

@@ -1,6 +1,8 @@
 """Retraining in the browser: from a base model's page to the releases, the start, and the matrix of before and after."""
 
+import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -13,7 +15,7 @@ from studio.serving import deploying
 from studio.workspaces.services import create_client, create_project
 from tests.fixtures import World, make_artifact, make_deployment, make_order, make_release, make_run, make_version
 from tests.releases.conftest import FIGURES
-from tests.visits import Visit
+from tests.visits import DESK, Visit
 from tests.web.conftest import Do
 
 pytestmark = pytest.mark.browser
@@ -80,6 +82,26 @@ def approve(row: Retrained) -> None:
     Release.objects.filter(pk=row.after_id).update(stage="approved")
 
 
+def stays_where_it_was(page: Page, retraining: Retraining) -> None:
+    """What has changed is drawn again while somebody reads: the focus and the scrolled table and page stay."""
+    page.set_viewport_size({"width": 820, "height": 500})
+    again = page.get_by_role("button", name=re.compile("Train again.*hooli"))
+    again.focus()
+    again.scroll_into_view_if_needed()
+    page.locator("#matrix-table").evaluate("table => { table.scrollLeft = 40; }")
+    before = page.evaluate(WHERE)
+    trains = retraining.releases.filter(run__order__status=Order.Status.RUNNING).values("run__order")
+    with ThreadPoolExecutor(1) as worker:  # beside the browser's event loop the database is not asked
+        worker.submit(Order.objects.filter(pk__in=trains).update, done=900).result()
+    expect(page.locator("#matrix-table progress")).to_have_attribute("value", "0.7500")
+    assert page.evaluate(WHERE) == before
+    expect(again).to_be_focused()
+    page.set_viewport_size(DESK)
+
+
+WHERE = "() => [scrollX, scrollY, document.getElementById('matrix-table').scrollLeft]"
+
+
 def test_releases_are_chosen_started_and_compared_in_one_matrix(
     browse: Callable[[str, Do], None], world: World, retraining: Retraining, newer: BaseModel
 ) -> None:
@@ -110,6 +132,7 @@ def test_releases_are_chosen_started_and_compared_in_one_matrix(
         page.goto(page.url.split("/retraining/")[0] + f"/retraining/{retraining.pk}/")
         expect(page.get_by_text("4 of 7 are trained: 1 better, 1 not worse, 1 worse, 1 that cannot be told.")).to_be_visible()
         visit.look("matrix", everywhere=True)
+        stays_where_it_was(page, retraining)
         page.get_by_role("link", name="Worse first").click()
         expect(page.locator("tbody tr").first).to_contain_text("Umbrella Logistics")
         page.get_by_role("button", name="Promote 1 approved").click()

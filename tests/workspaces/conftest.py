@@ -58,6 +58,7 @@ def make_town(acme: World) -> Town:
     archive_client(acme.owner, archived.client)
     for world in (acme, globex, rival, archived):
         assert world.release.shared_at  # what a guest may see of each
+        assert world.logo
     return Town(acme, globex, rival, archived)
 
 

@@ -212,6 +212,7 @@ def prepared(town: Town) -> Things:
         type(world.release).objects.filter(pk=world.release.pk).update(stage="approved")
         assert world.evaluation and world.candidate
         make_release(world.owner, world.artifact, version=(1, 0, 1), shared=True, stage="approved")
+        assert world.retraining  # of the release that is the newest by now
     return Things(town)
 
 
@@ -307,10 +308,10 @@ LISTS = {
     "answers": {"after": "kept", "project": "project", "deployment": "deployment", "release": "release"},
     "prompt-sets": {"after": "prompt_set", "client": "client"},
     "trials": {"after": "trial", "client": "client"},
+    "trials/{trial}/beside": {"trial": "trial"},
     "talks": {"after": "talk", "client": "client"},
     "votes": {"after": "vote", "client": "client"},
     "votes/standings": {"client": "client"},
-    "trials/{trial}/beside": {"trial": "trial"},
     "erasures": {"after": "erasure"},
     "audit": {"client": "client", "object": "run"},
     "usage": {"client": "client"},
@@ -337,6 +338,7 @@ def calls(acme: World) -> list[Call]:
             {"base_model": "base", "releases.[]": "release", "client": "client"},
             alone=("releases.[]", "client"),  # one retraining may be of several clients
         ),
+        Call("post", "retrainings/{retraining}/again", {"release": str(acme.release.pk)}, {"release": "release"}),
         Call("post", "projects", {"client": str(acme.client.pk), "name": "x"}, {"client": "client"}, alone=("client",)),
         Call("post", "datasets", {"project": project, "name": "x"}, {"project": "project"}, alone=("project",)),
         Call("post", "datasets/{dataset}/versions", {"upload": str(acme.upload.pk)}, {"upload": "upload"}),

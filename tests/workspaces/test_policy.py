@@ -187,6 +187,7 @@ PAGE_OBJECTS = {
 API_OBJECTS = {
     "api:client": "client",
     "api:client_restore": "client",
+    "api:client_logo": "client",
     "api:client_export": "client",
     "api:client_erase": "client",
     "api:erasure": "erasure",
@@ -260,6 +261,8 @@ API_OBJECTS = {
     "api:release_share": "release",
     "api:retraining": "retraining",
     "api:retraining_stop": "retraining",
+    "api:retraining_again": "retraining",
+    "api:retraining_promote": "retraining",
     "api:member": "colleague",
     "api:invitation": "invitation",
     "api:delivery": "delivery",
@@ -272,9 +275,9 @@ API_OBJECTS = {
     "api:comparison_seeds": "comparison",
     "api:trial": "trial",
     "api:trial_stop": "trial",
+    "api:trial_beside": "trial",
     "api:talk": "talk",
     "api:vote": "vote",
-    "api:trial_beside": "trial",
 }
 # Addresses whose object is named by the query or the form instead: what is sent, by the id.
 QUERY_OBJECTS = {

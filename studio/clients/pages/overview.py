@@ -78,7 +78,7 @@ def quotas(request: HttpRequest, pk: str) -> HttpResponse:
 
 def logo(request: HttpRequest, pk: str) -> HttpResponse:
     """Sets the client's logo, or takes it away."""
-    found = get_object_or_404(Client.objects.for_action(request, "client.edit").select_related("workspace"), pk=pk)
+    found = get_object_or_404(Client.objects.for_action(request, "client.logo").select_related("workspace"), pk=pk)
     member = request.member  # type: ignore[attr-defined]
     try:
         if "remove" in request.POST:
