@@ -109,7 +109,8 @@ def values_of(field: FormField, sent: QueryDict, plugin: TrainingPlugin, *, is_s
         if field.kind == "integer" and (said := no_whole_numbers(found)):
             raise ValueError(said)
         return found
-    listed: list[Value] = [number(field, part, plugin) for part in re.split(r"[,;\s]+", text) if part]
+    parts = [part for part in re.split(r"[,;\s]+", text) if part]
+    listed: list[Value] = [number(field, part, plugin) for part in parts[: MOST + 1]]
     if len(set(listed)) < len(listed):
         raise ValueError("One of them stands there twice.")
     if not 2 <= len(listed) <= MOST:

@@ -193,6 +193,7 @@ def test_what_is_proposed_lies_within_the_bounds_of_every_setting_of_every_plugi
         ("learning_rate", "1e-4", "Give a range, such as 0.00004 to 0.001, or 2 to 24 values with commas between them."),
         ("rank", "8, 100000", "Rank must be a whole number from 1 to 512."),
         ("rank", "8.5 to 16", "Rank must be a whole number from 1 to 512."),
+        ("rank", " ".join(map(str, range(1, 40))), "Give a range, such as 4 to 64, or 2 to 24 values with commas between them."),
         ("rank", "8, 8", "One of them stands there twice."),
         ("scheduler", ["linear"], "Choose at least two of them."),
         ("warmup", "0.5 to 1", "Must be at least 0 and below 1."),
