@@ -16,7 +16,7 @@ from tests.fixtures import World, make_slot, make_world, redis_on_a_socket
 TORCH_TESTS = Path(__file__).parent / "ml"
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # before torch is there: threads that spin take others' processors
 DATABASE = {"db", "transactional_db"}
-LONGEST = ("main_job/test_main_job_api", "ml/test_unsloth", "ml/test_peft_lora_contract", "ml/test_full", "test_policy", "ml/test_resume")
+LONGEST = ("main_job/test_main_job_api", "test_policy", "ml/test_peft_lora_contract", "ml/test_full", "ml/test_unsloth", "ml/test_resume")
 """What takes longest begins first, so that of several processes none is left alone with it in the end."""
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
