@@ -18,6 +18,9 @@ os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # before to
 DATABASE = {"db", "transactional_db"}
 LONGEST = ("main_job/test_main_job_api", "test_policy", "ml/test_peft_lora_contract", "ml/test_full", "ml/test_unsloth", "ml/test_resume")
 """What takes longest begins first, so that of several processes none is left alone with it in the end."""
+ON_POSTGRES = ("datasets/", "clients/", "comparisons/", "releases/", "serving/", "api/test_api_datasets.py", "api/test_at_once.py")
+ON_POSTGRES += ("workspaces/test_audit_is_kept.py", "workspaces/test_people.py", "workspaces/test_invitations.py")
+"""Where tests that ask for a database are also tried on the other one that the studio runs on."""
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -35,6 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
         if item.get_closest_marker("django_db") or DATABASE & set(getattr(item, "fixturenames", ())):
             item.add_marker("database")
+            if item.nodeid.removeprefix("tests/").startswith(ON_POSTGRES):
+                item.add_marker("postgres")
 
 
 @pytest.fixture(scope="session")
