@@ -24,18 +24,10 @@ from studio.workspaces.models import Client, Member
 
 OUTCOMES = {"worse": "Worse", "unsure": "Cannot be told", "same": "Not worse", "better": "Better"}
 """What an evaluation says of a release beside the old one, the worst first."""
-READ = (
-    "retraining",
-    "before__project__client",
-    "before__base_model",
-    "run__order",
-    "after__project__client",
-    "after__base_model",
-    "after__artifact__dataset_version__dataset",
-)
+READ = ("before__project__client", "before__base_model", "run__order", "after__artifact__dataset_version__dataset")
 UNREAD = (
     *(f"run__{name}" for name in ("config", "estimate", "prompts", "correction", "measured", "order__latest", "order__result")),
-    *("before__base_model__facts", "before__base_model__new_tokens", "after__base_model__facts", "after__base_model__new_tokens"),
+    *("before__base_model__facts", "before__base_model__new_tokens"),
     *(f"after__artifact__{name}" for name in ("files", "lineage", "dataset_version__tokens", "dataset_version__origin")),
 )
 """Large columns of which the matrix says nothing: it is read again every few seconds while something of it goes on."""
@@ -164,6 +156,10 @@ class Matrix:
             .prefetch_related(Prefetch("run__order__artifacts", Artifact.objects.defer("files", "lineage")))
             .order_by("before__project__client__name", "before__project__client", "before__name")
         )
+        for row in rows:
+            row.retraining = retraining
+            if row.after is not None:
+                row.after.project = row.before.project  # for it is proposed where the old one stands
         releases = [row.after for row in rows if row.after is not None]
         seen, orders = seen_of(releases), newest_orders(releases)
         places = places_of(member, [pk for row in rows for pk in (row.before_id, row.after_id) if pk])

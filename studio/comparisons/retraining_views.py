@@ -26,6 +26,8 @@ from studio.workspaces.lists import page_of, query_of
 from studio.workspaces.models import Client, ScopedQuerySet
 
 ON_A_PAGE = 25
+OFTEN = 5
+"""Seconds between two refreshes while something goes on; more where there is more to read."""
 READ_AGAIN = ("retraining__base_model", "retraining__workspace", "before__project__client", "run__order")
 """What is read of a row that is trained again."""
 
@@ -182,6 +184,7 @@ def shown_matrix(request: HttpRequest, found: Retraining, *, error: UserError | 
         "only": only,
         "sort": sort,
         "chart": chart_of(matrix.lines),
+        "every": max(OFTEN, len(matrix.lines) // 25),
         "promotable": services.promotable(member, found),
         "can_promote": member.may("deployment.promote"),
         "stoppable": any(line.state in ("waiting", "training") for line in matrix.lines),

@@ -522,6 +522,7 @@ def test_the_matrix_is_read_a_page_at_a_time(acme, newer, ana):
     page = ana.get(f"/retraining/{made.pk}/").content.decode()
     assert (page.count('<tr id="row-'), "0 of 27 are trained." in page) == (25, True)
     assert "1–25 of 27" in page
+    assert 'hx-trigger="every 5s" hx-include="[name=mark]"' in page
     second = ana.get(f"/retraining/{made.pk}/?only=going&page=2").content.decode()
     assert (second.count('<tr id="row-'), "26–27 of 27" in second) == (2, True)
     assert 'href="?only=going&amp;sort=&amp;page=1#matrix-title"' in second
