@@ -130,8 +130,8 @@ def addresses(member: Any) -> dict[str, Any]:
     some = list(KeptAnswer.objects.order_by("at").values_list("pk", flat=True)[::997])
     typed = {
         "every answer": word(0),
-        "one in three": word(120),
-        "one in a hundred": word(4000),
+        "one in six": word(120),
+        "one in 200": word(4000),
         "one": "ab-012345",
         "a beginning": word(1)[:2],
         "one letter": word(0)[:1],
@@ -144,7 +144,7 @@ def addresses(member: Any) -> dict[str, Any]:
         found[f"/answers/ {name}"] = lambda chance, text=text: f"/answers/?q={text.replace(' ', '+')}"
         found[f"/api/v1/answers {name}"] = lambda chance, text=text: f"/api/v1/answers?q={text.replace(' ', '+')}"
         found[f"of a project, {name}"] = lambda chance, text=text: f"/answers/?project={project}&judged=good&q={text.replace(' ', '+')}"
-    for name in ("every answer", "one in a hundred", "one"):
+    for name in ("every answer", "one in 200", "one"):
         found[f"one answer among {name}"] = lambda chance, text=typed[name]: f"/answers/{chance.choice(some)}/?q={text}"
     return found
 
