@@ -10,8 +10,9 @@ from django.urls.resolvers import URLPattern, URLResolver
 
 from studio.releases.evaluating import request_evaluation
 from studio.releases.models import Release
+from studio.serving.models import Trial
 from studio.workspaces.policy import ROUTES
-from tests.fixtures import PIXEL, Api, make_key, make_member
+from tests.fixtures import PIXEL, Api, make_key, make_member, make_order
 
 PATHS = [
     ("get", "clients/{client}"),
@@ -115,6 +116,7 @@ PATHS = [
     ("post", "comparisons/{comparison}/seeds"),
     ("get", "comparisons/{comparison}/ratings"),
     ("get", "trials/{trial}"),
+    ("get", "trials/{trial}/beside"),
     ("post", "trials/{trial}/stop"),
     ("delete", "trials/{trial}"),
     ("get", "talks/{talk}"),
@@ -180,6 +182,8 @@ def call(api, method, path):
         return api.post(path, {"name": "In-house"})
     if path.endswith("/versions") and method == "post":
         return api.upload(path, b'{"text": "x"}')
+    if path.endswith("/beside"):
+        return api.get(f"{path}?trial={another_trial(path.split('/')[1])}")
     if path.endswith("/logo") and method == "post":
         return api.upload(path, base64.b64decode(PIXEL), name="logo.png")
     if path.startswith("uploads/") and method in ("head", "patch"):
@@ -207,6 +211,16 @@ def begin_evaluation(release):
     """One that is on its way, where there is such a release."""
     if found := Release.objects.filter(pk=release).first():
         request_evaluation(found.project.client.workspace.members.get(role="owner"), found)
+
+
+def another_trial(trial):
+    """One that asked the same set, or an id of nothing."""
+    found = Trial.objects.filter(pk=trial).first()
+    if found is None:
+        return uuid.uuid4()
+    order = make_order(found.workspace.members.get(role="owner"), kind="trial", client=found.client)
+    same = ("workspace", "client", "name", "prompt_set", "prompts", "columns", "asked_with", "answers")
+    return Trial.objects.create(order=order, **{name: getattr(found, name) for name in same}).pk
 
 
 def approved(deployment):
