@@ -60,6 +60,13 @@ def data_folder(settings, tmp_path):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def no_static_files(settings):
+    """Django's test client asks without what serves static files, which works asynchronously alone: each request would need a thread of its
+    own, and each client a look through all of them. The servers of tests/web have it."""
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if not name.startswith("servestatic.")]
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup, django_db_blocker):
     """The tests' database lets audit records be deleted, for it is emptied after each test that commits. Tests of that put it back."""
