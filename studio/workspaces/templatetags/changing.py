@@ -6,9 +6,10 @@ from typing import Any
 from django import template
 from django.template.base import NodeList, Parser, Token
 from django.utils.html import format_html
-from django.utils.safestring import mark_safe
 
 register = template.Library()
+WHOLE = '<div class="changing" id="changing-{}"><input type="hidden" name="mark" value="{}">'
+CHANGED = WHOLE.replace(">", ' hx-swap-oob="outerMorph">', 1)
 
 
 class ChangingNode(template.Node):
@@ -21,8 +22,7 @@ class ChangingNode(template.Node):
         known = context["request"].GET.getlist("mark")
         if mark in known:
             return ""
-        swap = mark_safe(' hx-swap-oob="outerMorph"') if known else ""
-        head = format_html('<div class="changing" id="changing-{}"{}><input type="hidden" name="mark" value="{}">', self.name, swap, mark)
+        head = format_html(CHANGED if known else WHOLE, self.name, mark)
         return f"{head}{inside}</div>"
 
 
