@@ -46,5 +46,9 @@ def arm_with(arm: ArmFigures, found: Sizes) -> ArmFigures:
         files = [size for seed, size in sorted(found.get(key, {}).items()) if seed in arm.seeds]
         if files:
             changes |= {name: Spread.of(files), name.replace("size", "built"): True}
-    others = {name: max(each.values()) for (kind, name), each in found.items() if kind == Build.Kind.GGUF and name != MODEL}
+    others = {
+        name: max(files)
+        for (kind, name), each in found.items()
+        if kind == Build.Kind.GGUF and name != MODEL and (files := [size for seed, size in each.items() if seed in arm.seeds])
+    }
     return arm.model_copy(update=changes | {"built": dict(sorted(others.items(), key=lambda one: -one[1]))})

@@ -14,6 +14,7 @@ import pytest
 from django.test import Client as Browser
 
 from studio.comparisons import reckoning, verdict, verdict_table
+from studio.comparisons.built import with_built
 from studio.comparisons.figure_words import percent, plus_minus, times
 from studio.comparisons.figures import ArmFigures, Figure, Verdict
 from studio.comparisons.measured import folder_of
@@ -311,6 +312,22 @@ def test_a_file_that_was_built_takes_the_place_of_its_estimate(acme):
     told = acme.api.get(f"comparisons/{comparison.pk}").json()["verdict"]["arms"]
     assert (told[0]["gguf_size"]["mean"], told[0]["gguf_built"], told[0]["built"]) == (4000, True, {"q4_k_m": 2000})
     assert (told[1]["gguf_size"]["mean"], told[1]["gguf_built"]) == (145_000_000, False)
+
+
+@pytest.mark.django_db
+def test_a_file_of_a_seed_that_was_not_measured_counts_in_no_type(acme):
+    comparison = make_comparison(acme, seeds=(1, 2))
+    told = made(seeds=2)
+    for losses in told.values():
+        del losses[0, 2]
+    make_measured(comparison, **told)
+    found = verdict.renew(comparison)
+    order = comparison.arms.get(number=0).runs.get(seed=2).run.order
+    adapter = make_artifact(order, acme.project, {"adapter_model.safetensors": b"x"}, base_model=acme.base, dataset_version=acme.version)
+    make_build(acme.owner, adapter, content=b"GGUF" * 1000)
+    make_build(acme.owner, adapter, content=b"GGUF" * 500, quantization="q4_k_m")
+    lora = with_built(comparison, found).arm(0)
+    assert (lora.gguf_built, lora.built) == (False, {})
 
 
 @pytest.mark.django_db
