@@ -68,12 +68,12 @@ class Ratio:
 
     @property
     def is_less(self) -> bool:
-        """Clearly less, and not by chance as far as seeds can tell."""
-        return self.value < CHEAPER and (self.high is None or self.high < 1)
+        """Clearly less, and not by chance as far as seeds can tell. What is not told in a sentence is no reason in another."""
+        return self.is_told and self.value < CHEAPER and (self.high is None or self.high < 1)
 
     @property
     def is_more(self) -> bool:
-        return self.value > DEARER and (self.low is None or self.low > 1)
+        return self.is_told and self.value > DEARER and (self.low is None or self.low > 1)
 
 
 def ratios(arm: ArmFigures, other: ArmFigures) -> dict[str, Ratio]:

@@ -286,6 +286,18 @@ def test_what_might_as_well_take_more_is_no_saving():
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(("ours", "theirs"), [([100.0, 114.0], [350.0, 352.0]), ([550.0, 625.0], [100.0, 100.5])])
+def test_what_differs_too_much_to_be_told_is_no_reason_to_choose(ours, theirs):
+    took, of_full = Took(seconds=Spread.of(ours)), Took(seconds=Spread.of(theirs))
+    found = judged(lora(kept=figure(1.0), size=None, took=took), full(took=of_full), reference=1, seeds=2)
+    assert any("How the time of LoRA at rank 16 compares" in said and "differs too much" in said for said in found.more)
+    assert " of the time" not in found.sentence
+    assert (found.choice, found.advice[0]) == (
+        None,
+        "Either will do: neither loses anything that can be told, and no difference in what they take can be told.",
+    )
+
+
 def test_a_file_that_was_built_takes_the_place_of_its_estimate(acme):
     comparison = make_comparison(acme, seeds=(1, 2))
     make_measured(comparison, **made(seeds=2))
@@ -303,15 +315,28 @@ def test_a_file_that_was_built_takes_the_place_of_its_estimate(acme):
     make_build(acme.owner, adapter, content=b"GGUF" * 500, quantization="q4_k_m")
     make_build(acme.owner, adapter, content=b"GGUF" * 10, kind="gguf_adapter", quantization="f16")
     make_build(acme.owner, adapter, content=b"GGUF" * 7, quantization="q8_0", passed=False)
-    assert (cells("GGUF file")[0].text, cells("GGUF file")[0].note) == ("4.0 kB", "q8_0, built")
+    assert (cells("GGUF file")[0].text, cells("GGUF file")[0].note) == ("4.0 kB", "q8_0, built, one seed")
     assert cells("GGUF file")[1].note == "q8_0, estimated"
-    assert (cells("GGUF adapter")[0].text, cells("GGUF adapter")[0].note) == ("40 B", "f16, built")
+    assert (cells("GGUF adapter")[0].text, cells("GGUF adapter")[0].note) == ("40 B", "f16, built, one seed")
     assert cells("Other GGUF files")[0].text == "q4_k_m 2.0 kB"
     comparison.refresh_from_db()
     assert comparison.verdict["arms"][0]["gguf_size"]["mean"] == 145_000_000  # what is stored stays the estimate
     told = acme.api.get(f"comparisons/{comparison.pk}").json()["verdict"]["arms"]
     assert (told[0]["gguf_size"]["mean"], told[0]["gguf_built"], told[0]["built"]) == (4000, True, {"q4_k_m": 2000})
     assert (told[1]["gguf_size"]["mean"], told[1]["gguf_built"]) == (145_000_000, False)
+
+
+@pytest.mark.parametrize(("built", "best"), [((True, True), True), ((False, False), True), ((True, False), False)])
+def test_the_smallest_file_is_marked_only_among_files_or_among_estimates(built, best):
+    arms = [make(gguf_size=spread(size), gguf_built=was) for make, size, was in zip((lora, full), (4e6, 8e6), built, strict=True)]
+    column = next(column for column in verdict_table.further(judged(*arms, reference=1)) if column.title == "GGUF file")
+    assert [column.cells[number].is_best for number in (0, 1)] == [best, False]
+
+
+def test_a_files_size_keeps_its_interval_beside_what_it_is():
+    apart = Spread.of([3.9e6, 4e6, 4.1e6])
+    column = next(each for each in verdict_table.further(judged(lora(gguf_size=apart), full(), reference=1)) if each.title == "GGUF file")
+    assert re.fullmatch(r"q8_0, estimated, ± \d+ kB", column.cells[0].note)
 
 
 @pytest.mark.django_db
