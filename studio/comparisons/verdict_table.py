@@ -272,12 +272,14 @@ def cost_column(verdict: Verdict, costs: Costs | None) -> Column:
 
 
 def of_files(verdict: Verdict, title: str, hint: str, read: Read, built: Callable[[ArmFigures], bool], name: str) -> Column:
-    """Sizes of files, and whether they were built or are an estimate; one size is no better than another by a trifle."""
-    column = of_spreads(verdict, title, hint, read, filesize)
+    """Sizes of files, and whether they were built or are an estimate: one that was built is no better than what another may turn out as."""
+    alike = len({built(arm) for arm in verdict.arms if read(arm) is not None}) < 2
+    column = of_spreads(verdict, title, hint, read, filesize, marked=alike)
     for arm in verdict.arms:
         if cell := column.cells.get(arm.number):
-            told = (cell.text, f"{name}, built") if built(arm) else (f"about {cell.text}", f"{name}, estimated")
-            column.cells[arm.number] = replace(cell, text=told[0], note=told[1])
+            text, told = (cell.text, "built") if built(arm) else (f"about {cell.text}", "estimated")
+            note = ", ".join(part for part in (name, told, cell.note) if part)
+            column.cells[arm.number] = replace(cell, text=text, note=note)
     return column
 
 
