@@ -249,8 +249,14 @@ def cell_of(verdict: Verdict, found: Mapping[int, Spread], own: int, said: Calla
     best = marked and bool(others) and all(lies_apart(spread, other) if lower else lies_apart(other, spread) for other in others)
     if spread.low is None or spread.high is None:
         return Cell(said(spread.mean), "one seed" if verdict.most_seeds > 1 else "", f"{spread.mean:.6g} of one seed, so no interval", best)
-    around = (f"up to {said(spread.high)}" if spread.is_cut else f"± {said(spread.half)}") if spread.half else ""
+    end = said(spread.high if spread.is_cut else spread.half)
+    around = f"{'up to' if spread.is_cut else '±'} {end}" if spread.half and not is_nought(end) else ""
     return Cell(said(spread.mean), around, f"{spread.mean:.6g}, 95 % interval from {spread.low:.6g} to {spread.high:.6g}", best)
+
+
+def is_nought(said: str) -> bool:
+    """0, 0.00 EUR, 0 B: less than the figure is told to."""
+    return not any(sign in said for sign in "123456789")
 
 
 def lies_apart(less: Spread, more: Spread) -> bool:

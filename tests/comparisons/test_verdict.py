@@ -260,6 +260,18 @@ def test_the_table_tells_an_interval_one_seed_and_the_best_only_where_they_lie_a
     assert (alone[0].note, alone[0].title) == ("one seed", "100 of one seed, so no interval")
 
 
+def test_an_interval_that_reads_as_nought_is_not_told():
+    costs = Costs({0: Spread.of([0.1001, 0.1002, 0.1003]), 1: Spread.of([1.0, 1.1, 1.2])}, "EUR")
+    found = judged(lora(), full(), reference=1)
+    cost = next(column for column in verdict_table.headline(found, costs) if column.title == "Cost")
+    assert (cost.cells[0].text, cost.cells[0].note) == ("0.10 EUR", "")
+    assert cost.cells[0].title.startswith("0.1002, 95 % interval from 0.0999")
+    assert re.fullmatch(r"± 0\.[1-9]\d EUR", cost.cells[1].note)
+    free = Costs({0: Spread.of([0.0001, 0.0002])}, "EUR")
+    cost = next(column for column in verdict_table.headline(found, free) if column.title == "Cost")
+    assert (cost.cells[0].text, cost.cells[0].note) == ("0.00 EUR", "")
+
+
 @pytest.mark.parametrize(
     ("ours", "words"),
     [
