@@ -25,7 +25,7 @@ from studio.comparisons.arms import (
 from studio.comparisons.models import Comparison
 from studio.comparisons.outlook import Outlook, outlook_of
 from studio.comparisons.services import MOST_ARMS, MOST_RUNS, SEEDS, refuse_odd
-from studio.comparisons.sweeping import Sweep, first_points, name_of, sweep_of
+from studio.comparisons.sweeping import Sweep, first_points, name_of, new_sweep_of
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.runs import services as runs
@@ -222,7 +222,7 @@ class ComparisonForm:
         space = searching.space_of(self.sent, plugin, is_sent=self.is_sent, usual=self.usual, by=by)
         told = {"by": by, "space": space, "most": most[0] if most else 8, "prune": not self.is_sent or bool(self.text("stops_hopeless"))}
         try:
-            return sweep_of(told, plugin)
+            return new_sweep_of(told, plugin)
         except UserError as problem:
             raise UserError(problem.message, fields={place_of(name): said for name, said in problem.fields.items()}) from problem
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import QueryDict
 
-from studio.comparisons.sweeping import FIXED, MOST, Range, Value, no_whole_numbers
+from studio.comparisons.sweeping import FIXED, MOST, OTHER_LOSS, Range, Value, no_whole_numbers
 from studio.errors import UserError
 from studio.training import TrainingPlugin
 from studio.training.form import FormField, as_text, check_config, form_fields, typed_value
@@ -47,7 +47,7 @@ def field_of(setting: str) -> str:
 
 
 def settings_of(plugin: TrainingPlugin) -> list[FormField]:
-    return [field for field in form_fields(plugin.Config) if field.kind in KINDS and field.name not in FIXED | SAME]
+    return [field for field in form_fields(plugin.Config) if field.kind in KINDS and field.name not in FIXED | SAME | OTHER_LOSS]
 
 
 def chosen_in(sent: QueryDict, plugin: TrainingPlugin, *, is_sent: bool) -> list[str]:

@@ -20,6 +20,8 @@ BY_CHANCE = 5
 TRIES = 8
 FIXED = {"epochs", "max_steps", "max_length", "batch_size", "gradient_accumulation", "seed", "early_stopping", "keep"}
 """What all arms have alike, so that nobody may sweep over it."""
+OTHER_LOSS = {"learn_from", "preference", "preference_beta", "preference_margin"}
+"""They change what the validation loss is of, so that arms which differ in them cannot be told apart by it."""
 Value = float | int | str | bool
 
 
@@ -50,6 +52,15 @@ class Sweep(BaseModel):
     most: int = Field(12, ge=2, le=MOST)
     """Arms in all."""
     prune: bool = True
+
+
+def new_sweep_of(told: Mapping[str, Any], plugin: TrainingPlugin) -> Sweep:
+    """As `sweep_of`, for a sweep that is about to begin: an earlier one that searches OTHER_LOSS goes on as it began."""
+    found = sweep_of(told, plugin)
+    if wrong := sorted(OTHER_LOSS & found.space.keys()):
+        why = "It changes what the validation loss means, so its values cannot be compared by that loss. Give it one value in the arm."
+        raise UserError("The sweep cannot be used.", fields={f"sweep.{name}": why for name in wrong})
+    return found
 
 
 def sweep_of(told: Mapping[str, Any], plugin: TrainingPlugin) -> Sweep:

@@ -12,7 +12,7 @@ from studio.comparisons import services
 from studio.comparisons.arms import AT_ONCE, BUDGET, ArmSpec, differing, split_batch, with_reference
 from studio.comparisons.models import Comparison
 from studio.comparisons.services import MOST_ARMS, MOST_SEEDS, SEEDS
-from studio.comparisons.sweeping import Sweep, first_points, name_of, sweep_of
+from studio.comparisons.sweeping import Sweep, first_points, name_of, new_sweep_of
 from studio.datasets.models import DatasetVersion
 from studio.errors import UserError
 from studio.runs import services as runs
@@ -104,7 +104,7 @@ def swept(written: Written, arms: Sequence[ArmSpec]) -> Sweep | None:
         raise UserError(
             "A sweep draws from one arm.", fields={"arms": "Give one arm, whose settings all have but for those that are swept."}
         )
-    return sweep_of(written.sweep, runs.plugin_of(arms[0].plugin))
+    return new_sweep_of(written.sweep, runs.plugin_of(arms[0].plugin))
 
 
 def spec_of(arm: WrittenArm, number: int, budget: Budget, *, base: BaseModel, version: DatasetVersion) -> ArmSpec:

@@ -211,6 +211,14 @@ def test_tpe_makes_the_next_arm_when_a_place_is_free_and_knows_what_was_tried(ac
     assert len({arm.config["learning_rate"] for arm in made.arms.all()}) == 4
 
 
+def test_a_sweep_that_began_before_its_setting_was_refused_goes_on(acme: World) -> None:
+    space = {"learn_from": ["answers", "last_answer"], **SPACE}
+    made = begun(acme, seeds=(1,), sweep={"by": "tpe", "space": space, "most": 3, "prune": True})
+    end_all(made)
+    rounds.advance()
+    assert Arm.objects.get(comparison=made, number=2).config["learn_from"] in ("answers", "last_answer")
+
+
 def test_a_sweep_whose_maker_has_left_ends_with_what_it_has(acme: World) -> None:
     made = begun(acme, seeds=(1,), sweep={"by": "tpe", "space": SPACE, "most": 4, "prune": True})
     Comparison.objects.filter(pk=made.pk).update(created_by=None)

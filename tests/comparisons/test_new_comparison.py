@@ -150,6 +150,7 @@ def test_any_number_and_any_choice_of_the_way_to_train_can_be_searched(ana: Brow
     offered = set(re.findall(r'name="search" value="(\w+)"', page))
     assert {"learning_rate", "rank", "alpha", "dropout", "warmup", "scheduler", "weight_decay", "variant", "quantization"} <= offered
     assert not offered & {"epochs", "seed", "targets", "save_every", "keep"}
+    assert not offered & {"learn_from", "preference", "preference_beta", "preference_margin"}  # their losses are not of the same
     assert page.index('value="rank"') < page.index("Further settings") < page.index('value="warmup"')
     whole = ana.post("/comparisons/new/outlook/?part=search", sent(acme, differs="sweep", way="full")).content.decode()
     assert {"freeze_embeddings", "layer_decay"} <= set(re.findall(r'name="search" value="(\w+)"', whole))

@@ -84,6 +84,16 @@ def test_a_script_sweeps(acme: World) -> None:
         ({"metrics": [{"kind": "judge", "model": "base:00000000-0000-0000-0000-000000000000"}]}, "metric_judge_model", "Choose"),
         ({"budget": {"epoch": 1}}, "budget.epoch", ""),
         ({"sweep": {"by": "tpe", "space": {"seed": [1, 2]}}, "arms": [{"plugin": "peft_lora"}]}, "sweep.seed", "alike"),
+        (
+            {"sweep": {"by": "tpe", "space": {"learn_from": ["answers", "last_answer"]}}, "arms": [{"plugin": "peft_lora"}]},
+            "sweep.learn_from",
+            "It changes what the validation loss means",
+        ),
+        (
+            {"sweep": {"by": "grid", "space": {"preference": ["dpo", "simpo"], "rank": [4]}}, "arms": [{"plugin": "peft_lora"}]},
+            "sweep.preference",
+            "It changes what the validation loss means",
+        ),
         ({"sweep": {"by": "grid", "space": {"rank": {"low": 1, "high": 8}}}, "arms": [{"plugin": "peft_lora"}]}, "sweep.rank", "List its"),
         ({"sweep": {"by": "tpe", "space": {"rank": [0]}}, "arms": [{"plugin": "peft_lora"}]}, "sweep.rank", "from 1 to 512"),
     ],
