@@ -13,6 +13,7 @@ from studio.training import TrainingPlugin
 from studio.training.form import as_text, check_config, form_fields
 
 MOST = 24
+MOST_SETTINGS = 8
 AT_FIRST = 2
 """Arms that TPE begins with, before any has come to something."""
 BY_CHANCE = 5
@@ -48,7 +49,7 @@ class Sweep(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     by: Literal["grid", "random", "tpe"]
-    space: dict[str, Annotated[list[Value], Field(min_length=1, max_length=MOST)] | Range] = Field(min_length=1, max_length=8)
+    space: dict[str, Annotated[list[Value], Field(min_length=1, max_length=MOST)] | Range] = Field(min_length=1, max_length=MOST_SETTINGS)
     most: int = Field(12, ge=2, le=MOST)
     """Arms in all."""
     prune: bool = True
@@ -65,6 +66,9 @@ def new_sweep_of(told: Mapping[str, Any], plugin: TrainingPlugin) -> Sweep:
 
 def sweep_of(told: Mapping[str, Any], plugin: TrainingPlugin) -> Sweep:
     """A sweep as it may be stored. Raises UserError beside what cannot be."""
+    space = told.get("space")
+    if isinstance(space, Mapping) and len(space) > MOST_SETTINGS:
+        raise UserError("The sweep cannot be used.", fields={"sweep.space": f"Choose at most {MOST_SETTINGS} settings."})
     try:
         found = Sweep.model_validate(told)
     except ValidationError as problem:

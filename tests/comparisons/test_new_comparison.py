@@ -210,6 +210,14 @@ def test_what_cannot_be_searched_is_said_beside_its_setting(ana: Browser, acme: 
     assert not Comparison.objects.exists()
 
 
+@pytest.mark.parametrize("by", ["tpe", "random", "grid"])
+def test_at_most_eight_settings_are_searched_at_once(ana: Browser, acme: World, by: str) -> None:
+    nine = ["learning_rate", "rank", "alpha", "dropout", "warmup", "weight_decay", "scheduler", "variant", "lora_plus"]
+    answer = ana.post("/comparisons/new/", sent(acme, **swept(nine, sweep_by=by, scheduler=["linear", "cosine"], variant=["lora", "dora"])))
+    assert answer.status_code == 422
+    assert 'data-error-for="search">Choose at most 8 settings.<' in answer.content.decode()
+
+
 def test_nothing_to_search_is_no_sweep(ana: Browser, acme: World) -> None:
     page = ana.post("/comparisons/new/", sent(acme, **swept([]))).content.decode()
     assert 'data-error-for="search">Choose at least one setting.<' in page
