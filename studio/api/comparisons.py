@@ -61,7 +61,7 @@ class ComparisonLine(Schema):
     arm_count: int
     seeds: list[int]
     sentence: str
-    """The verdict in a sentence; empty before anything was measured."""
+    """The verdict in a sentence; empty before anything was measured, and where an older studio found it."""
     error: str
     created_at: datetime
     ended_at: datetime | None
@@ -96,7 +96,10 @@ class ComparisonOut(ComparisonLine):
     stops_hopeless: bool
     arms: list[ArmOut]
     verdict: dict[str, Any] | None
-    """Every figure that was measured, with its 95 % interval; null ends where there was one seed, which tells nothing of another."""
+    """Every figure that was measured, with its 95 % interval; null ends where there was one seed, which tells nothing of another.
+
+    Null before anything was measured, and where an older studio found it.
+    """
 
 
 def line_of(comparison: Comparison) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def line_of(comparison: Comparison) -> dict[str, Any]:
         "state": comparison.state,
         "arm_count": comparison.arm_count,  # type: ignore[attr-defined]
         "seeds": comparison.seeds,
-        "sentence": (comparison.verdict or {}).get("sentence", ""),
+        "sentence": comparison.sentence,
         "error": comparison.error,
         "created_at": comparison.created_at,
         "ended_at": comparison.ended_at,
@@ -133,7 +136,7 @@ def whole(comparison: Comparison) -> dict[str, Any]:
 def verdict_out(comparison: Comparison) -> dict[str, Any] | None:
     """As it was found, with the sizes of files that were built since instead of estimates."""
     verdict = with_built(comparison, Verdict.of(comparison))
-    return verdict.model_dump(mode="json") if verdict else comparison.verdict
+    return verdict.model_dump(mode="json") if verdict else None
 
 
 def arm_out(arm: Arm, runs: list[ArmRun]) -> dict[str, Any]:

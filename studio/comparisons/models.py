@@ -81,6 +81,14 @@ class Comparison(Tenant):
     def is_live(self) -> bool:
         return self.state in self.LIVE
 
+    @property
+    def sentence(self) -> str:
+        """The verdict in one; empty where there is none, or one that an older studio wrote."""
+        from studio.comparisons.figures import Verdict
+
+        verdict = Verdict.of(self)
+        return verdict.sentence if verdict else ""
+
 
 class Arm(Tenant):
     """One of the ways that are compared: a plugin with its settings, on a base model and rows."""

@@ -9,6 +9,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from studio.comparisons import rounds
+from studio.comparisons.figures import Verdict
 from studio.comparisons.models import ArmRun, Comparison
 from studio.comparisons.recipe import read_recipe, recipe_of
 from studio.errors import UserError
@@ -140,7 +141,7 @@ def test_a_command_follows_to_the_verdict(acme: World, tmp_path: Path, monkeypat
     acme.api.post("comparisons", body(acme, seeds=[1]))
     file = tmp_path / "comparison.yaml"
     file.write_text(recipe_of(Comparison.objects.select_related("project__client").get()))
-    looks = []
+    looks, found = [], Verdict(differs="rank", sentence="LoRA keeps all of it.")
 
     def meanwhile(_: float) -> None:
         """What workers and rounds do while the command sleeps."""
@@ -152,7 +153,7 @@ def test_a_command_follows_to_the_verdict(acme: World, tmp_path: Path, monkeypat
         )
         rounds.advance_one(made.pk)
         if len(looks) > 1:
-            Comparison.objects.filter(pk=made.pk).update(state="done", verdict={"sentence": "LoRA keeps all of it."})
+            Comparison.objects.filter(pk=made.pk).update(state="done", verdict=found.model_dump(mode="json"))
 
     monkeypatch.setattr("time.sleep", meanwhile)
     monkeypatch.setattr("studio.comparisons.management.commands.compare.close_old_connections", lambda: None)  # it is the test's own

@@ -221,6 +221,10 @@ def test_the_page_says_that_a_verdict_was_found_by_an_earlier_studio(acme):
     page = browser.get(f"/comparisons/{comparison.pk}/").content.decode()
     assert "found by an earlier version of the studio" in page
     assert "LoRA keeps all." not in page
+    assert "LoRA keeps all." not in browser.get("/comparisons/").content.decode()
+    told = acme.api.get(f"comparisons/{comparison.pk}").json()
+    assert (told["sentence"], told["verdict"]) == ("", None)
+    assert [line["sentence"] for line in acme.api.get("comparisons").json()["items"]] == [""]
 
 
 # ── What each seed has one figure of ──

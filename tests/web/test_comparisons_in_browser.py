@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from studio.comparisons.figures import Verdict
 from studio.comparisons.models import Comparison
 from tests.fixtures import World, make_comparison
 from tests.visits import Visit
@@ -15,7 +16,8 @@ pytestmark = pytest.mark.browser
 
 def test_somebody_compares_ranks_and_finds_the_comparison_in_the_list(browse: Callable[[str, Do], None], world: World) -> None:
     done = make_comparison(world)
-    done.verdict = {"sentence": "LoRA keeps 98.7 % ± 0.6 of full fine-tuning's gain at 31 % of the time."}
+    sentence = "LoRA keeps 98.7 % ± 0.6 of full fine-tuning's gain at 31 % of the time."
+    done.verdict = Verdict(differs="method", sentence=sentence).model_dump(mode="json")
     done.save()
     make_comparison(world, state="failed")
 

@@ -75,8 +75,8 @@ class Command(BaseCommand):
 
     def ended(self, comparison: Comparison, after: str) -> bool:
         self.say(f"[{after}] {comparison.get_state_display()}. {comparison.error}".strip())
-        if sentence := (comparison.verdict or {}).get("sentence"):
-            self.say(sentence)
+        if comparison.sentence:
+            self.say(comparison.sentence)
         return comparison.state == Comparison.State.DONE
 
 
