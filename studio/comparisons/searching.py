@@ -105,7 +105,9 @@ def values_of(field: FormField, sent: QueryDict, plugin: TrainingPlugin, *, is_s
         low, high = (number(field, end, plugin) for end in ends.groups())
         if not low < high:
             raise ValueError("The low end must be below the high end.")
-        found = Range(low=low, high=high, log=field.log and low > 0)
+        if field.log and low <= 0:
+            raise ValueError("The range is spread by its logarithm, so its low end must be above 0.")
+        found = Range(low=low, high=high, log=field.log)
         if field.kind == "integer" and (said := no_whole_numbers(found)):
             raise ValueError(said)
         return found
@@ -135,7 +137,9 @@ def proposed(field: FormField, usual: Any) -> Range | list[Value]:
     if field.kind == "bool":
         return [False, True]
     low, high = field.search or around(field, float(usual or 0))
-    return Range(low=low, high=high, log=field.log and low > 0)
+    if field.log and low <= 0:  # nothing has no logarithm
+        low, high = (1.0, max(2.0, high)) if field.kind == "integer" else (high / 100, high)
+    return Range(low=low, high=high, log=field.log)
 
 
 def around(field: FormField, usual: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from studio.comparisons.models import Arm, ArmRun, Comparison
 from studio.comparisons.searching import proposed, settings_of
 from studio.comparisons.sweeping import Range
 from studio.runs.models import Run
-from studio.training.form import check_config
+from studio.training.form import FormField, check_config
 from studio.training.registry import load_plugins
 from tests.fixtures import World, make_base_model, make_version
 
@@ -186,9 +186,16 @@ def test_what_is_proposed_lies_within_the_bounds_of_every_setting_of_every_plugi
             assert len(tried) > 1
 
 
+@pytest.mark.parametrize(("kind", "default"), [("number", 0.0), ("integer", 0), ("number", 0.5), ("integer", 8)])
+def test_what_is_proposed_of_a_setting_whose_multiples_matter_is_spread_by_them(kind: Any, default: float) -> None:
+    values = proposed(FormField("strength", "Strength", kind, default, ge=0, le=64, log=True), default)
+    assert isinstance(values, Range) and values.log and 0 < values.low < values.high <= 64
+
+
 @pytest.mark.parametrize(
     ("name", "typed", "said"),
     [
+        ("lora_plus", "0 to 16", "The range is spread by its logarithm, so its low end must be above 0."),
         ("learning_rate", "1e-3 to 1e-4", "The low end must be below the high end."),
         ("learning_rate", "fast", "Must be above 0 and at most 0.1."),
         ("learning_rate", "1e-4", "Give a range, such as 0.00004 to 0.001, or 2 to 24 values with commas between them."),
