@@ -552,6 +552,20 @@ def test_a_refresh_brings_only_what_has_changed(acme, newer, ana):
     assert refreshed().headers["HX-Refresh"] == "true"  # nothing goes on by itself any more
 
 
+def test_the_button_that_stops_the_rest_may_come_by_a_refresh_and_finds_its_dialog(acme, newer, used, ana):
+    made = start(acme, newer, used)
+    row = trained(acme, made.releases.get())  # a release of it is still to come
+    address = f"/retraining/{made.pk}/"
+    page = ana.get(address).content.decode()
+    assert 'data-open="stop-retraining"' not in page
+    assert 'id="stop-retraining"' in page
+    Order.objects.filter(pk=row.run.order_id).update(status=Order.Status.QUEUED)
+    refreshed = ana.get(address, {"mark": "head:none"}, headers={"HX-Request": "true"}).content.decode()
+    assert 'data-open="stop-retraining"' in refreshed
+    Order.objects.filter(pk=row.run.order_id).update(status=Order.Status.STOPPED)
+    assert "stop-retraining" not in ana.get(address).content.decode()  # nothing goes on
+
+
 def test_the_matrix_asks_as_often_for_many_releases_as_for_few(acme, newer, used, ana):
     def queries(many: int) -> int:
         project, base = acme.project, another_base(acme.owner, name=f"Base {many}")
