@@ -167,10 +167,12 @@ def widest(field: FormField, usual: float) -> float:
 
 
 def points(values: Range, *, whole: bool) -> list[Value]:
-    """What a grid takes of a range: its ends, and what lies in the middle."""
+    """What a grid takes of a range: its ends, and what lies in the middle, where there is something between them."""
     middle = math.sqrt(values.low * values.high) if values.log else (values.low + values.high) / 2
-    three = (values.low, float(f"{middle:.2g}"), values.high)
-    return list(dict.fromkeys(round(value) if whole else value for value in three))
+    low, high = (round(values.low), round(values.high)) if whole else (values.low, values.high)
+    shown = (float(f"{middle:.{digits}g}") for digits in range(2, 18))
+    rounded = (round(value) if whole else value for value in shown)
+    return [low, *[value for value in rounded if low < value < high][:1], high]
 
 
 def words(values: Range | Sequence[Value]) -> str:

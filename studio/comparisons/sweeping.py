@@ -113,10 +113,10 @@ def first_points(sweep: Sweep, plugin: TrainingPlugin) -> list[dict[str, Any]]:
     """What the first arms are: all of a grid or of a draw, the first two of TPE."""
     names = list(sweep.space)
     if sweep.by == "grid":
-        return [whole(dict(zip(names, values, strict=True)), plugin) for values in itertools.product(*sweep.space.values())]
+        return [whole(dict(zip(names, values, strict=True)), sweep, plugin) for values in itertools.product(*sweep.space.values())]
     chance, found = random.Random(0), []
     for _ in range((AT_FIRST if sweep.by == "tpe" else sweep.most) * TRIES):
-        point = whole({name: drawn(values, chance) for name, values in sweep.space.items()}, plugin)
+        point = whole({name: drawn(values, chance) for name, values in sweep.space.items()}, sweep, plugin)
         if point not in found:
             found.append(point)
         if len(found) == (AT_FIRST if sweep.by == "tpe" else sweep.most):
@@ -132,13 +132,23 @@ def drawn(values: Any, chance: random.Random) -> Any:
     return chance.uniform(values.low, values.high)
 
 
-def whole(point: Mapping[str, Any], plugin: TrainingPlugin) -> dict[str, Any]:
+def whole(point: Mapping[str, Any], sweep: Sweep, plugin: TrainingPlugin) -> dict[str, Any]:
     """A point with figures that people can read, of the settings' types; alpha goes along with the rank unless it is swept too."""
     kinds = {each.name: each.kind for each in form_fields(plugin.Config)}
-    found = {name: typed(float(f"{value:.3g}") if isinstance(value, float) else value, kinds[name]) for name, value in point.items()}
+    found = {name: typed(readable(value, sweep.space[name]), kinds[name]) for name, value in point.items()}
     if "rank" in found and "alpha" in kinds and "alpha" not in found:
         found["alpha"] = 2.0 * found["rank"]
     return found
+
+
+def readable(value: Any, values: Any) -> Any:
+    """What was drawn from a range, in three digits or as many more as a narrow one needs; what was listed stays as it is."""
+    if not isinstance(values, Range) or not isinstance(value, float):
+        return value
+    value = min(max(value, values.low), values.high)  # the logarithm and back again may miss an end by a hair
+    shown = (float(f"{value:.{digits}g}") for digits in range(3, 18))
+    near = (values.high - values.low) / 100
+    return next(each for each in shown if values.low <= each <= values.high and abs(each - value) <= near)
 
 
 def name_of(point: Mapping[str, Any], sweep: Sweep, plugin: TrainingPlugin) -> str:
@@ -170,7 +180,7 @@ def next_point(sweep: Sweep, plugin: TrainingPlugin, arms: Sequence[Outcome]) ->
             params = {name: settings.get(name) for name in sweep.space}
             if all(name in settings and spaces[name]._contains(inner(spaces[name], params[name])) for name in sweep.space):
                 study.add_trial(seen(params, spaces, loss=loss, live=live))
-        point = whole(study.ask(spaces).params, plugin)
+        point = whole(study.ask(spaces).params, sweep, plugin)
         if {name: point[name] for name in sweep.space} not in tried:
             return point
     return None

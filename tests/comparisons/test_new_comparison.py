@@ -175,6 +175,29 @@ def test_a_switch_is_searched_both_ways_and_a_range_of_a_grid_is_three_values(an
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "typed", "tried"),
+    [
+        ("max_grad_norm", "1.04 to 1.05", [1.04, 1.045, 1.05]),
+        ("learning_rate", "0.000104 to 0.000106", [0.000104, 0.000105, 0.000106]),
+        ("rank", "100 to 110", [100, 105, 110]),
+        ("rank", "8 to 9", [8, 9]),
+        ("alpha", "16, 16.04", [16.0, 16.04]),
+    ],
+)
+def test_a_grid_tries_what_lies_between_the_ends_of_a_narrow_range(
+    ana: Browser, acme: World, name: str, typed: str, tried: list[float]
+) -> None:
+    made = started(ana, acme, **swept([name], sweep_by="grid", **{name: typed}))
+    assert [arm.config[name] for arm in made.arms.all()] == tried
+    assert len({arm.name for arm in made.arms.all()}) == len(tried)
+
+
+def test_what_is_drawn_from_a_narrow_range_lies_within_it(ana: Browser, acme: World) -> None:
+    made = started(ana, acme, **swept(["max_grad_norm"], sweep_by="random", sweep_most="6", max_grad_norm="1.0412 to 1.0448"))
+    assert len({value for arm in made.arms.all() if 1.0412 <= (value := arm.config["max_grad_norm"]) <= 1.0448}) == 6
+
+
 def test_what_is_proposed_lies_within_the_bounds_of_every_setting_of_every_plugin() -> None:
     for loaded in load_plugins().values():
         for field in settings_of(loaded.plugin) if loaded.plugin else []:
