@@ -525,7 +525,8 @@ def test_the_matrix_is_read_a_page_at_a_time(acme, newer, ana):
     assert 'hx-trigger="every 5s" hx-include="[name=mark]"' in page
     second = ana.get(f"/retraining/{made.pk}/?only=going&page=2").content.decode()
     assert (second.count('<tr id="row-'), "26–27 of 27" in second) == (2, True)
-    assert 'href="?only=going&amp;sort=&amp;page=1#matrix-title"' in second
+    assert f'href="/retraining/{made.pk}/?only=going&amp;sort=&amp;page=1#matrix-title"' in second
+    assert f'hx-get="/retraining/{made.pk}/?only=going&amp;sort=&amp;page=2"' in second
     assert len(list(csv.DictReader(io.StringIO(whole(ana.get(f"/retraining/{made.pk}/matrix.csv")))))) == 27
 
 
@@ -550,6 +551,19 @@ def test_a_refresh_brings_only_what_has_changed(acme, newer, ana):
     assert set(marks(refreshed().content.decode())) == {"matrix"}
     Order.objects.filter(pk__in=made.releases.values("run__order")).update(status=Order.Status.STOPPED)
     assert refreshed().headers["HX-Refresh"] == "true"  # nothing goes on by itself any more
+
+
+def test_where_something_is_refused_the_page_and_its_links_ask_for_the_matrix(acme, newer, used, ana):
+    made = start(acme, newer, used)
+    refused = ana.post(f"/retraining/{made.pk}/again/", {"row": str(made.releases.get().pk)})
+    page = refused.content.decode()
+    assert refused.status_code == 422
+    assert f'hx-get="/retraining/{made.pk}/?only=&amp;sort=&amp;page=1"' in page
+    asked = re.findall(r'(?:href|hx-get)="([^"]*\?only=[^"]*)"', page)
+    assert len(asked) > 2
+    for address in asked:
+        assert ana.get(address.replace("&amp;", "&")).status_code == 200
+    assert 'href="?' not in page
 
 
 def test_the_button_that_stops_the_rest_may_come_by_a_refresh_and_finds_its_dialog(acme, newer, used, ana):
