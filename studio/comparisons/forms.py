@@ -1,6 +1,7 @@
 """A new comparison as it is being put together: what was typed, the arms that it makes, and what they would take."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +24,7 @@ from studio.comparisons.arms import (
     with_reference,
 )
 from studio.comparisons.models import Comparison
-from studio.comparisons.outlook import Outlook, outlook_of
+from studio.comparisons.outlook import Outlook, asked_of, outlook_of
 from studio.comparisons.services import MOST_ARMS, MOST_RUNS, SEEDS, refuse_odd
 from studio.comparisons.sweeping import Sweep, first_points, name_of, new_sweep_of
 from studio.datasets.models import DatasetVersion
@@ -242,15 +243,24 @@ class ComparisonForm:
 
     def arms(self) -> tuple[list[ArmSpec], Sweep | None]:
         """The arms, and for a sweep those that it begins with."""
-        wish = self.wish()
-        if self.differs != Comparison.Differs.SWEEP:
-            return with_reference(arms_of(wish, host=self.host)), None
-        sweep = self.sweep(self.way.plugin)
+        if self.differs == Comparison.Differs.SWEEP:
+            return self.swept
+        return with_reference(arms_of(self.wish(), host=self.host)), None
+
+    @cached_property
+    def swept(self) -> tuple[list[ArmSpec], Sweep]:
+        """What a sweep begins with."""
+        wish, sweep, plugin = self.wish(), self.sweep(self.way.plugin), self.way.plugin
         assert sweep is not None
-        points = first_points(sweep, self.way.plugin)
-        drafts = [Draft(name_of(point, sweep, self.way.plugin), self.way, wish.base, wish.version, point) for point in points]
-        budget, rank = shared_budget(wish, drafts, host=self.host), wish.settings.get("rank") or usual_rank(wish, host=self.host)
-        return with_reference([finished(wish, draft, budget=budget, rank=rank, host=self.host) for draft in drafts]), sweep
+        alone = Draft(self.way.title, self.way, wish.base, wish.version)
+        budget, rank = shared_budget(wish, [alone], host=self.host), wish.settings.get("rank") or usual_rank(wish, host=self.host)
+
+        def spec_at(point: dict[str, Any]) -> ArmSpec:
+            draft = replace(alone, name=name_of(point, sweep, plugin), changes=point)
+            return finished(wish, draft, budget=budget, rank=rank, host=self.host)
+
+        points = first_points(sweep, plugin, lambda point: asked_of(spec_at(point))[2])
+        return with_reference([spec_at(point) for point in points]), sweep
 
     def outlook(self) -> Outlook | None:
         """What the arms would take; None where something has to be mended first, which stands in `errors`."""

@@ -13,7 +13,8 @@ from studio.comparisons import services
 from studio.comparisons.arms import ArmSpec
 from studio.comparisons.hopeless import hopeless
 from studio.comparisons.models import Arm, ArmRun, Comparison
-from studio.comparisons.sweeping import Outcome, Sweep, name_of, next_point, sweep_of
+from studio.comparisons.outlook import asked_of
+from studio.comparisons.sweeping import Hindrance, Outcome, Sweep, name_of, next_point, sweep_of
 from studio.errors import UserError
 from studio.orders.models import Order, Slot
 from studio.orders.quotas import held
@@ -142,23 +143,30 @@ def go_on(comparison: Comparison, runs: list[ArmRun]) -> str:
     try:
         plugin = plugin_of(template.plugin)
         sweep = sweep_of(comparison.sweep, plugin)
-        point = tried_next(comparison, sweep, plugin, outcomes(arms, runs, going))
+
+        def spec_at(point: dict[str, Any]) -> ArmSpec:
+            config = template.config | point
+            return ArmSpec(name_of(point, sweep, plugin), template.plugin, config, template.base_model, template.dataset_version)
+
+        point = tried_next(comparison, sweep, plugin, outcomes(arms, runs, going), lambda point: asked_of(spec_at(point))[2])
         if point is None:
             return ""
-        config = template.config | point
-        spec = ArmSpec(name_of(point, sweep, plugin), template.plugin, config, template.base_model, template.dataset_version)
         with transaction.atomic():
-            arm = services.add_arm(member, comparison, spec, number=arms[-1].number + 1)
+            arm = services.add_arm(member, comparison, spec_at(point), number=arms[-1].number + 1)
     except UserError as problem:  # such as a limit of the client: what there is, is measured
         Comparison.objects.filter(pk=comparison.pk).update(sweep=comparison.sweep | {"most": len(arms)}, error=problem.message)
         return f"{comparison}: no further arm, {problem.message}"
     return f"{comparison}: {arm}"
 
 
-def tried_next(comparison: Comparison, sweep: Sweep, plugin: TrainingPlugin, arms: list[Outcome]) -> dict[str, Any] | None:
+def tried_next(
+    comparison: Comparison, sweep: Sweep, plugin: TrainingPlugin, arms: list[Outcome], hindrance: Hindrance
+) -> dict[str, Any] | None:
     """As `next_point`. Raises UserError also for what nobody thought of: what there is is then measured, not waited over for ever."""
     try:
-        return next_point(sweep, plugin, arms)
+        return next_point(sweep, plugin, arms, hindrance)
+    except UserError:
+        raise
     except Exception as problem:
         log.exception("The next arm of %s could not be found.", comparison.pk)
         raise UserError("What to try next could not be found. The server's log tells why.") from problem

@@ -180,10 +180,16 @@ def measure(member: Any, comparison: Comparison) -> None:
     if last is not None and last.status == Order.Status.SUCCEEDED:
         comparison.before, last = last, None
     comparison.order = place(member, kind="comparison", client=comparison.project.client)
-    comparison.state, comparison.error, comparison.ended_at = Comparison.State.MEASURING, "", None
+    comparison.error = note_of(comparison)
+    comparison.state, comparison.ended_at = Comparison.State.MEASURING, None
     comparison.save(update_fields=["order", "before", "state", "error", "ended_at"])
     if last is not None:
         throw_away(last)
+
+
+def note_of(comparison: Comparison) -> str:
+    """Why a sweep made no further arm, which stands; why a comparison failed or was stopped is over with the next try."""
+    return comparison.error if comparison.state not in (Comparison.State.FAILED, Comparison.State.STOPPED) else ""
 
 
 def restore(comparison: Comparison) -> None:
@@ -213,7 +219,7 @@ def measured(comparison: Comparison) -> None:
         comparison.save(update_fields=["before"])
         throw_away(before)
     if comparison.state == Comparison.State.MEASURING:
-        end(comparison, Comparison.State.DONE)
+        end(comparison, Comparison.State.DONE, error=note_of(comparison))
 
 
 def end(comparison: Comparison, state: str, *, error: str = "") -> None:
@@ -309,7 +315,8 @@ def add_seeds(member: Member, comparison: Comparison, seeds: Sequence[int] = (),
             [ArmSpec(arm.name, arm.plugin, {}, arm.base_model, arm.dataset_version) for arm in arms], [*now.seeds, *wanted], now.sweep
         )
         now.seeds, before = [*now.seeds, *wanted], now.seeds
-        now.state, now.error, now.ended_at = Comparison.State.RUNNING, "", None
+        now.error = note_of(now)
+        now.state, now.ended_at = Comparison.State.RUNNING, None
         now.save(update_fields=["seeds", "state", "error", "ended_at"])
         record(member, "comparison.seeds", now, change={"seeds": [before, now.seeds]})
         for arm in arms:

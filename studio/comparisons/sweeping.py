@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,11 +19,16 @@ AT_FIRST = 2
 BY_CHANCE = 5
 """Of its arms, so many are drawn by chance before the estimator has something to go by."""
 TRIES = 8
+"""Draws for each arm that is wanted, before there are fewer."""
+ATTEMPTS = 32
+"""To find one further arm."""
 FIXED = {"epochs", "max_steps", "max_length", "batch_size", "gradient_accumulation", "seed", "early_stopping", "keep"}
 """What all arms have alike, so that nobody may sweep over it."""
 OTHER_LOSS = {"learn_from", "preference", "preference_beta", "preference_margin"}
 """They change what the validation loss is of, so that arms which differ in them cannot be told apart by it."""
 Value = float | int | str | bool
+Hindrance = Callable[[dict[str, Any]], str]
+"""Why a point cannot be trained; empty where it can."""
 
 
 class Range(BaseModel):
@@ -109,19 +114,24 @@ def typed(value: Any, kind: str) -> Any:
     return float(value) if kind == "number" and isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def first_points(sweep: Sweep, plugin: TrainingPlugin) -> list[dict[str, Any]]:
-    """What the first arms are: all of a grid or of a draw, the first two of TPE."""
+def first_points(sweep: Sweep, plugin: TrainingPlugin, hindrance: Hindrance) -> list[dict[str, Any]]:
+    """What the first arms are: all of a grid or of a draw, the first two of TPE.
+
+    What is drawn and cannot be trained is drawn anew, unless nothing that was drawn can: whoever makes the arms then says why of each.
+    """
     names = list(sweep.space)
     if sweep.by == "grid":
         return [whole(dict(zip(names, values, strict=True)), sweep, plugin) for values in itertools.product(*sweep.space.values())]
-    chance, found = random.Random(0), []
-    for _ in range((AT_FIRST if sweep.by == "tpe" else sweep.most) * TRIES):
+    chance, wanted = random.Random(0), AT_FIRST if sweep.by == "tpe" else sweep.most
+    found: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    for _ in range(wanted * TRIES):
         point = whole({name: drawn(values, chance) for name, values in sweep.space.items()}, sweep, plugin)
-        if point not in found:
-            found.append(point)
-        if len(found) == (AT_FIRST if sweep.by == "tpe" else sweep.most):
+        if point not in found and point not in refused:
+            (refused if hindrance(point) else found).append(point)
+        if len(found) == wanted or len(refused) == MOST:
             break
-    return found
+    return found or refused[:wanted]
 
 
 def drawn(values: Any, chance: random.Random) -> Any:
@@ -162,27 +172,40 @@ Outcome = tuple[dict[str, Any], float | None, bool]
 """(settings of an arm, its mean validation loss at the end or None, whether it still goes on)"""
 
 
-def next_point(sweep: Sweep, plugin: TrainingPlugin, arms: Sequence[Outcome]) -> dict[str, Any] | None:
-    """What TPE would try now, having seen the arms; None where it comes to nothing new.
+def next_point(sweep: Sweep, plugin: TrainingPlugin, arms: Sequence[Outcome], hindrance: Hindrance) -> dict[str, Any] | None:
+    """What TPE would try now, having seen the arms; None where it comes to nothing new. Raises UserError where that cannot be trained.
 
     The study is built anew from the arms each time, so nothing of it is kept: Bergstra et al. 2011, "Algorithms for Hyper-Parameter
-    Optimization"; those that still go on count as bad ones, so that two at once do not try the same ("constant liar").
+    Optimization"; those that still go on count as bad ones, so that two at once do not try the same ("constant liar"), and so does what
+    cannot be trained, so that it goes elsewhere.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spaces = {name: distribution(values, plugin, name) for name, values in sweep.space.items()}
     tried = [{name: settings.get(name) for name in sweep.space} for settings, _, _ in arms]
-    for attempt in range(TRIES):
-        sampler = optuna.samplers.TPESampler(seed=len(arms) * TRIES + attempt, n_startup_trials=BY_CHANCE, constant_liar=True)
+    refused: list[Any] = []
+    last = ""
+    for attempt in range(ATTEMPTS):
+        startup = BY_CHANCE + len(refused)  # of what can be trained there are as many by chance
+        sampler = optuna.samplers.TPESampler(seed=len(arms) * ATTEMPTS + attempt, n_startup_trials=startup, constant_liar=True)
         study = optuna.create_study(direction="minimize", sampler=sampler)
         for settings, loss, live in arms:
             params = {name: settings.get(name) for name in sweep.space}
             if all(name in settings and spaces[name]._contains(inner(spaces[name], params[name])) for name in sweep.space):
                 study.add_trial(seen(params, spaces, loss=loss, live=live))
-        point = whole(study.ask(spaces).params, sweep, plugin)
-        if {name: point[name] for name in sweep.space} not in tried:
+        study.add_trials(refused)
+        params = study.ask(spaces).params
+        point = whole(params, sweep, plugin)
+        if (values := {name: point[name] for name in sweep.space}) in tried:
+            continue
+        if not (why := hindrance(point)):
             return point
+        tried.append(values)
+        refused.append(pruned(params, spaces))
+        last = f"{name_of(point, sweep, plugin)}: {why}"
+    if refused:
+        raise UserError(f"No further combination was found that can be trained. {last}")
     return None
 
 
@@ -214,3 +237,10 @@ def seen(params: dict[str, Any], spaces: dict[str, Any], *, loss: float | None, 
     if loss is None:
         return create_trial(state=TrialState.FAIL, params=params, distributions=spaces)
     return create_trial(params=params, distributions=spaces, value=loss)
+
+
+def pruned(params: dict[str, Any], spaces: dict[str, Any]) -> Any:
+    """What cannot be trained as a trial: a failed one would be forgotten by the sampler, and proposed again."""
+    from optuna.trial import TrialState, create_trial
+
+    return create_trial(state=TrialState.PRUNED, params=params, distributions=spaces)

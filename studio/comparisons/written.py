@@ -11,6 +11,7 @@ from studio.basemodels.models import BaseModel
 from studio.comparisons import services
 from studio.comparisons.arms import AT_ONCE, BUDGET, ArmSpec, differing, split_batch, with_reference
 from studio.comparisons.models import Comparison
+from studio.comparisons.outlook import asked_of
 from studio.comparisons.services import MOST_ARMS, MOST_SEEDS, SEEDS
 from studio.comparisons.sweeping import Sweep, first_points, name_of, new_sweep_of
 from studio.datasets.models import DatasetVersion
@@ -77,10 +78,7 @@ def begin(
     arms = [spec_of(arm, number, written.budget, base=base(number), version=version(number)) for number, arm in enumerate(written.arms)]
     sweep = swept(written, arms)
     if sweep is not None:
-        plugin = runs.plugin_of(arms[0].plugin)
-        arms = [
-            replace(arms[0], name=name_of(point, sweep, plugin), config=arms[0].config | point) for point in first_points(sweep, plugin)
-        ]
+        arms = drawn_from(arms[0], sweep)
     return services.create_comparison(
         member,
         project=project,
@@ -95,6 +93,16 @@ def begin(
         prompts=prompts,
         when=when,
     )
+
+
+def drawn_from(arm: ArmSpec, sweep: Sweep) -> list[ArmSpec]:
+    """The arms that a sweep over the settings of one begins with."""
+    plugin = runs.plugin_of(arm.plugin)
+
+    def spec_at(point: dict[str, Any]) -> ArmSpec:
+        return replace(arm, name=name_of(point, sweep, plugin), config=arm.config | point)
+
+    return [spec_at(point) for point in first_points(sweep, plugin, lambda point: asked_of(spec_at(point))[2])]
 
 
 def swept(written: Written, arms: Sequence[ArmSpec]) -> Sweep | None:

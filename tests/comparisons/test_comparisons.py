@@ -14,9 +14,9 @@ from studio.comparisons import rounds, services
 from studio.comparisons.arms import ArmSpec
 from studio.comparisons.measured import Measured
 from studio.comparisons.models import Arm, ArmRun, Comparison
-from studio.comparisons.sweeping import sweep_of
+from studio.comparisons.sweeping import next_point, sweep_of
 from studio.errors import UserError
-from studio.orders.models import Event, Order
+from studio.orders.models import Event, Order, Slot
 from studio.runs.models import Run
 from studio.runs.services import plugin_of
 from tests.comparisons.house import make_measured
@@ -211,6 +211,46 @@ def test_tpe_makes_the_next_arm_when_a_place_is_free_and_knows_what_was_tried(ac
     assert len({arm.config["learning_rate"] for arm in made.arms.all()}) == 4
 
 
+BITS = {"variant": ["dora", "lora"], "quantization": ["8bit", "none"]}
+"""DoRA does not run beside a base in 8 bits."""
+
+
+@pytest.fixture
+def in_bits(slot: Slot) -> None:
+    """The worker can load a base model in 8 bits."""
+    Slot.objects.filter(pk=slot.pk).update(facts=slot.facts | {"packages": {"bitsandbytes": "0.48.0"}})
+
+
+@pytest.mark.usefixtures("in_bits")
+def test_tpe_goes_round_what_cannot_be_trained_and_ends_with_words_where_nothing_else_is_left(acme: World, client: Browser) -> None:
+    made = begun(acme, seeds=(1,), sweep={"by": "tpe", "space": BITS, "most": 6, "prune": False})
+    for _ in range(8):
+        for order in Order.objects.filter(run__arm_run__arm__comparison=made, status="queued"):
+            became(order, "succeeded", looks=(2.0, 1.3))
+        rounds.advance()
+    made.refresh_from_db()
+    tried = [(arm.config["variant"], arm.config["quantization"]) for arm in made.arms.all()]
+    assert sorted(set(tried)) == [("dora", "none"), ("lora", "8bit"), ("lora", "none")]
+    assert made.state == "measuring"
+    said = "No further combination was found that can be trained. Variant dora, quantization 8bit: DoRA runs beside"
+    assert made.error.startswith(said)
+    client.force_login(acme.owner.user)
+    assert said in client.get(f"/comparisons/{made.pk}/").content.decode()
+    services.end(made, "done", error=services.note_of(made))
+    assert said in client.get(f"/comparisons/{made.pk}/").content.decode()
+    Order.objects.filter(comparison=made).update(status="succeeded")
+    assert services.add_seeds(acme.owner, made, [5]).error.startswith(said)
+
+
+@pytest.mark.usefixtures("in_bits")
+def test_what_cannot_be_trained_is_told_to_tpe_so_that_it_goes_elsewhere(acme: World) -> None:
+    plugin = plugin_of("peft_lora")
+    sweep = sweep_of({"by": "tpe", "space": {"rank": {"low": 1, "high": 512}, "learning_rate": [1e-4, 2e-4]}, "most": 24}, plugin)
+    arms = [({"rank": rank, "learning_rate": 1e-4}, 1.0 + 1 / rank, False) for rank in range(2, 18, 2)]  # a larger one is always better
+    point = next_point(sweep, plugin, arms, lambda point: "It is too large." if point["rank"] > 32 else "")
+    assert point is not None and point["rank"] <= 32
+
+
 def test_a_sweep_that_began_before_its_setting_was_refused_goes_on(acme: World) -> None:
     space = {"learn_from": ["answers", "last_answer"], **SPACE}
     made = begun(acme, seeds=(1,), sweep={"by": "tpe", "space": space, "most": 3, "prune": True})
@@ -371,7 +411,7 @@ def test_a_sweep_of_which_nobody_can_tell_what_to_try_next_ends_with_what_it_has
     made = begun(acme, seeds=(1,), sweep={"by": "tpe", "space": SPACE, "most": 4, "prune": True})
     plugin = plugin_of("peft_lora")
     with pytest.raises(UserError, match="could not be found"):
-        rounds.tried_next(made, sweep_of(made.sweep or {}, plugin), plugin, [({"learning_rate": 1e-4}, float("nan"), False)])
+        rounds.tried_next(made, sweep_of(made.sweep or {}, plugin), plugin, [({"learning_rate": 1e-4}, float("nan"), False)], lambda _: "")
     Comparison.objects.filter(pk=made.pk).update(sweep=made.sweep | {"space": {"rank": {"low": 8.1, "high": 8.4, "log": False}}})
     end_all(made)
     rounds.advance()

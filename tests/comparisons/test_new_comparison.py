@@ -9,6 +9,7 @@ from django.test import Client as Browser
 from studio.comparisons.models import Arm, ArmRun, Comparison
 from studio.comparisons.searching import proposed, settings_of
 from studio.comparisons.sweeping import Range
+from studio.orders.models import Slot
 from studio.runs.models import Run
 from studio.training.form import FormField, check_config
 from studio.training.registry import load_plugins
@@ -246,6 +247,22 @@ def test_at_most_eight_settings_are_searched_at_once(ana: Browser, acme: World, 
     answer = ana.post("/comparisons/new/", sent(acme, **swept(nine, sweep_by=by, scheduler=["linear", "cosine"], variant=["lora", "dora"])))
     assert answer.status_code == 422
     assert 'data-error-for="search">Choose at most 8 settings.<' in answer.content.decode()
+
+
+BITS = {"variant": ["lora", "dora"], "quantization": ["none", "8bit"], "rank": "4, 8"}
+
+
+@pytest.mark.parametrize(("by", "count"), [("random", 6), ("tpe", 2)])
+def test_what_cannot_be_trained_is_not_drawn(ana: Browser, acme: World, slot: Slot, by: str, count: int) -> None:
+    Slot.objects.filter(pk=slot.pk).update(facts=slot.facts | {"packages": {"bitsandbytes": "0.48.0"}})
+    made = started(ana, acme, **swept(list(BITS), sweep_by=by, sweep_most="8", **BITS))
+    arms = [(arm.config["variant"], arm.config["quantization"]) for arm in made.arms.all()]
+    assert len(arms) == count and ("dora", "8bit") not in arms
+
+
+def test_where_nothing_that_was_drawn_can_be_trained_it_is_said_why(ana: Browser, acme: World) -> None:
+    answer = ana.post("/comparisons/new/", sent(acme, **swept(["quantization"], quantization=["8bit", "4bit"])))  # of no such worker
+    assert answer.status_code == 422 and "needs the package bitsandbytes" in answer.content.decode()
 
 
 def test_nothing_to_search_is_no_sweep(ana: Browser, acme: World) -> None:
