@@ -6,7 +6,7 @@ class ComparisonsConfig(AppConfig):
 
     def ready(self) -> None:
         """Registers what its orders need, and what its rounds look after."""
-        from studio.comparisons import extraction_kind, guests, measuring_kind, needs, retraining_rounds, rounds, survey_kind
+        from studio.comparisons import extraction_kind, guests, measuring_kind, needs, renewing, retraining_rounds, rounds, survey_kind
         from studio.orders.kinds import ROUNDS, SWEEPS, register
         from studio.workspaces.needs import NEEDS
         from studio.workspaces.portal import ASKED
@@ -18,4 +18,5 @@ class ComparisonsConfig(AppConfig):
         ROUNDS.append(rounds.advance)
         NEEDS.append(needs.failed)
         ROUNDS.append(retraining_rounds.advance)
+        ROUNDS.append(renewing.Renewing().advance)
         ASKED.append(guests.ratings)

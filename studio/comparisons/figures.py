@@ -9,7 +9,9 @@ from studio.comparisons.statistics import Interval
 from studio.comparisons.taken import Spread, Took
 
 VERSION = 2
-"""Of what is stored: a verdict of another one is not shown, and measured again it becomes one of this."""
+"""Of what is stored: a verdict of another one is not shown, and `renewing` finds it anew from what was measured."""
+TRIED = "not_renewed"
+"""Beside a stored verdict of another version: the version that it could not be found anew in."""
 
 
 class Figure(BaseModel):
