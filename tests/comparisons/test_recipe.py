@@ -13,7 +13,7 @@ from studio.comparisons.figures import Verdict
 from studio.comparisons.models import ArmRun, Comparison
 from studio.comparisons.recipe import read_recipe, recipe_of
 from studio.errors import UserError
-from studio.orders.models import Order
+from studio.orders.models import Order, Slot
 from studio.runs.models import Run
 from studio.workspaces.models import Project
 from tests.fixtures import World
@@ -69,6 +69,15 @@ def test_a_script_sweeps(acme: World) -> None:
         "Rank 8, dropout 0",
         "Rank 8, dropout 0.1",
     ]
+
+
+def test_a_script_draws_what_can_be_trained(acme: World, slot: Slot) -> None:
+    Slot.objects.filter(pk=slot.pk).update(facts=slot.facts | {"packages": {"bitsandbytes": "0.48.0"}})
+    space = {"variant": ["dora", "lora"], "quantization": ["8bit", "none"]}
+    sweep = {"by": "random", "space": space, "most": 4}
+    assert acme.api.post("comparisons", body(acme, sweep=sweep, arms=[{"plugin": "peft_lora"}], seeds=[1])).status_code == 201
+    drawn = {(arm.config["variant"], arm.config["quantization"]) for arm in Comparison.objects.get().arms.all()}
+    assert drawn == {("dora", "none"), ("lora", "8bit"), ("lora", "none")}
 
 
 @pytest.mark.parametrize(
