@@ -18,12 +18,14 @@ from django.shortcuts import redirect
 from django.urls import Resolver404, resolve
 from django.utils.html import format_html
 
+from studio.workspaces.logos import LARGEST_FILE
 from studio.workspaces.middleware import api_error, member_by_cookie, member_by_key, refused_in_json, wants_json
 from studio.workspaces.openai_errors import speaks_openai
 from studio.workspaces.policy import ROUTES
 
 UPLOADS = ("datasets:new", "datasets:version_new", "api:dataset_versions", "api:artifacts")
 PIECES = ("uploads:piece", "api:upload")
+LOGOS = ("clients:logo", "api:client_logo")
 PIECE = 64 << 20
 """Bytes of the largest piece of a file that arrives in pieces."""
 AROUND = 64 << 10
@@ -111,11 +113,12 @@ async def linger(receive: Receive) -> None:
 
 def largest_upload(request: ASGIRequest) -> int:
     """Bytes of the largest file, or piece of one, that is received here; 0 where none is."""
-    names, size = {"POST": (UPLOADS, settings.MAX_UPLOAD), "PATCH": (PIECES, PIECE)}.get(request.method or "", ((), 0))
+    sizes = {("POST", UPLOADS): settings.MAX_UPLOAD, ("POST", LOGOS): LARGEST_FILE, ("PATCH", PIECES): PIECE}
     try:
-        return size if resolve(request.path_info).view_name in names else 0
+        name = resolve(request.path_info).view_name
     except Resolver404:
         return 0
+    return next((size for (method, names), size in sizes.items() if method == request.method and name in names), 0)
 
 
 def refusal_of(request: ASGIRequest, size: int) -> HttpResponse | None:

@@ -80,6 +80,17 @@ def test_a_file_of_several_megabytes_arrives(server: Server, world: World):
     assert answer.status_code == 202, answer.text
 
 
+def test_a_logo_is_received_as_far_as_one_may_go(server: Server, world: World):
+    address = f"{server.address}/api/v1/clients/{world.client.pk}/logo"
+    headers = {"Authorization": f"Bearer {make_key(world.owner)}"}
+
+    def sent(size: int) -> int:
+        return httpx.post(address, headers=headers, files={"file": ("logo.png", b"\0" * size)}, trust_env=False, timeout=60).status_code
+
+    assert sent(3 << 20) == 422  # it came, and is no picture
+    assert sent(6 << 20) == 413
+
+
 def test_every_view_that_takes_a_file_is_known_here(acme: World):
     """A multipart form of two megabytes reaches these and no others."""
     document = Api(make_key(acme.owner)).get("openapi.json").json()
@@ -89,4 +100,4 @@ def test_every_view_that_takes_a_file_is_known_here(acme: World):
         for operation in path.values()
         if "multipart/form-data" in operation.get("requestBody", {}).get("content", {})
     }
-    assert len(takes_files) == len([name for name in intake.UPLOADS if name.startswith("api:")])
+    assert len(takes_files) == len([name for name in (*intake.UPLOADS, *intake.LOGOS) if name.startswith("api:")])
