@@ -21,6 +21,8 @@ LONGEST = ("main_job/test_main_job_api", "test_policy", "ml/test_peft_lora_contr
 ON_POSTGRES = ("datasets/", "clients/", "comparisons/", "releases/", "serving/", "api/test_api_datasets.py", "api/test_at_once.py")
 ON_POSTGRES += ("workspaces/test_audit_is_kept.py", "workspaces/test_people.py", "workspaces/test_invitations.py")
 """Where tests that ask for a database are also tried on the other one that the studio runs on."""
+ON_SQLITE = ("clients/test_erasing", "serving/test_answer_words", "serving/test_kept_answers", "serving/test_talks", "serving/test_traffic")
+"""Of them, those of what is written for SQLite alone: they are tried there on every Python."""
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -40,6 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("database")
             if item.nodeid.removeprefix("tests/").startswith(ON_POSTGRES):
                 item.add_marker("postgres")
+            if item.nodeid.removeprefix("tests/").startswith(ON_SQLITE):
+                item.add_marker("sqlite")
 
 
 @pytest.fixture(scope="session")
