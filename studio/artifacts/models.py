@@ -46,6 +46,8 @@ class Artifact(Tenant):
             models.Index(fields=["-created_at"], name="artifacts_newest"),
             models.Index(fields=["sha256"], name="artifacts_by_hash"),
             models.Index(fields=["project", "size"], name="artifacts_sizes"),
+            # All that a search or a list looks at: the rows themselves are wide.
+            models.Index(fields=["project", "created_at", "name", "base_model", "sha256", "kind", "id"], name="artifacts_found"),
         ]
 
     def __str__(self) -> str:

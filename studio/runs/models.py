@@ -33,7 +33,11 @@ class Run(Tenant):
 
     class Meta:
         ordering = ["-created_at"]
-        indexes = [models.Index(fields=["-created_at"], name="runs_newest")]
+        indexes = [
+            models.Index(fields=["-created_at"], name="runs_newest"),
+            # All that a search or a list looks at: the rows themselves are wide.
+            models.Index(fields=["project", "created_at", "name", "base_model", "order", "id"], name="runs_found"),
+        ]
 
     def __str__(self) -> str:
         return self.name
