@@ -323,15 +323,29 @@ def test_many_who_ask_at_once_wait_for_one_start(tmp_path, nvidia, monkeypatch):
 
 
 def test_a_conversation_has_as_many_tokens_as_are_set(tmp_path, nvidia):
-    base = base_folder(tmp_path, "base")
+    base = base_folder(tmp_path, "base", max_position_embeddings=2048)
 
     async def ask_long(engine: VLLM) -> str:
-        assert (await asked(engine, subject(base), HELLO | {"max_tokens": 20}))[0]
-        with pytest.raises(UserError) as problem:
-            await asked(engine, subject(base), HELLO | {"max_tokens": 600})
-        return problem.value.code
+        try:
+            return (await asked(engine, subject(base), HELLO | {"max_tokens": 600}))[0]
+        except UserError as problem:
+            return problem.code
 
     assert with_engine(Way(context=512), ask_long) == "too_long"
+    assert with_engine(Way(), ask_long).endswith(" 599")
+
+
+def test_room_is_made_for_conversations_as_long_as_are_set(tmp_path, nvidia):
+    heads = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
+    base = base_folder(tmp_path, "base", max_position_embeddings=1 << 20, **heads)
+
+    async def used(engine: VLLM) -> int:
+        await asked(engine, subject(base))
+        return int(engine.metrics()["used"])
+
+    usual, long = with_engine(Way(), used), with_engine(Way(context=8192 + 16384), used)
+    assert long - usual == 16384 * (32 * 8 * 128 * 2 * 2)  # keys and values of 16 bits: 128 KiB of each token
+    assert refusal_of(Way(context=1 << 20), subject(base)).code == "unsupported"
 
 
 def test_the_base_unused_longest_leaves_for_another(tmp_path, nvidia):

@@ -17,8 +17,8 @@ from typing import Any
 
 from studio.errors import UserError
 from studio.serving.engines.contract import Route, State, Subject, Took
-from studio.serving.engines.vllm_adapters import obstacle_of_base, size_of
-from studio.serving.engines.vllm_process import Process
+from studio.serving.engines.vllm_adapters import context_of, keys_and_values, obstacle_of_base, size_of
+from studio.serving.engines.vllm_process import CONTEXT, Process
 from studio.serving.engines.vllm_server import Server, salt_of
 from studio.serving.engines.vllm_wire import PATHS, Upstream
 from studio.worker.gpumemory import gpu_memory
@@ -27,7 +27,7 @@ log = logging.getLogger("studio.engine")
 MOST = 0.9
 """Share of the GPU's memory that all servers together take."""
 ROOM = 3 << 30
-"""Bytes beside the weights: the conversations under way, adapters, and the program itself."""
+"""Bytes beside the weights: the conversations under way as long as they usually are, adapters, and the program itself."""
 GROWTH = 1.2
 """What weights take in memory, against their files."""
 ASK_EVERY = 30.0
@@ -273,7 +273,8 @@ class VLLM:
         found = await asyncio.to_thread(gpu_memory)
         if found is None:
             raise UserError("The GPU does not say how much memory it has. Ask again in a moment.", code="broken")
-        need = int(size_of(base) * GROWTH) + ROOM
+        context = context_of(base, most=self.way.context or CONTEXT)
+        need = int(size_of(base) * GROWTH) + ROOM + max(0, context - CONTEXT) * keys_and_values(base)
         if need > self.most:
             raise UserError("The model is larger than this machine's GPU.", code="unsupported")
         while self._used() + need > self.most or found.free < need:

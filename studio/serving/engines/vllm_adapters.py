@@ -48,6 +48,20 @@ def obstacle_of_adapter(adapter: Path, *, most: int) -> str:
     return ""
 
 
+def keys_and_values(base: Path) -> int:
+    """Bytes that one token of a conversation takes in 16 bits: two vectors for each head that has its own, in each layer; 0 where the model
+    does not say it.
+    """
+    try:
+        config = json.loads((base / "config.json").read_bytes())
+        text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+        layers, heads = int(text["num_hidden_layers"]), int(text["num_attention_heads"])
+        own = int(text.get("num_key_value_heads") or heads)
+        return 2 * 2 * layers * own * int(text.get("head_dim") or int(text["hidden_size"]) // heads)
+    except (OSError, ValueError, AttributeError, RecursionError, KeyError, TypeError, ZeroDivisionError):
+        return 0
+
+
 def context_of(base: Path, *, most: int) -> int:
     """Tokens of one conversation: what the model was made for, at most `most`."""
     try:
