@@ -177,11 +177,13 @@ def delete(member: Member, kept: KeptAnswer) -> None:
 
 
 def expire() -> list[str]:
-    """The hourly sweep: deletes what is over, and what is left of a project that keeps nothing any more."""
+    """The hourly sweep: deletes what is over, and what is left of a project that keeps nothing any more.
+
+    The index lets go of the words of whatever has been deleted since, by this or by people.
+    """
     count = 0
     for over in (KeptAnswer.objects.filter(until__lte=timezone.now()), KeptAnswer.objects.filter(project__keeping=None)):
         while pks := list(over.order_by().values_list("pk", flat=True)[:PIECE]):
             count += KeptAnswer.objects.filter(pk__in=pks).delete()[0]
-    if count:
-        let_go(connection)
+    let_go(connection)
     return [f"Deleted {count} kept answer{'s' if count > 1 else ''} whose time is over"] if count else []
