@@ -12,13 +12,14 @@ from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
 from pydantic import Field
 
-from studio.api.fields import Input
+from studio.api.fields import Input, named
 from studio.api.paging import ClientsPaging, Page, page
 from studio.api.talks import Targets, client_named, columns_named
 from studio.api.trials import ColumnOut
 from studio.serving import votes as services
 from studio.serving.columns import MOST
 from studio.serving.models import Vote
+from studio.workspaces.models import Client
 
 router = Router(tags=["Playground"])
 
@@ -111,7 +112,8 @@ def cast_vote(request: HttpRequest, payload: VoteIn) -> dict[str, Any]:
 @router.get("/votes/standings", response=StandingsOut, url_name="vote_standings")
 def get_vote_standings(request: HttpRequest, filters: Query[StandingFilters]) -> dict[str, Any]:
     """How often each model was found better than each other one that was asked the same."""
-    found = services.standings(services.wanted(request, client=filters.client, only_blind=filters.blind))
+    client = named(Client.objects.for_action(request, "prompts.view"), filters.client, field="client") if filters.client else None
+    found = services.standings(services.wanted(request, client=client.pk if client else None, only_blind=filters.blind))
     pairs = [
         {
             "first": pair.first,

@@ -58,7 +58,7 @@ def whole(trial: Trial, folder: Path) -> Table:
 def so_far(trial: Trial) -> Table:
     """The table as it stands on the disk while it is asked, or where it failed. What cannot be is passed over: nothing hangs on it yet."""
     table = nothing(trial)
-    for line in lines_of(trial.order.checkpoints / FILE):
+    for line in lines_of(trial.order.checkpoints):
         with suppress(ValueError):
             put(trial, table, line)
     return table
@@ -76,16 +76,20 @@ def put(trial: Trial, table: Table, line: bytes) -> None:
         table[said.prompt][said.column] = {"turns": [turn.kept for turn in said.turns[:asked]]}
 
 
-def lines_of(path: Path) -> Iterator[bytes]:
-    """The whole lines of a file that somebody else writes: the last one may be half there, and in its place may stand a link or a pipe."""
+def lines_of(folder: Path) -> Iterator[bytes]:
+    """The whole lines of what somebody else writes: the last one may be half there, and in its place may stand a link or a pipe."""
     content = b""
-    with suppress(OSError), open(path, "rb", opener=plainly) as file:  # nothing was answered yet, or there is a link or a folder
+    with suppress(OSError), open(folder, "rb", opener=plainly) as file:  # nothing was answered yet, or there is a link or a folder
         facts = os.fstat(file.fileno())
         if stat.S_ISREG(facts.st_mode) and facts.st_size <= LARGEST:
             content = file.read(facts.st_size)
     yield from content.split(b"\n")[:-1]
 
 
-def plainly(path: str, flags: int) -> int:
-    """Follows no link and waits for nobody to write."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+def plainly(folder: str, flags: int) -> int:
+    """The file in it. Follows no link, and waits for nobody to write."""
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        return os.open(FILE, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+    finally:
+        os.close(place)

@@ -13,6 +13,8 @@ from studio.serving.trial_answers import Table
 from studio.serving.trial_table import Cell, against, cells, table_of
 from studio.serving.trials import target_of
 
+Answer = tuple[str, str]
+"""What was said, and why it ended where it failed."""
 SETTINGS = {"system": "System prompt", "temperature": "Temperature", "top_p": "Top p", "max_tokens": "Longest answer", "seed": "Seed"}
 
 
@@ -118,10 +120,10 @@ class Beside:
         """The prompts to which a pair answered differently."""
         return [places for places in self.prompts if any(one != other for pair in self.pairs for one, other in self.answers(pair, places))]
 
-    def answers(self, pair: Pair, places: tuple[int, int]) -> Iterable[tuple[str, str]]:
+    def answers(self, pair: Pair, places: tuple[int, int]) -> Iterable[tuple[Answer, Answer]]:
         """What both said to each question of a prompt that both were asked, or why they did not."""
         turns = [self.turns(which, pair, places) for which in (0, 1)]
-        return [(one["text"] or one["error"], other["text"] or other["error"]) for one, other in zip(*turns, strict=False)]
+        return [((one["text"], one["error"]), (other["text"], other["error"])) for one, other in zip(*turns, strict=False)]
 
     def turns(self, which: int, pair: Pair, places: tuple[int, int]) -> list[dict[str, Any]]:
         column = pair.places[which]

@@ -84,7 +84,14 @@ class Row:
 
 def table_of(trial: Trial) -> Table:
     """What is kept; before it has ended, and where it failed, what has been answered so far."""
-    return trial.answers or so_far(trial)
+    if trial.answers:
+        return trial.answers
+    found = so_far(trial)
+    if trial.order.checkpoints.exists():
+        return found
+    # It may just have ended: what it had answered lies there no more.
+    kept: Table | None = Trial._base_manager.values_list("answers", flat=True).get(pk=trial.pk)
+    return kept or found
 
 
 def has_answers(table: Table) -> bool:

@@ -75,6 +75,7 @@ def new(request: HttpRequest) -> HttpResponse:
             made = services.begin(request.member, prompts=chosen, columns=columns, asked_with=typed_settings(request))  # type: ignore[attr-defined]
         except UserError as problem:
             error = problem
+            columns = columns or services.columns_again(request.member, request.POST.getlist("column"))[:MOST]  # type: ignore[attr-defined]
         else:
             return redirect("trials:detail", pk=made.pk)
     else:
@@ -196,7 +197,7 @@ def moved(request: HttpRequest, trial: Trial) -> dict[str, str]:
     asked = {column["target"].partition(":")[2]: column["release"] for column in trial.columns if "release" in column}
     if not asked:
         return {}
-    slots = Deployment.objects.for_action(request, "deployment.view").filter(pk__in=asked, release__isnull=False)
+    slots = Deployment.objects.for_action(request, "deployment.view").filter(pk__in=asked, release__isnull=False, archived_at=None)
     known = {str(slot.pk): slot.release for slot in slots.select_related("release") if slot.release}
     return {f"deployment:{pk}": release.version for pk, release in known.items() if str(release.pk) != asked[pk]}
 

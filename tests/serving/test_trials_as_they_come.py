@@ -120,6 +120,11 @@ def test_neither_a_link_nor_a_pipe_nor_a_folder_is_read(running, tmp_path):
     path.unlink()
     path.mkdir()
     assert texts(running) == NOTHING
+    path.rmdir()
+    (tmp_path / FILE).write_bytes(line(0, 1, "Somebody else's."))
+    path.parent.rmdir()
+    path.parent.symlink_to(tmp_path)
+    assert texts(running) == NOTHING
 
 
 def test_a_file_larger_than_any_answers_is_not_read(running):

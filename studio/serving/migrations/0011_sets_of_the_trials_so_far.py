@@ -6,18 +6,21 @@ from django.db import migrations
 
 
 def known_by_their_prompts(apps, schema_editor):
-    """The set of a trial so far is that of its workspace with the same prompts; trials of none that is left share an id of their own."""
+    """The set of a trial so far is that of its client with the same prompts, else that of all clients; trials of none that is left share an
+    id of their own."""
     sets, trials = apps.get_model("serving", "PromptSet"), apps.get_model("serving", "Trial")
     found = {}
     for each in sets.objects.order_by("-created_at").iterator():
-        found[key(each)] = each.pk
+        found[key(each, each.client_id)] = each.pk
     for pk in list(trials.objects.filter(prompt_set__isnull=True).values_list("pk", flat=True)):
-        trial = trials.objects.only("workspace_id", "prompts").get(pk=pk)
-        trials.objects.filter(pk=pk).update(prompt_set=found.setdefault(key(trial), uuid.uuid4()))
+        trial = trials.objects.only("workspace_id", "client_id", "prompts").get(pk=pk)
+        of_client, of_all = key(trial, trial.client_id), key(trial, None)
+        known = found.get(of_client) or found.get(of_all) or found.setdefault(of_client, uuid.uuid4())
+        trials.objects.filter(pk=pk).update(prompt_set=known)
 
 
-def key(row):
-    return row.workspace_id, hashlib.sha256(json.dumps(row.prompts, sort_keys=True).encode()).hexdigest()
+def key(row, client):
+    return row.workspace_id, client, hashlib.sha256(json.dumps(row.prompts, sort_keys=True).encode()).hexdigest()
 
 
 class Migration(migrations.Migration):
