@@ -63,6 +63,7 @@ def test_rows_are_leafed_through_by_keys_and_by_number(visit: Any) -> None:
         for key, row in [("j", 4), ("ArrowRight", 5), ("k", 4), ("ArrowLeft", 3)]:
             page.keyboard.press(key)
             expect(page.get_by_role("heading", name=f"Row {row}", exact=True)).to_be_visible()
+            page.wait_for_load_state()  # what listens to keys comes with the page's scripts
         page.locator("#id_row").fill("12")
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", name="Row 12", exact=True)).to_be_visible()
