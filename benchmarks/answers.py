@@ -10,7 +10,6 @@ clock sees. The target is 150 ms.
 """
 
 import argparse
-import importlib
 import os
 import random
 import sys
@@ -50,7 +49,7 @@ def main() -> None:
 def measure(given: argparse.Namespace) -> None:
     from django.core.management import call_command
     from django.db import connection
-    from pages import ask
+    from pages import ask_all
 
     from studio.orders.planning import look_at_tables
     from studio.workspaces.models import Member, User
@@ -67,11 +66,7 @@ def measure(given: argparse.Namespace) -> None:
         if connection.vendor == "postgresql":
             connection.cursor().execute("ANALYZE")  # as autovacuum does after a while
             connection.cursor().execute("VACUUM serving_keptanswer")
-    importlib.import_module("studio.asgi")
-    print(f"{connection.vendor}, {given.rounds} rounds, seconds on the clock\n")
-    print(f"{'address':44} {'median':>8} {'p95':>8} {'CPU':>8} {'queries':>9} {'KB':>6}")
-    slow = [name for name, address in addresses(member).items() if given.only in name and not ask(name, address, member, given)]
-    print(f"\n{len(slow)} above the target: {', '.join(slow) or 'none'}")
+    ask_all(addresses(member), member, given)
     keep_more(member)
 
 

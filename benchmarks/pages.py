@@ -61,10 +61,17 @@ def measure(given: argparse.Namespace) -> None:
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute("ANALYZE")  # as autovacuum does after a while
+    ask_all(addresses(member), member, given)
+
+
+def ask_all(found: dict[str, Address], member: Any, given: argparse.Namespace) -> None:
+    """Prints the table, and which of the addresses are too slow."""
+    from django.db import connection
+
     importlib.import_module("studio.asgi")  # it leaves what stays loaded out of the collection of garbage, as the web process does
     print(f"{connection.vendor}, {given.rounds} rounds, seconds on the clock\n")
     print(f"{'address':44} {'median':>8} {'p95':>8} {'CPU':>8} {'queries':>9} {'KB':>6}")
-    slow = [name for name, address in addresses(member).items() if given.only in name and not ask(name, address, member, given)]
+    slow = [name for name, address in found.items() if given.only in name and not ask(name, address, member, given)]
     print(f"\n{len(slow)} above {TARGET * 1000:.0f} ms: {', '.join(slow) or 'none'}")
 
 

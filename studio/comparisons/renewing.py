@@ -50,7 +50,7 @@ def renewed(comparison: Comparison) -> str:
         stored, said = verdict.reckoned(comparison).model_dump(mode="json"), "its verdict is found anew"
     except (OperationalError, InterfaceError):  # of the database, and none of the comparison's
         raise
-    except Exception as problem:
+    except Exception as problem:  # what was kept may be damaged in any way: it is told, and keeps no other verdict waiting
         if not isinstance(problem, UserError):
             log.exception("The verdict of comparison %s could not be found anew.", comparison.pk)
         stored, said = (comparison.verdict or {}) | {TRIED: VERSION}, "its verdict cannot be found anew"

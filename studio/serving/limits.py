@@ -169,7 +169,6 @@ class Keeper:
         self.places: dict[str, Place] = {}
         self.lock = threading.Lock()
         self.thread: threading.Thread | None = None
-        self.wake = threading.Event()
 
     def keep(self, place: Place) -> None:
         with self.lock:
