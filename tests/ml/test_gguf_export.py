@@ -348,6 +348,21 @@ def test_a_small_adapter_is_served_as_it_is_and_a_large_one_in_half_the_memory(
     assert sizes[0] == 2 * sizes[1]
 
 
+def test_beside_a_base_in_q8_0_an_adapter_is_served_in_it_too(
+    tiny_model_maker: ModelMaker, adapter_of: AdapterMaker, tmp_path: Path
+) -> None:
+    base = tiny_model_maker(tmp_path / "unsealed-base")
+    for name, folder in (("base", base), ("lora", adapter_of(base, name="unsealed-lora"))):
+        commit_folder(folder, tmp_path / name)
+    served = prepare(base=tmp_path / "base", adapter=tmp_path / "lora", cache=tmp_path / "cache", precision="q8_0")
+    assert served.adapter
+    tensors = gguf.GGUFReader(served.adapter).tensors
+    assert {tensor.tensor_type.name for tensor in tensors} == {"Q8_0"}
+    assert {int(tensor.shape[0]) for tensor in tensors if tensor.name.endswith("lora_b")} == {32}  # ranks are filled up to whole blocks
+    exact = prepare(base=tmp_path / "base", adapter=tmp_path / "lora", cache=tmp_path / "cache", precision="f16")
+    assert exact.adapter not in (None, served.adapter)
+
+
 def test_llama_3_scaling_of_the_context_is_kept(tiny_model_maker: ModelMaker, tmp_path: Path) -> None:
     base = tiny_model_maker(tmp_path / "base", context=2048)
     config = json.loads((base / "config.json").read_text())

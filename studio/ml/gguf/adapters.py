@@ -1,5 +1,6 @@
 """A LoRA adapter as a GGUF of its own, which llama.cpp adds to a shared base while it runs. What cannot be so is merged instead."""
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -24,9 +25,16 @@ from studio.ml.gguf.writing import Planned, header_bytes, padded
 from studio.storage import fsync_path
 from studio.training.orders import BuildAbout
 
-Precision = Literal["f16", "f32"]
-FILE_TYPES = {"f32": 0, "f16": 1}
+Precision = Literal["f16", "f32", "q8_0"]
+FILE_TYPES: dict[Precision, int] = {"f32": 0, "f16": 1, "q8_0": 7}
 """general.file_type, llama.cpp's `llama_ftype`."""
+BLOCK = 32
+"""Weights that share a scale in q8_0. Ranks are filled up to whole blocks with zeros."""
+LIFT = 16
+"""A power of two by which A and B together are made larger in q8_0, and alpha smaller. A block's scale is an f16, which has few digits left
+where numbers are as small as those of a B that was trained for a short while."""
+LARGEST = 127 * 65_504 / 2
+"""What a scale in f16 can hold, and a margin."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,8 @@ def export_adapter(
 ) -> dict[str, object]:
     """Writes `target`, whole or not at all; returns its size in bytes and how many layers it changes.
 
-    Works on every GGUF of the base, whatever its type. One layer is in memory at a time. Raises UserError for an adapter that is more
+    Works on every GGUF of the base, whatever its type. One layer is in memory at a time. In q8_0 both factors are rounded as llama.cpp
+    rounds weights; a layer that has no whole blocks, or numbers too large for that, is f32. Raises UserError for an adapter that is more
     than products beside plain layers, for one whose numbers f16 cannot hold, and for what `read_adapter` refuses.
     """
     shape = architectures.read_shape(base)
@@ -55,7 +64,7 @@ def export_adapter(
                 "An adapter with DoRA or with tables of its own cannot be swapped on a running model. Build a merged GGUF from it.",
                 code="not_swappable",
             )
-        alpha = _alpha(list(changes.values()))
+        alpha = _alpha(list(changes.values())) / (2**LIFT if precision == "q8_0" else 1)
         matrices = [matrix for tensor, change in changes.items() for matrix in _matrices(shape, tensor, change, alpha, precision)]
         entries = general_entries(shape.family.arch, name=name, file_type=FILE_TYPES[precision], about=about)
         _write(target, entries | _adapter_entries(alpha), matrices)
@@ -81,21 +90,46 @@ def _matrices(shape: Shape, tensor: str, change: LowRank, alpha: float, precisio
     Of a table of words llama.cpp wants what a token picks first, shape (tokens, rank), then what it is multiplied by, (columns, rank):
     `build_inp_embd` in llama-graph.cpp.
     """
-    name, ratio = shape.tensor_name(tensor), np.float32(change.scale * change.rank / alpha)
+    name, kind, rank, lift = shape.tensor_name(tensor), precision.upper(), change.rank, np.float32(1)
     if name is None:
         raise UserError(f"The adapter changes {tensor}, which this base model shares with its embedding. Train without it.")
     heads, (rows, columns) = shape.heads_of(tensor), change.shape
+    if precision == "q8_0":
+        filled = -(-rank // BLOCK) * BLOCK
+        found_lift = None if columns % BLOCK or name == "token_embd.weight" else _lift(change, change.scale * filled / alpha)
+        if found_lift is None:
+            kind = "F32"
+        else:
+            rank, lift = filled, found_lift
+    ratio = np.float32(change.scale * rank / alpha)
     if name == "token_embd.weight":
-        first = (lambda: change.outer(0, rows)), rows, change.rank
-        second = (lambda: change.inner().T * ratio), columns, change.rank
+        first = (lambda: change.outer(0, rows)), rows, rank
+        second = (lambda: change.inner().T * ratio), columns, rank
     else:
-        first = change.inner, change.rank, columns
-        second = (lambda: _reordered(change.outer(0, rows) * ratio, heads)), rows, change.rank
-    kind, found = precision.upper(), []
+        first = (lambda: _filled(change.inner() * lift, 0, rank)), rank, columns
+        second = (lambda: _filled(_reordered(change.outer(0, rows) * (ratio / lift), heads), 1, rank)), rows, rank
+    found = []
     for side, (read, count, width) in (("lora_a", first), ("lora_b", second)):
         planned = Planned(f"{name}.{side}", (count, width), kind, count * row_bytes(width, kind))
         found.append(Matrix(planned, tensor, read))
     return found
+
+
+def _lift(change: LowRank, ratio: float) -> np.float32 | None:
+    """The power of two by which A is multiplied, and B divided beside its ratio, so that their largest numbers are alike; None where
+    that is too large still.
+    """
+    inner, outer = (float(np.abs(matrix).max()) for matrix in (change.inner(), change.outer(0, change.shape[0])))
+    outer *= abs(ratio)
+    if not inner or not outer or not math.isfinite(inner * outer):  # nothing to balance, or `quantize` refuses it
+        return np.float32(1)
+    return None if math.sqrt(inner * outer) > LARGEST else np.float32(2.0 ** round(math.log2(outer / inner) / 2))
+
+
+def _filled(matrix: Array, axis: int, length: int) -> Array:
+    """With zeros at the end up to `length`."""
+    missing = [(0, length - matrix.shape[axis] if number == axis else 0) for number in (0, 1)]
+    return np.pad(matrix, missing) if any(map(sum, missing)) else matrix
 
 
 def _reordered(matrix: Array, heads: int) -> Array:

@@ -4,20 +4,21 @@ from pathlib import Path
 
 from studio.errors import UserError
 from studio.ml.gguf import architectures, reports
-from studio.ml.gguf.adapters import FILE_TYPES, Precision, export_adapter
+from studio.ml.gguf.adapters import Precision, export_adapter
 from studio.ml.gguf.build import Build, Built, Made, recorded
 from studio.ml.gguf.cases import MOST_LOGITS
 from studio.ml.gguf.exporting import estimated_size, export
 from studio.ml.gguf.lora import read_adapter
 from studio.ml.gguf.weights import Weights
 
+TYPES = ("f16", "f32")
 CHECKED_ON = "f16"
 """The type of the base that an adapter is checked on; it goes on any."""
 
 
 def sizes(build: Build) -> list[int]:
     """Bytes of the base that it is checked on with the adapter. Raises UserError for what cannot be swapped, from headers alone."""
-    if unknown := [name for name in build.order.quantizations if name not in FILE_TYPES]:
+    if unknown := [name for name in build.order.quantizations if name not in TYPES]:
         raise UserError(f"A GGUF adapter is f16 or f32, not {unknown[0]}.")
     if build.adapter is None:
         raise UserError("A GGUF adapter is built from an adapter. Of a whole model, build a GGUF file.")

@@ -12,6 +12,7 @@ from typing import Literal
 
 from studio.errors import UserError
 from studio.ml.gguf import architectures
+from studio.ml.gguf.adapters import Precision as AdapterPrecision
 from studio.ml.gguf.adapters import export_adapter
 from studio.ml.gguf.exporting import export
 from studio.ml.gguf.lora import read_adapter
@@ -22,8 +23,8 @@ from studio.storage import sealed_sha256
 MOST = 50 << 30
 """Bytes that the cache may take; what is asked for now is made all the same."""
 EXACT_UP_TO = 100 << 20
-"""Bytes of an adapter in f32 up to which it is served so. A small model computes so quickly that what f16 costs beside it, a conversion
-before each of some hundred products, is a tenth of the whole. Of a large one f16 takes half the memory."""
+"""Bytes of an adapter in f32 up to which it is served so beside a base in f16. A small model computes so quickly that what f16 costs beside
+it, a conversion before each of some hundred products, is a tenth of the whole. Of a large one f16 takes half the memory."""
 NAME = 16
 """Hex digits of a manifest's hash that name a file."""
 
@@ -90,11 +91,13 @@ def _prepare(*, base: Path, adapter: Path | None, cache: Path, precision: Precis
     swappable, numbers = _look_at(base, adapter)
     if not swappable:
         return Served(_model(cache / f"{both}{kind}.gguf", base=base, adapter=adapter, precision=precision))
-    target = cache / f"{both}.lora.gguf"
+    target = cache / f"{both}{kind}.lora.gguf"
     with _alone(target):
         if not target.exists():
+            # Beside a base in q8_0 its own rounding is far below the base's, and the products are as quick as the base's.
+            beside: AdapterPrecision = "f32" if 4 * numbers <= EXACT_UP_TO else "f16"
             try:
-                export_adapter(base=base, adapter=adapter, target=target, precision="f32" if 4 * numbers <= EXACT_UP_TO else "f16")
+                export_adapter(base=base, adapter=adapter, target=target, precision="q8_0" if precision == "q8_0" else beside)
             except UserError as error:
                 if error.code != "out_of_range":
                     raise

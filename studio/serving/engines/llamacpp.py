@@ -33,7 +33,7 @@ LONGEST_EMBEDDED = 2048
 """Tokens of one text that becomes a vector: all of them are computed at once."""
 SLOTS = 4
 """Conversations that a base model answers side by side."""
-TURN = 16
+TURN = 24
 """Questions to one adapter while others wait."""
 PATIENCE = 600.0
 """Seconds that a server may say nothing: more than any prompt takes that fits."""
