@@ -1,9 +1,10 @@
 """Eight adapters on one base against one merged model alone: throughput, memory, adding an adapter; and against llama.cpp's own order.
 
-    python benchmarks/serving.py --model FOLDER [--callers 32,8] [--rounds 3] [--each 8]
+    python benchmarks/serving.py --model FOLDER [--callers 32,8] [--seconds 120]
 
 FOLDER is a base model, such as SmolLM2-135M-Instruct. The engine is the process that the studio runs, asked through its socket; the
-adapters have random weights. What is compared is asked in turns, round by round, and the medians of the rounds' ratios are printed.
+adapters have random weights. What is compared is asked at the same time by as many callers each, without a pause, and computes by turns
+of two seconds: the others' processes are stopped meanwhile. So a machine that is slower for a while is so for all of them alike.
 """
 
 import argparse
@@ -43,6 +44,8 @@ MORE = 3
 RANK = 16
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TOPICS = ("parcels", "invoices", "trains", "bread", "gardens", "bicycles", "rain", "lamps")
+WINDOW = 2.0
+"""Seconds that one of those compared computes while the others are stopped."""
 Ask = Callable[[int, dict[str, Any]], Awaitable[dict[str, float]]]
 """The number of a caller and what is asked -> tokens, and seconds to the first token and in all."""
 
@@ -51,8 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--callers", default="32,8")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--each", type=int, default=8, help="Questions of each caller in a round: enough that most come in turns.")
+    parser.add_argument("--seconds", type=float, default=120, help="That each of those compared computes.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="studio-serving-") as folder:
         asyncio.run(measure(Path(folder), options))
@@ -76,36 +78,62 @@ async def measure(root: Path, options: argparse.Namespace) -> None:
         print("threads:", ", ".join(f"{name} {count}" for name, count in threads.items()), f"plain {threads['eight']}")
         async with llama(root, adapters[:ADAPTERS], threads=threads["eight"]) as (plain, process):
             ways = {
-                "merged": (engine.asking([subject(merged)]), engine.process),
-                "eight": (eight, engine.process),
-                "plain": (plain, process),
+                "merged": (engine.asking([subject(merged)]), engine.server_of(merged)),
+                "eight": (eight, engine.server_of(next(root.glob("cache/serving/1/*.q8_0.gguf")))),
+                "plain": (plain, psutil.Process(process.pid)),
             }
             for callers in map(int, options.callers.split(",")):
-                for unit, found in (await in_turns(ways, callers, options)).items():
-                    print(f"{callers} callers, tokens per {unit}:", ", ".join(f"{name} {found[name]:.1f}" for name in ways))
-                    print(f"    eight / merged {found['eight/merged']:.2f} (at least 0.80 at 32)")
-                    print(f"    eight / llama.cpp's own order {found['eight/plain']:.2f}")
+                found = await by_turns(ways, callers, options.seconds)
+                for unit in ("second", "CPU second"):
+                    print(f"{callers} callers, tokens per {unit}:", ", ".join(f"{name} {found[name, unit]:.1f}" for name in ways))
+                    print(f"    eight / merged {found['eight', unit] / found['merged', unit]:.3f} (at least 0.80 at 32)")
+                    print(f"    eight / llama.cpp's own order {found['eight', unit] / found['plain', unit]:.2f}")
         await adding(engine, base, adapters, eight)
 
 
-async def in_turns(ways: dict[str, tuple[Ask, Any]], callers: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+async def by_turns(ways: dict[str, tuple[Ask, psutil.Process]], callers: int, seconds: float) -> dict[tuple[str, str], float]:
     """Tokens per second, and per second of all processors, which is steadier where others work beside."""
-    rates: dict[str, dict[str, list[float]]] = {"second": {}, "CPU second": {}}
-    for _ in range(options.rounds):
-        for name, (ask, process) in ways.items():
-            began, cpu = time.monotonic(), cpu_of(process)
-            done = await ask_all(ask, callers=callers, each=options.each)
-            tokens = sum(each["tokens"] for each in done)
-            rates["second"].setdefault(name, []).append(tokens / (time.monotonic() - began))
-            rates["CPU second"].setdefault(name, []).append(tokens / (cpu_of(process) - cpu))
-    return {unit: with_ratios(each) for unit, each in rates.items()}
+    tokens, walls, cpus = (dict.fromkeys(ways, 0.0) for _ in range(3))
+    processes = {name: process for name, (_, process) in ways.items()}
+
+    async def caller(name: str, number: int) -> None:
+        def count() -> None:
+            tokens[name] += 1
+
+        dice = random.Random(number)
+        while True:
+            await ways[name][0](number, question(number, dice) | {"count": count})
+
+    asking = [asyncio.create_task(caller(name, number)) for name in ways for number in range(callers)]
+    try:
+        for turn in range(-len(ways) * 5, len(ways) * int(seconds / WINDOW)):
+            name = list(ways)[turn % len(ways)]
+            for other, process in processes.items():
+                if other == name:
+                    process.resume()
+                else:
+                    process.suspend()
+            cpu, began = seconds_of(processes[name]), time.monotonic()
+            await asyncio.sleep(WINDOW)
+            if turn < 0:  # prompts are read for the first time
+                tokens[name] = 0
+            else:
+                walls[name] += time.monotonic() - began
+                cpus[name] += seconds_of(processes[name]) - cpu
+    finally:
+        for process in processes.values():
+            process.resume()
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+    return {(name, "second"): tokens[name] / walls[name] for name in ways} | {
+        (name, "CPU second"): tokens[name] / cpus[name] for name in ways
+    }
 
 
-def with_ratios(rates: dict[str, list[float]]) -> dict[str, float]:
-    found = {name: statistics.median(each) for name, each in rates.items()}
-    for name in ("merged", "plain"):
-        found[f"eight/{name}"] = statistics.median(one / other for one, other in zip(rates["eight"], rates[name], strict=True))
-    return found
+def seconds_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def cpu_of(process: Any) -> float:
@@ -199,16 +227,25 @@ class Engine:
         return ask
 
     async def ask(self, subject: dict[str, str], body: dict[str, Any]) -> dict[str, float]:
-        began, loaded = time.monotonic(), 0.0
+        began, loaded, count = time.monotonic(), 0.0, body.pop("count", None)
         async with self.client.stream("POST", "/ask", json={"subject": subject, "route": "chat", "body": body}) as answer:
             async for text in answer.aiter_lines():
                 line = json.loads(text)
                 if line.get("state") in ("waiting for a turn", "answering"):
                     loaded = loaded or time.monotonic() - began
+                elif count and has_text(line.get("chunk", {})):
+                    count()
         if "error" in line:
             raise SystemExit(line["error"]["message"])
         done = line["done"]
         return {"tokens": done["completion_tokens"], "first": done["first"], "seconds": time.monotonic() - began, "loaded": loaded}
+
+    def server_of(self, model: Path) -> psutil.Process:
+        """The process that has a file in memory."""
+        for each in psutil.Process(self.process.pid).children(recursive=True):
+            if any(part.path == str(model) for part in each.memory_maps()):
+                return each
+        raise SystemExit(f"{model} is not in memory")
 
     async def bytes_of(self, base: Path) -> int:
         return int((await self.model(base))["bytes"])
@@ -227,16 +264,17 @@ async def llama(root: Path, adapters: list[Path], *, threads: int) -> AsyncItera
     """One llama.cpp server with all adapters, and the engine's threads and batch, that everybody asks at once: it keeps its own order."""
     cache = root / "cache" / "serving" / "1"
     [model] = cache.glob("*.q8_0.gguf")
-    files = [next(cache.glob(f"*-{sealed_sha256(adapter)[:16]}.lora.gguf")) for adapter in adapters]
+    files = [next(cache.glob(f"*-{sealed_sha256(adapter)[:16]}*.lora.gguf")) for adapter in adapters]
     (root / "plain").mkdir()
     batch = batch_of(footprint(model).parameters, threads)
     server = await Stable(root / "plain", patience=600).start(Load(str(model), tuple(map(str, files)), batch=batch, threads=threads))
 
     async def ask(number: int, body: dict[str, Any]) -> dict[str, float]:
-        began, took = time.monotonic(), Took()
+        began, took, count = time.monotonic(), Took(), body.pop("count", None)
         asked = body | {"stream": True, "stream_options": {"include_usage": True}, "lora": server.lora(str(files[number % len(files)]))}
-        async for _ in chunks_of(server.client, "/v1/chat/completions", asked, took):
-            pass
+        async for chunk in chunks_of(server.client, "/v1/chat/completions", asked, took):
+            if count and has_text(chunk):
+                count()
         return {"tokens": took.completion_tokens, "first": 0.0, "seconds": time.monotonic() - began, "loaded": 0.0}
 
     try:
@@ -277,6 +315,10 @@ def make_adapter(base: Path, root: Path, name: str, *, seed: int) -> Path:
 def subject(base: Path, adapter: Path | None = None) -> dict[str, str]:
     found = {"workspace": "1", "base": str(base), "base_sha256": sealed_sha256(base)}
     return found | ({"adapter": str(adapter), "adapter_sha256": sealed_sha256(adapter)} if adapter else {})
+
+
+def has_text(chunk: dict[str, Any]) -> bool:
+    return any(choice["delta"].get("content") for choice in chunk.get("choices", ()))
 
 
 def p95(values: list[float]) -> float:
