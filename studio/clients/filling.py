@@ -19,7 +19,7 @@ from studio.datasets.models import Dataset, DatasetVersion
 from studio.orders.models import Order, Usage
 from studio.releases.models import Release
 from studio.runs.models import Run
-from studio.serving.models import Call, CallDay, CallHour, Deployment, DeploymentState
+from studio.serving.models import Call, CallDay, CallHour, ClientDay, ClientHour, Deployment, DeploymentState
 from studio.serving.rollup import OF, day_of, hour_of, put, roll_up
 from studio.serving.steps import STEPS
 from studio.serving.traffic import Sums
@@ -245,14 +245,18 @@ class Filling:
                 seen.add((slot.pk, hour))
                 hours.append(self.call_hour(slot, hour))
         CallHour.objects.bulk_create(hours, AT_ONCE)
-        self.days_of(hours)
+        self.add_up(hours)
 
-    def days_of(self, hours: list[CallHour]) -> None:
-        days: dict[datetime, dict[tuple[Any, ...], Sums]] = defaultdict(lambda: defaultdict(Sums))
+    def add_up(self, hours: list[CallHour]) -> None:
+        """The days of these hours, and what all of a client were asked."""
+        alike: dict[tuple[Any, datetime], dict[tuple[Any, ...], Sums]] = defaultdict(lambda: defaultdict(Sums))
         for hour in hours:
-            days[day_of(hour.hour)][tuple(getattr(hour, name) for name in OF)].add_hour(hour)
-        for day, found in days.items():
-            put(CallDay, found, {key[0]: self.member.workspace_id for key in found}, day=day)
+            key = tuple(getattr(hour, name) for name in OF)
+            for model, moment in ((CallDay, day_of(hour.hour)), (ClientDay, day_of(hour.hour)), (ClientHour, hour.hour)):
+                alike[model, moment][key].add_hour(hour)
+        for (model, moment), found in alike.items():
+            workspaces = {key[0]: self.member.workspace_id for key in found}
+            put(model, found, workspaces, **{"hour" if model is ClientHour else "day": moment})
 
     def asked(self, slots: list[Deployment]) -> Deployment:
         return slots[int(len(slots) * self.chance.random() ** 4)]

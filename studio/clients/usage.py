@@ -16,7 +16,7 @@ from studio.orders.kinds import KINDS
 from studio.orders.models import StoredDay
 from studio.orders.quotas import stored_in_all
 from studio.orders.usage import Span, spans
-from studio.serving.models import Call, CallDay, CallHour
+from studio.serving.models import Call, CallHour, ClientDay, ClientHour
 from studio.serving.rollup import days_within
 from studio.workspaces.models import Workspace
 from studio.workspaces.months import Month
@@ -207,15 +207,15 @@ def token_lines(workspace: Workspace, month: Month, rates: Rates, clients: Colle
 
 
 def days_and_hours(workspace: Workspace, begin: datetime, end: datetime) -> "Iterator[QuerySet[Any]]":
-    """What was added up in a time: whole days where there are such, and hours else. Of erased clients hours alone are left."""
-    hours = CallHour.objects.filter(workspace=workspace, hour__gte=begin, hour__lt=end)
+    """What was added up in a time: whole days where there are such, and hours else. Of erased clients only `CallHour` is left."""
+    hours = ClientHour.objects.filter(workspace=workspace)
+    yield CallHour.objects.filter(workspace=workspace, hour__gte=begin, hour__lt=end, client=None)
     whole = days_within(begin, end)
     if whole is None:
-        yield hours
+        yield hours.filter(hour__gte=begin, hour__lt=end)
         return
     first, last = whole
-    yield CallDay.objects.filter(workspace=workspace, day__gte=first, day__lt=last)
-    yield hours.filter(hour__gte=first, hour__lt=last, client=None)
+    yield ClientDay.objects.filter(workspace=workspace, day__gte=first, day__lt=last)
     yield from (hours.filter(hour__gte=start, hour__lt=stop) for start, stop in ((begin, first), (last, end)) if start < stop)
 
 

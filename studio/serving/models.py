@@ -1,5 +1,7 @@
 """Named places that answer, what they were asked and what it took; and what people try in the playground."""
 
+from typing import ClassVar
+
 from django.conf import settings
 from django.db import models
 
@@ -144,14 +146,13 @@ PLAIN = ("calls", "errors", "prompt_tokens", "cached_tokens", "completion_tokens
 """Columns of what is added up that are plain sums."""
 
 
-class AddedUp(Tenant):
-    """Calls to one release, added up."""
+class Figures(Tenant):
+    """Calls, added up."""
 
     WORKSPACE = "workspace"
+    BY: ClassVar[tuple[str, ...]] = ("client_id",)
+    """What they are added up by, beside the time."""
 
-    deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="%(class)ss")
-    release = models.ForeignKey(Release, models.SET_NULL, null=True, related_name="%(class)ss")
-    canary = models.BooleanField(default=False)
     calls = models.PositiveBigIntegerField(default=0)
     errors = models.PositiveBigIntegerField(default=0)
     prompt_tokens = models.PositiveBigIntegerField(default=0)
@@ -166,6 +167,20 @@ class AddedUp(Tenant):
     seconds_sum = models.FloatField(default=0)
     """Of the answered calls."""
     first_sum = models.FloatField(default=0)
+
+    class Meta:
+        abstract = True
+
+
+class AddedUp(Figures):
+    """Calls to one release, added up."""
+
+    WORKSPACE = "workspace"
+    BY = ("client_id", "deployment_id", "release_id", "canary")
+
+    deployment = models.ForeignKey(Deployment, models.SET_NULL, null=True, related_name="%(class)ss")
+    release = models.ForeignKey(Release, models.SET_NULL, null=True, related_name="%(class)ss")
+    canary = models.BooleanField(default=False)
 
     class Meta:
         abstract = True
@@ -212,6 +227,42 @@ class CallDay(AddedUp):
             models.Index(fields=["workspace", "day", "client", "deployment", *PLAIN], name="sums_of_days"),
             models.Index(fields=["deployment", "day"], name="days_of_a_deployment"),
         ]
+
+    def __str__(self) -> str:
+        return f"Calls of {self.day:%Y-%m-%d}"
+
+
+class ClientHour(Figures):
+    """The calls of one hour to everything of a client: there may be many times as many deployments as clients. It goes with its client."""
+
+    WORKSPACE, CLIENT = "workspace", "client"
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="client_hours")
+    client = models.ForeignKey(Client, models.CASCADE, related_name="client_hours")
+    hour = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-hour"]
+        constraints = [models.UniqueConstraint(fields=["client", "hour"], name="hours_of_a_client")]
+        indexes = [models.Index(fields=["workspace", "hour", "client", *PLAIN], name="sums_of_clients_hours")]
+
+    def __str__(self) -> str:
+        return f"Calls of {self.hour:%Y-%m-%d %H}:00"
+
+
+class ClientDay(Figures):
+    """The same of one day, from midnight UTC."""
+
+    WORKSPACE, CLIENT = "workspace", "client"
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="client_days")
+    client = models.ForeignKey(Client, models.CASCADE, related_name="client_days")
+    day = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-day"]
+        constraints = [models.UniqueConstraint(fields=["client", "day"], name="days_of_a_client")]
+        indexes = [models.Index(fields=["workspace", "day", "client", *PLAIN], name="sums_of_clients_days")]
 
     def __str__(self) -> str:
         return f"Calls of {self.day:%Y-%m-%d}"

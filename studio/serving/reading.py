@@ -5,20 +5,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import chain, zip_longest
 from typing import Any
 
-from django.db.models import Case, CharField, IntegerField, QuerySet, Sum, Value, When
+from django.db.models import Aggregate, Case, CharField, Count, IntegerField, JSONField, Q, QuerySet, Sum, Value, When
 from django.db.models.functions import Cast, Coalesce
 
 from studio.releases.models import Release
-from studio.serving.models import Call, CallDay, CallHour, CallTotal, Deployment
+from studio.serving.models import LEFT, Call, CallDay, CallHour, CallTotal, ClientDay, ClientHour, Deployment
 from studio.serving.periods import Period
 from studio.serving.rollup import day_of, days_within, sums_by
-from studio.serving.traffic import COUNTS, Counts, Sums
+from studio.serving.traffic import COUNTS, Counts, Sums, add_to
 from studio.workspaces.models import Member
 
 Key = tuple[Any, ...]
-COLUMNS = (*COUNTS, "outcomes", "seconds", "first")
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,21 @@ class Asked:
     """Conditions on the columns that calls and hours share."""
 
     def calls(self, begin: datetime, end: datetime) -> "QuerySet[Any]":
-        rows: QuerySet[Any] = Call.objects.for_action(self.member, "traffic.view").filter(**self.where, at__gte=begin, at__lt=end)
-        return rows.order_by()
+        return self._rows(Call).filter(at__gte=begin, at__lt=end)
 
     def hours(self, begin: datetime, end: datetime) -> "QuerySet[Any]":
         """Without what is left of clients that were erased: that is the invoices'."""
-        rows: QuerySet[Any] = CallHour.objects.for_action(self.member, "traffic.view").filter(**self.where, client__isnull=False)
-        return rows.filter(hour__gte=begin, hour__lt=end).order_by()
+        return self._rows(CallHour).filter(client__isnull=False, hour__gte=begin, hour__lt=end)
 
     def days(self, begin: datetime, end: datetime) -> "QuerySet[Any]":
-        rows: QuerySet[Any] = CallDay.objects.for_action(self.member, "traffic.view").filter(**self.where)
-        return rows.filter(day__gte=begin, day__lt=end).order_by()
+        return self._rows(CallDay).filter(day__gte=begin, day__lt=end)
+
+    def hours_of_clients(self, begin: datetime, end: datetime) -> "QuerySet[Any]":
+        """The same as `hours` in fewer rows; nothing tells what answered, so it is `hours` where that is asked."""
+        return self._rows(ClientHour).filter(hour__gte=begin, hour__lt=end) if self.of_clients else self.hours(begin, end)
+
+    def days_of_clients(self, begin: datetime, end: datetime) -> "QuerySet[Any]":
+        return self._rows(ClientDay).filter(day__gte=begin, day__lt=end) if self.of_clients else self.days(begin, end)
 
     def added_up(self, begin: datetime, end: datetime) -> "Iterator[QuerySet[Any]]":
         """The same as `hours` in fewer rows: the days that lie in it whole, and the hours before and after them."""
@@ -51,6 +55,14 @@ class Asked:
         first, last = whole
         yield self.days(first, last)
         yield from (self.hours(*edge) for edge in ((begin, first), (last, end)) if edge[0] < edge[1])
+
+    @property
+    def of_clients(self) -> bool:
+        return self.where.keys() <= {"client"}
+
+    def _rows(self, model: Any) -> "QuerySet[Any]":
+        rows: QuerySet[Any] = model.objects.for_action(self.member, "traffic.view").filter(**self.where)
+        return rows.order_by()
 
     def ever(self) -> bool:
         """Whether anything was asked at any time."""
@@ -78,10 +90,11 @@ def traffic_of(asked: Asked, period: Period, *columns: str) -> Traffic:
     calls = asked.calls(period.begin, period.end)
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
-        for hour in asked.hours(period.begin, period.end).values("hour", *columns, *COLUMNS):
-            parts[period.part_of(hour["hour"])].add_hour(hour)
+        rows = asked.hours if columns else asked.hours_of_clients
+        for (hour, *rest), sums in whole_sums_of(rows(period.begin, period.end), "hour", *columns):
+            parts[period.part_of(hour)].add(sums)
             if columns:
-                groups[tuple(hour[column] for column in columns)].add_hour(hour)
+                groups[tuple(rest)].add(sums)
     for (part, *rest), sums in sums_by(calls.annotate(part=in_part(period, calls)), "part", *columns).items():
         parts[part].add(sums)
         if columns:
@@ -111,11 +124,11 @@ def over_time(asked: Asked, period: Period) -> Traffic:
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
         of_days = all(day_of(edge) == edge for edge in period.edges)
-        rows, moment = (asked.days, "day") if of_days else (asked.hours, "hour")
+        rows, moment = (asked.days_of_clients, "day") if of_days else (asked.hours_of_clients, "hour")
         for begin, counts in sums_of(rows(period.begin, period.end), moment):
             parts[period.part_of(begin)].add_counts(vars(counts))
-    for (part,), sums in sums_by(calls.annotate(part=in_part(period, calls)), "part").items():
-        parts[part].add(sums)
+    for part, counts in counts_by(calls.annotate(part=in_part(period, calls)), "part"):
+        parts[part].add_counts(vars(counts))
     return Traffic(period, parts, {(): all_of(parts)})
 
 
@@ -123,16 +136,18 @@ def counts_of(asked: Asked, period: Period) -> dict[str, Counts]:
     """What each deployment was asked, and of each client what was asked of releases by their own names: of thousands at once, so without
     percentiles, and by the deployment's or the client's id as the database spells it, for few of them are shown.
     """
-    found: dict[str, Counts] = defaultdict(Counts)
+    found: dict[str, Counts] = {}
     calls = asked.calls(period.begin, period.end)
+    sums = []
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
-        for rows in asked.added_up(period.begin, period.end):
-            for key, counts in sums_of(rows.annotate(of=OF), "of"):
-                found[key].add_counts(vars(counts))
-    for (key,), sums in sums_by(calls.annotate(of=OF), "of").items():
-        found[key].add_counts(vars(sums))
-    return dict(found)
+        sums = [sums_of(rows.annotate(of=OF), "of") for rows in asked.added_up(period.begin, period.end)]
+    for key, counts in chain(*sums, counts_by(calls.annotate(of=OF), "of")):
+        if key in found:
+            found[key].add_counts(vars(counts))
+        else:
+            found[key] = counts
+    return found
 
 
 OF = Cast(Coalesce("deployment_id", "client_id"), CharField())
@@ -144,6 +159,46 @@ def sums_of(rows: "QuerySet[Any]", column: str) -> Iterator[tuple[Any, Counts]]:
         yield key, Counts(*sums)
 
 
+def counts_by(calls: "QuerySet[Any]", column: str) -> Iterator[tuple[Any, Counts]]:
+    """The same of calls one by one."""
+    sums = {
+        "calls": Count("pk"),
+        "errors": Count("pk", filter=Q(status__gte=400) & ~Q(status=LEFT)),
+        **{f"{name}_sum": Sum(name, default=0) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")},
+        "seconds_sum": Sum("seconds", filter=Q(seconds_step__isnull=False), default=0.0),
+        "first_sum": Sum("first", filter=Q(first_step__isnull=False), default=0.0),
+    }
+    for key, *counts in calls.order_by().values_list(column).annotate(**sums):
+        yield key, Counts(*counts)
+
+
+class Listed(Aggregate):
+    """The JSON of several rows in one array: read at once, it takes a tenth of the time that row by row would."""
+
+    output_field = JSONField()
+    function = "JSONB_AGG"
+
+    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        return self.as_sql(compiler, connection, template="'[' || GROUP_CONCAT(%(expressions)s) || ']'", **extra)
+
+
+def whole_sums_of(rows: "QuerySet[Any]", *columns: str) -> Iterator[tuple[Key, Sums]]:
+    """All that hours or days hold, added up by some of their columns."""
+    lists = {f"{name}_of_all": Listed(name) for name in ("outcomes", "seconds", "first")}
+    for row in rows.values_list(*columns).annotate(*map(Sum, COUNTS), **lists):
+        key, counts, (outcomes, seconds, first) = row[: len(columns)], row[len(columns) : -3], row[-3:]
+        sums = Sums(*counts)
+        for each in outcomes:
+            sums.outcomes.update(each)
+        add_to(sums.seconds, columns_of(seconds))
+        add_to(sums.first, columns_of(first))
+        yield key, sums
+
+
+def columns_of(lists: list[list[int]]) -> list[int]:
+    return [*map(sum, zip_longest(*lists, fillvalue=0))]
+
+
 def times_of(asked: Asked, period: Period, deployments: list[Any]) -> dict[Any, Sums]:
     """What `counts_of` leaves out, of those deployments that are shown."""
     narrow = Asked(asked.member, asked.where | {"deployment__in": deployments})
@@ -152,8 +207,8 @@ def times_of(asked: Asked, period: Period, deployments: list[Any]) -> dict[Any, 
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
         for rows in narrow.added_up(period.begin, period.end):
-            for row in rows.values("deployment_id", *COLUMNS):
-                found[row["deployment_id"]].add_hour(row)
+            for (deployment,), sums in whole_sums_of(rows, "deployment_id"):
+                found[deployment].add(sums)
     for (deployment,), sums in sums_by(calls, "deployment_id").items():
         found[deployment].add(sums)
     return dict(found)

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models import Count, Manager, QuerySet, Sum
 from django.utils import timezone
 
-from studio.serving.models import Call, CallDay, CallHour, CallTotal
+from studio.serving.models import Call, CallDay, CallHour, CallTotal, ClientDay, ClientHour, Figures
 from studio.serving.traffic import Sums
 from studio.workspaces.models import Client
 
@@ -18,8 +18,7 @@ HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 PIECE = 10_000
 """Calls that are deleted in one transaction: others write meanwhile."""
-OF = ("client_id", "deployment_id", "release_id", "canary")
-"""What calls are added up by."""
+OF = CallHour.BY
 Key = tuple[Any, ...]
 
 
@@ -64,6 +63,8 @@ def add_up(hour: datetime, *, client: Client | None = None) -> int:
         put(CallHour, found, workspaces, hour=hour)
         put(CallDay, found, workspaces, day=day_of(hour))
         put(CallTotal, found, workspaces)
+        put(ClientHour, found, workspaces, hour=hour)
+        put(ClientDay, found, workspaces, day=day_of(hour))
     return taken
 
 
@@ -76,16 +77,16 @@ def sums_by(calls: "QuerySet[Any]", *columns: str) -> dict[Key, Sums]:
     return found
 
 
-def put(model: type[CallHour] | type[CallDay] | type[CallTotal], found: dict[Key, Sums], workspaces: dict[Any, Any], **where: Any) -> None:
-    """Adds to the rows that are there, and makes the others."""
+def put(model: type[Figures], found: dict[Key, Sums], workspaces: dict[Any, Any], **where: Any) -> None:
+    """Adds to the rows that are there, and makes the others. `found` is by OF; what a model is not added up by falls together."""
     every: Manager[Any] = model._base_manager
     held = every.select_for_update().filter(client__in={key[0] for key in found}, **where)
-    rows = {tuple(getattr(row, column) for column in OF): row for row in held}
+    rows = {tuple(getattr(row, column) for column in model.BY): row for row in held}
     new = []
-    for key, sums in found.items():
+    for key, sums in together(found, len(model.BY)).items():
         row = rows.get(key)
         if row is None:
-            columns = dict(zip(OF, key, strict=True)) | {"workspace_id": workspaces[key[0]]} | where
+            columns = dict(zip(model.BY, key, strict=True)) | {"workspace_id": workspaces[key[0]]} | where
             new.append(model(**columns, **vars(sums)))
         else:
             both = Sums()
@@ -95,6 +96,14 @@ def put(model: type[CallHour] | type[CallDay] | type[CallTotal], found: dict[Key
                 setattr(row, name, value)
             row.save()
     every.bulk_create(new, 500)
+
+
+def together(found: dict[Key, Sums], columns: int) -> dict[Key, Sums]:
+    """Added up by the first of the columns alone."""
+    sums: dict[Key, Sums] = defaultdict(Sums)
+    for key, each in found.items():
+        sums[key[:columns]].add(each)
+    return sums
 
 
 def delete_old() -> int:
@@ -114,5 +123,6 @@ def take_all(client: Client) -> None:
 def let_go(client: Client) -> None:
     """The client is erased: its hours stay for the bills of past months, without it and without what answered."""
     take_all(client)
-    CallDay.objects.filter(client=client).delete()
+    for model in (CallDay, ClientDay, ClientHour):
+        model._base_manager.filter(client=client).delete()
     CallHour.objects.filter(client=client).update(client=None, deployment=None, release=None, canary=False)

@@ -11,9 +11,9 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from studio.serving import rollup, traffic
-from studio.serving.models import Call, CallDay, CallHour, CallTotal
+from studio.serving.models import Call, CallDay, CallHour, CallTotal, ClientDay, ClientHour
 from studio.serving.periods import Period, days
-from studio.serving.reading import Asked, counts_of, sums_of, times_of
+from studio.serving.reading import Asked, counts_of, over_time, sums_of, times_of, traffic_of
 from studio.serving.steps import STEPS, percentile, step_of
 from tests.fixtures import make_call, make_deployment
 
@@ -108,7 +108,7 @@ def test_hours_of_an_erased_client_stay_without_it(deployment):
     rollup.let_go(deployment.client)
     assert CallHour.objects.aggregate(Sum("calls"))["calls__sum"] == 2
     assert not CallHour.objects.exclude(client=None, deployment=None, release=None).exists()
-    assert not CallDay.objects.exists()
+    assert not any(model.objects.exists() for model in (CallDay, ClientDay, ClientHour))
 
 
 @pytest.fixture
@@ -134,6 +134,47 @@ def test_days_and_the_hours_around_them_are_what_the_hours_are(acme, weeks, zone
     for hour in asked.hours(period.begin, period.end):
         raw.add_hour(hour)
     assert (times.p50, times.p95, times.first_p95, times.outcomes) == (raw.p50, raw.p95, raw.first_p95, raw.outcomes)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Pacific/Auckland"])
+def test_all_of_a_client_together_is_what_its_deployments_are(acme, weeks, zone):
+    """The rows of a client are fewer, and read where nobody asks what answered; with `release_id` those of what answered are read."""
+    other = make_deployment(acme.project, acme.release, slug="other")
+    for seconds in (0.2, 7.0):
+        make_call(other, at=datetime(2026, 3, 9, 12, tzinfo=UTC), seconds=seconds, canary=seconds > 1)
+    make_call(other, at=datetime(2026, 3, 9, 13, tzinfo=UTC), status=503, error="busy", seconds=0.1, first=None)
+    rollup.roll_up()
+    assert ClientHour.objects.count() < CallHour.objects.count() and ClientDay.objects.count() < CallDay.objects.count()
+    make_call(other, at=datetime(2026, 3, 9, 13, 30, tzinfo=UTC))  # one that no hour has taken
+    clock = ZoneInfo(zone)
+    period = Period("day", days(date(2026, 3, 2), date(2026, 3, 20), clock), clock)
+    for where in ({}, {"client": acme.client.pk}):
+        asked = Asked(acme.owner, where)
+        together, apart = traffic_of(asked, period), traffic_of(asked, period, "release_id", "deployment_id", "canary")
+        assert together.total.calls > 40 and len(apart.groups) == 3
+        assert list(map(figures, together.parts)) == list(map(figures, apart.parts))
+        assert figures(together.total) == figures(apart.total)
+        plain = over_time(asked, period)
+        assert [part.calls for part in plain.parts] == [part.calls for part in together.parts]
+        assert (plain.total.errors, plain.total.completion_tokens) == (together.total.errors, together.total.completion_tokens)
+
+
+def figures(sums):
+    return (sums.calls, sums.errors, sums.tokens, dict(sums.outcomes), sums.seconds, sums.first, sums.p95, pytest.approx(sums.seconds_sum))
+
+
+def test_a_studio_that_had_hours_before_gets_those_of_its_clients(weeks):
+    before = {}
+    for model, moment in ((ClientHour, "hour"), (ClientDay, "day")):
+        before[model] = list(
+            model.objects.order_by(moment).values(moment, "client", "calls", "prompt_tokens", "outcomes", "seconds", "first")
+        )
+        model.objects.all().delete()
+    assert all(map(len, before.values()))
+    import_module("studio.serving.migrations.0015_clients_of_the_hours_so_far").add_up(apps, None)
+    for model, moment in ((ClientHour, "hour"), (ClientDay, "day")):
+        found = model.objects.order_by(moment).values(moment, "client", "calls", "prompt_tokens", "outcomes", "seconds", "first")
+        assert list(found) == before[model]
 
 
 def test_a_studio_that_had_hours_before_gets_the_days_of_them(weeks):
