@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db import connection
+from django.db.models import Q, QuerySet
 from django.urls import reverse
 
 from studio.artifacts.models import Artifact
@@ -16,7 +17,10 @@ from studio.runs.models import Run
 from studio.serving.models import Deployment
 from studio.workspaces.lists import some
 from studio.workspaces.models import Client, Member, Project
-from studio.workspaces.searching import matching, words_of
+from studio.workspaces.searching import HASH, Seen, matching, words_of
+
+LATELY = 3000
+"""The newest things of a kind, which are looked through before all of them."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,25 @@ def search(member: Member, typed: str, *, most: int) -> list[Group]:
     words = words_of(typed.replace("/", " "))
     if not words:
         return []
-    groups = []
+    groups, seen = [], Seen()
+    often = connection.vendor == "sqlite" and not any(HASH.fullmatch(word) for word in words)  # PostgreSQL stops early by itself
     for kind in KINDS:
-        found = some(rows(member, kind).filter(matching(kind.model, words, names=kind.names, hashes=kind.hashes)), most + 1)
+        wanted = matching(kind.model, words, names=kind.names, hashes=kind.hashes, seen=seen)
+        things = rows(member, kind)
+        found = (often and lately(things, kind, wanted, most + 1)) or some(things.filter(wanted), most + 1, of=things)
         if found:
             groups.append(Group(kind, [shown(kind, thing) for thing in found[:most]], more=len(found) > most))
     return groups
+
+
+def lately(things: "QuerySet[Any]", kind: Kind, wanted: Q, count: int) -> list[Any]:
+    """The first few that fulfil a condition, where those of late are enough for that; or else none."""
+    if kind.order != "-created_at":
+        return []
+    for edge in kind.model._base_manager.order_by("-created_at").values_list("created_at", flat=True)[LATELY : LATELY + 1]:
+        found = some(things.filter(created_at__gte=edge).filter(wanted), count, of=things)
+        return found if len(found) == count else []
+    return []
 
 
 def newest(member: Member, *, most: int) -> list[dict[str, str]]:

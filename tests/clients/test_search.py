@@ -6,10 +6,12 @@ from django.core.management.base import CommandError
 from django.test import Client as Browser
 
 from studio.artifacts.models import Artifact
+from studio.clients import search
 from studio.runs.models import Run
 from studio.workspaces.models import Client, Member, Project
+from studio.workspaces.searching import FEW
 from studio.workspaces.services import archive_client, create_client, create_project
-from tests.fixtures import make_member, make_release
+from tests.fixtures import make_member, make_release, make_run
 
 
 @pytest.fixture
@@ -48,6 +50,30 @@ def test_a_hash_is_found_by_its_beginning(acme, ana):
     assert found(ana, sha256[:5] + "g") == []
     release = make_release(acme.owner, acme.artifact, version=(7, 0, 0))
     assert ("release", release.name) in found(ana, sha256[:12])
+
+
+def test_what_belongs_to_many_projects_is_found_by_their_name(acme, ana):
+    Project.objects.bulk_create(
+        Project(client=acme.client, name=f"Letters {number}", slug=f"letters-{number}") for number in range(FEW + 1)
+    )
+    last = Project.objects.get(slug=f"letters-{FEW}")
+    Run.objects.update(project=last)
+    assert ("run", "Try") in found(ana, "letters")
+    assert ("run", "Try") in found(ana, f"house letters try {FEW}")
+    assert ("run", "Try") not in found(ana, f"letters {FEW - 1}")
+
+
+@pytest.mark.parametrize("newest", [1, 2, 3, 4, 5])
+def test_of_many_the_newest_are_offered_whether_or_not_those_of_late_are_enough(acme, ana, monkeypatch, newest):
+    monkeypatch.setattr(search, "LATELY", newest)
+    for number in range(4):
+        project = acme.project if number % 2 else create_project(acme.owner, client=acme.client, name=f"Hotel {number}")
+        run = make_run(acme.owner, project, acme.base, acme.version)
+        Run.objects.filter(pk=run.pk).update(name=f"Bakery {number}")
+    [group] = [group for group in search.search(acme.owner, "bakery", most=2) if group.kind.word == "run"]
+    assert ([thing["title"] for thing in group.things], group.more) == (["Bakery 3", "Bakery 2"], True)
+    [group] = [group for group in search.search(acme.owner, "bakery hotel", most=2) if group.kind.word == "run"]
+    assert ([thing["title"] for thing in group.things], group.more) == (["Bakery 2", "Bakery 0"], False)
 
 
 def test_signs_of_patterns_are_letters_like_others(acme, ana):
