@@ -36,8 +36,10 @@ class Row:
 
     client: Client
     projects: int
-    live: list[Deployment]
-    """What answers of it."""
+    live: Deployment | None
+    """What answers of it, the first by name."""
+    others: int
+    """How many more do."""
     cost: Sums | None
     """Of this month; None for whoever may not see that."""
     active_at: datetime | None
@@ -46,18 +48,20 @@ class Row:
 def rows_of(member: Member, clients: list[Client]) -> list[Row]:
     ids = [client.pk for client in clients]
     projects = counted(Project.objects.for_action(member, "project.view").filter(client__in=ids), by="client")
-    live: dict[Any, list[Deployment]] = {}
+    live: dict[Any, list[Any]] = {}
     running = Deployment.objects.for_action(member, "deployment.view").filter(client__in=ids, archived_at=None, release__isnull=False)
+    for pk, client in running.order_by("slug", "pk").values_list("pk", "client"):
+        live.setdefault(client, []).append(pk)
     shown = ("slug", "client__slug", "release__major", "release__minor", "release__patch")
-    for deployment in running.select_related("client", "release").only(*shown):
-        live.setdefault(deployment.client_id, []).append(deployment)
+    first = Deployment.objects.select_related("client", "release").only(*shown).in_bulk([pks[0] for pks in live.values()])
     latest = dict(Order.objects.filter(client__in=ids).order_by().values_list("client").annotate(at=Max("created_at")))
     bill = this_month(member, clients)
     return [
         Row(
             client,
             projects=projects.get(client.pk, 0),
-            live=live.get(client.pk, []),
+            live=next((first.get(pk) for pk in live.get(client.pk, [])), None),
+            others=max(0, len(live.get(client.pk, [])) - 1),
             cost=bill.by_client.get(client.pk, Sums()) if bill else None,
             active_at=latest.get(client.pk),
         )

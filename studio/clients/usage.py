@@ -18,7 +18,7 @@ from studio.orders.quotas import stored_in_all
 from studio.orders.usage import Span, spans
 from studio.serving.models import Call, CallHour, ClientDay, ClientHour
 from studio.serving.rollup import days_within
-from studio.workspaces.models import Workspace
+from studio.workspaces.models import Client, Workspace
 from studio.workspaces.months import Month
 from studio.workspaces.rates import TOKENS, Rates, amount, cents
 
@@ -53,7 +53,7 @@ class Line:
     def tokens(self) -> int:
         return self.tokens_read + self.tokens_written
 
-    @cached_property
+    @property
     def hours(self) -> Decimal:
         """Hours that are charged: of one GPU, or of a worker without any."""
         return Decimal(self.seconds) / 3600 * max(1, self.gpus)
@@ -62,7 +62,7 @@ class Line:
     def gpu_hours(self) -> Decimal:
         return self.hours if self.gpus else Decimal(0)
 
-    @cached_property
+    @property
     def amount(self) -> Decimal:
         """Rounded here and nowhere else, so that lines add up to what is shown. 0 where no rate is set."""
         if self.per_unit is None:
@@ -114,11 +114,14 @@ class Sums:
             self.tokens_written += line.tokens_written
             if line.per_unit is None:  # nobody charges for tokens here
                 return
-        elif line.worker_kind != STORAGE:
-            self.hours[line.worker_kind] += line.hours
+        elif line.worker_kind == STORAGE:
+            self.gb_months += line.gb_months
+        else:
+            hours = line.hours
+            self.hours[line.worker_kind] += hours
+            if line.gpus:
+                self.gpu_hours += hours
         self.amounts[line.worker_kind] += line.amount
-        self.gpu_hours += line.gpu_hours
-        self.gb_months += line.gb_months
 
 
 @dataclass(frozen=True)
@@ -161,27 +164,32 @@ def bill_of(workspace: Workspace, month: Month, clients: Collection[UUID], *, wh
     """A month of some clients; `whole` adds what was done for none of them, or for one that was erased since."""
     rates = Rates(workspace)
     worked = spans(workspace, month, clients=None if whole else clients)
-    stored = dict(stored_in_all(clients))
+    stored = dict(stored_in_all(everyone(workspace) if whole else clients))
     asked = token_lines(workspace, month, rates, None if whole else clients)
-    lines = [*work_lines(worked, rates), *asked, *storage_lines(workspace, month, clients, stored)]
+    lines = [*work_lines(worked, rates), *asked, *storage_lines(workspace, month, clients, stored, whole=whole)]
     if whole:
         lines += lines_of_erased(workspace, month)
     return Bill(month, rates.currency, lines, stored)
 
 
+def everyone(workspace: Workspace) -> "QuerySet[Client, UUID]":
+    """The ids of all clients, for a database to look up: hundreds of them in a query take longer than what they are asked for."""
+    return Client.objects.filter(workspace=workspace).order_by().values_list("pk", flat=True)
+
+
 def work_lines(worked: Iterable[Span], rates: Rates) -> list[Line]:
     """One for each run or build and rate, and one for all else of a kind; an attempt over which another rate came is cut there."""
     lines: dict[tuple[object, ...], Line] = {}
-    for span in worked:
-        kind = KINDS.get(span.kind)
-        alone = span.order if kind is None or kind.billed_alone else None
-        for piece in rates.pieces(span.worker_kind, span.begin, span.end):
-            key = (span.client, alone or span.kind, span.worker_kind, span.gpus, piece.per_hour)
+    for client, order, work, title, worker_kind, gpus, begin, end in worked:
+        kind = KINDS.get(work)
+        alone = order if kind is None or kind.billed_alone else None
+        for piece in rates.pieces(worker_kind, begin, end):
+            key = (client, alone or work, worker_kind, gpus, piece.per_hour)
             line = lines.get(key)
             if line is None:
-                what = (span.title if alone else "") or (kind.called if kind else "Other work")
+                what = (title if alone else "") or (kind.called if kind else "Other work")
                 day = piece.begin.astimezone(rates.zone).date()
-                line = lines[key] = Line(span.client, day, what, span.worker_kind, piece.per_hour, span.gpus)
+                line = lines[key] = Line(client, day, what, worker_kind, piece.per_hour, gpus)
             line.seconds += piece.seconds
     return sorted(lines.values(), key=lambda line: line.day)
 
@@ -194,15 +202,16 @@ def token_lines(workspace: Workspace, month: Month, rates: Rates, clients: Colle
     for piece in rates.pieces(TOKENS, month.begins, month.ends):
         calls = Call.objects.filter(client__workspace=workspace, counted_at=None, at__gte=piece.begin, at__lt=piece.end)
         found: dict[UUID | None, Line] = {}
+        day = piece.begin.astimezone(rates.zone).date()
         added_up = ((rows, Sum("calls")) for rows in days_and_hours(workspace, piece.begin, piece.end))
         for rows, number in (*added_up, (calls, Count("pk"))):
             rows = rows if clients is None else rows.filter(client__in=clients)
-            for row in rows.order_by().values("client_id").annotate(requests=number, **columns):
-                day = piece.begin.astimezone(rates.zone).date()
-                line = found.setdefault(row["client_id"], Line(row["client_id"], day, ASKED, TOKENS, piece.per_hour))
-                line.requests += row["requests"]
-                line.tokens_read += row["read"]
-                line.tokens_written += row["written"]
+            for client, requests, read, written in rows.order_by().values_list("client_id").annotate(requests=number, **columns):
+                if client not in found:
+                    found[client] = Line(client, day, ASKED, TOKENS, piece.per_hour)
+                found[client].requests += requests
+                found[client].tokens_read += read
+                found[client].tokens_written += written
         yield from found.values()
 
 
@@ -219,14 +228,17 @@ def days_and_hours(workspace: Workspace, begin: datetime, end: datetime) -> "Ite
     yield from (hours.filter(hour__gte=start, hour__lt=stop) for start, stop in ((begin, first), (last, end)) if start < stop)
 
 
-def storage_lines(workspace: Workspace, month: Month, clients: Collection[UUID], stored: dict[UUID, int]) -> Iterator[Line]:
+def storage_lines(
+    workspace: Workspace, month: Month, clients: Collection[UUID], stored: dict[UUID, int], *, whole: bool = False
+) -> Iterator[Line]:
     """One for each client and price: the days' sizes added up. A day that was not written down has the size of the one before."""
     today = timezone.now().astimezone(month.zone).date()
     after = min(today, month.following.first - timedelta(days=1)) + timedelta(days=1)
     if after <= month.first:  # a month to come
         return
     known: dict[UUID, list[Held]] = defaultdict(list)
-    days = StoredDay.objects.filter(client__in=clients, day__gte=month.first, day__lt=after).order_by("day")
+    whose = everyone(workspace) if whole else clients
+    days = StoredDay.objects.filter(client__in=whose, day__gte=month.first, day__lt=after).order_by("day")
     for client, day, size, price in days.values_list("client_id", "day", "size", "price"):
         known[client].append(
             (day, size, workspace.storage_price if day == today else price)

@@ -97,6 +97,9 @@ class Order(Tenant):
         indexes = [
             models.Index(fields=["workspace", "kind", "status"], name="orders_by_status"),
             models.Index(fields=["workspace", "kind", "-ended_at"], name="orders_lately"),
+            models.Index(fields=["client", "created_at"], name="orders_of_a_client"),
+            # Few among very many that are over: a database that knows them by their status alone takes them for a good part of all.
+            models.Index(fields=["workspace", "client"], condition=models.Q(ended_at=None), name="orders_not_over"),
         ]
 
     def __str__(self) -> str:
@@ -190,7 +193,10 @@ class Usage(Tenant):
     class Meta:
         ordering = ["-started_at"]
         constraints = [models.UniqueConstraint(fields=["order", "attempt"], name="usage_per_attempt")]
-        indexes = [models.Index(fields=["workspace", "client", "ended_at"], name="usage_of_a_month")]
+        indexes = [
+            models.Index(fields=["workspace", "client", "ended_at"], name="usage_of_a_month"),
+            models.Index(fields=["workspace", "ended_at"], name="usage_of_all_in_a_month"),
+        ]
 
     def __str__(self) -> str:
         return self.title or self.kind

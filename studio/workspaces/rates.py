@@ -1,13 +1,13 @@
 """What an hour of a worker costs in a workspace, by its kind and the day. Amounts are decimals; each line is rounded once, by `cents`."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 from django.conf import settings
 
@@ -15,6 +15,7 @@ from studio.workspaces.models import Rate, Workspace
 from studio.workspaces.months import midnight
 
 CENT = Decimal("0.01")
+MILLISECOND = timedelta(milliseconds=1)
 TOKENS = "Tokens"
 """The kind whose rate is of a million tokens, read and written alike, and not of an hour."""
 
@@ -28,8 +29,7 @@ def money(amount: "Decimal | float", currency: str) -> str:
     return f"{amount:,.2f} {currency}".rstrip()
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A part of some work in which one rate held."""
 
     begin: datetime
@@ -76,9 +76,9 @@ class Rates:
     def pieces(self, kind: str, begin: datetime, end: datetime) -> Iterator[Piece]:
         """A span of work, cut at the midnights from which another rate holds."""
         changes = self._changes.get(kind, [])
-        for first, last in pairwise([begin, *(moment for moment in changes if begin < moment < end), end]):
-            known = bisect_right(changes, first)
-            yield Piece(first, last, self._per_hour[kind][known - 1] if known else self.without_rate(kind))
+        known, until = bisect_right(changes, begin), bisect_left(changes, end)
+        for number, (first, last) in enumerate(pairwise([begin, *changes[known:until], end]), known):
+            yield Piece(first, last, self._per_hour[kind][number - 1] if number else self.without_rate(kind))
 
     def cost(self, kind: str, gpus: int, begin: datetime, end: datetime) -> Decimal | None:
         """Of a span of work on some GPUs, or on a worker without any (0), not yet rounded; None where a part of it has no rate."""
@@ -100,4 +100,4 @@ def amount(seconds: float, gpus: int, per_hour: Decimal) -> Decimal:
 
 
 def hours(seconds: float) -> Decimal:
-    return Decimal(timedelta(seconds=seconds) // timedelta(milliseconds=1)) / 3_600_000
+    return Decimal(timedelta(seconds=seconds) // MILLISECOND) / 3_600_000

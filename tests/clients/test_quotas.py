@@ -168,7 +168,7 @@ def test_what_runs_now_counts_as_far_as_it_has_come(acme, slot):
     Slot.objects.filter(pk=slot.pk).update(facts=HOST_FACTS | {"gpus": [{"name": "NVIDIA L4", "memory": 1 << 34}]})
     running = make_run(acme.owner, acme.project, acme.base, acme.version, status=Order.Status.RUNNING)
     begun = max(timezone.now() - timedelta(hours=5), Month.now(acme.workspace).begins)
-    Order.objects.filter(pk=running.order_id).update(started_at=begun, worker="test")
+    Order.objects.filter(pk=running.order_id).update(started_at=begun, ended_at=None, worker="test")
     (quota,) = quotas_of(acme.client)
     assert quota.used == pytest.approx((timezone.now() - begun).total_seconds() / 3600, abs=0.01)
 

@@ -20,7 +20,7 @@ from studio.workspaces.months import Month
 from studio.workspaces.pricing import set_prices
 from studio.workspaces.rates import cents
 from studio.workspaces.services import create_client, create_project
-from tests.fixtures import HOST_FACTS, World, make_call, make_deployment, make_member, make_order
+from tests.fixtures import HOST_FACTS, World, make_call, make_deployment, make_member, make_order, make_run
 
 GPU = "NVIDIA H100"
 
@@ -226,11 +226,24 @@ def test_a_month_that_is_not_over_counts_what_runs_and_what_is_stored_today(acme
     rate(acme, "CPU", "6.00", "2020-01-01")
     acme.workspace.storage_price = Decimal("1000000")
     order = make_order(acme.owner, kind="build", client=acme.client, status=Order.Status.RUNNING)
-    Order.objects.filter(pk=order.pk).update(started_at=timezone.now() - timedelta(minutes=1), worker="gone")
+    Order.objects.filter(pk=order.pk).update(started_at=timezone.now() - timedelta(minutes=1), ended_at=None, worker="gone")
     found = bill(acme, "")
     (work,) = [line for line in found.lines if line.worker_kind == "CPU"]
     assert work.amount == Decimal("0.10")
     assert found.sums.amounts[STORAGE] > 0
+
+
+def test_a_run_that_goes_on_after_a_pause_stays_one_line_of_the_invoice(acme):
+    rate(acme, "CPU", "6.00", "2020-01-01")
+    this = Month.now(acme.workspace)
+    run = make_run(acme.owner, acme.project, acme.base, acme.version, status=Order.Status.RUNNING)
+    begun = max(this.begins, timezone.now() - timedelta(hours=3))
+    times = {"started_at": begun, "ended_at": begun + timedelta(seconds=61, microseconds=250_000)}
+    columns = {"client": acme.client, "order": run.order, "kind": "train", "title": run.name, "worker_kind": "CPU"}
+    Usage.objects.create(workspace=acme.workspace, attempt=1, **columns, **times)
+    Order.objects.filter(pk=run.order_id).update(started_at=timezone.now() - timedelta(minutes=1), ended_at=None, attempt=2)
+    (line,) = [line for line in bill(acme, "").lines if line.worker_kind == "CPU"]
+    assert line.seconds == pytest.approx(61.25 + 60, abs=5)
 
 
 def test_a_month_to_come_costs_nothing(acme, ana):
