@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any
+from itertools import count
+from operator import attrgetter
 from uuid import UUID
 
 from django.utils import timezone
@@ -126,19 +127,25 @@ class Turns:
     full: Mapping[UUID, datetime] = field(default_factory=dict)
     """When the month ends, for each order whose client has used the GPU hours that it may use in it."""
 
+    def __post_init__(self) -> None:
+        """What waits stands by rank from here on, and keeps that order among what is alike otherwise."""
+        self.waiting = sorted(self.waiting, key=attrgetter("rank", "created_at", "pk"))
+
     @classmethod
     def read(cls, queue: str, *, lock: bool = False) -> "Turns":
         """`lock` holds what waits until the transaction ends, so that two workers that choose do so one after the other.
 
         SQLite has one writer at a time anyway.
         """
-        related = {name for kind in KINDS.values() if kind.queue == queue for name in kind.related}
-        orders = Order.objects.filter(queue=queue).select_related("workspace", "client", *related).order_by("pk")
+        kinds = {name: kind for name, kind in KINDS.items() if kind.queue == queue}  # by kind and status an index finds the few that live
+        related = {name for kind in kinds.values() for name in kind.related}
+        orders = Order.objects.filter(queue=queue, kind__in=[*kinds]).select_related("workspace", "client", *related).order_by()
         rows = orders.filter(status__in=Order.WAITING)
-        waiting = list(rows.select_for_update(of=("self",)) if lock else rows)
+        waiting = list(rows.order_by("pk").select_for_update(of=("self",)) if lock else rows)
+        active = orders.filter(status__in=Order.ACTIVE)  # asked after the lock: another worker may have taken one meanwhile
         return cls(
             waiting=waiting,
-            active=list(orders.filter(status__in=Order.ACTIVE)),  # asked after the lock: another worker may have taken one meanwhile
+            active=sorted(active, key=attrgetter("pk")),
             slots=[slot for slot in Slot.objects.filter(queue=queue) if slot.is_alive],
             full={order: month.ends for order, month in used_up(waiting).items()},
         )
@@ -168,7 +175,9 @@ class Turns:
         return found
 
     def choose(self, waiting: list[Order], running: "Counter[UUID]", *, at: datetime, workers: list[Slot] | None) -> Order | None:
-        """The next of `waiting` that may start at a moment on one of these workers."""
+        """The next of `waiting`, which stands by rank, that may start at a moment on one of these workers."""
+        if workers == []:
+            return None
         for order in sorted(waiting, key=lambda order: turn(order, running)):
             limit = limit_of(order)
             if may_start_at(order, at, self.full) > at or (limit is not None and running[holder(order)] >= limit):
@@ -184,12 +193,13 @@ class Turns:
         """
         open_now = set(self.may_start())
         waiting = [order for order in self.waiting if able(order, self.slots or None)]
-        never = sorted((order for order in self.waiting if order not in waiting), key=lambda order: turn(order, Counter()))
+        possible = set(waiting)
+        never = sorted((order for order in self.waiting if order not in possible), key=lambda order: turn(order, Counter()))
         found: list[Prospect] = []
+        places = count(1)
         for order, starts_at in self._played(waiting):
             wait, until = (None, None) if order in open_now else self._wait(order)
-            place = None if wait else sum(prospect.place is not None for prospect in found) + 1
-            found.append(Prospect(order, place, starts_at, wait, until))
+            found.append(Prospect(order, None if wait else next(places), starts_at, wait, until))
         return found + [Prospect(order, None, None, Wait.WORKER) for order in never]
 
     def _wait(self, order: Order) -> tuple[Wait | None, datetime | None]:
@@ -242,9 +252,9 @@ class Turns:
         return starts + [(order, None) for order in left]
 
 
-def turn(order: Order, running: "Counter[UUID]") -> tuple[Any, ...]:
-    """What the lowest of goes first; see the top of this file."""
-    return (-order.priority, running[holder(order)], order.rank, order.created_at, order.pk)
+def turn(order: Order, running: "Counter[UUID]") -> tuple[int, int]:
+    """What the lowest of goes first, of those that stand by rank; see the top of this file."""
+    return -order.priority, running[holder(order)]
 
 
 def able(order: Order, workers: list[Slot] | None) -> bool:
