@@ -5,6 +5,7 @@ Whose turn it is, is decided in `studio.orders.turns`; nothing here takes or sta
 
 from dataclasses import dataclass
 from datetime import datetime, time
+from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -108,12 +109,18 @@ class Queue:
     """How many more wait that they may not see."""
     workers: int
 
+    @property
+    def several(self) -> bool:
+        """There are places to choose from."""
+        return len(self.rows) > 1
+
     @classmethod
     def seen_by(cls, member: Member, action: str = "run.view") -> "Queue":
         turns = Turns.read(QUEUE)
         prospects = turns.prospects()
-        visible = Run.objects.for_action(member, action).filter(order__in=[order.pk for order in (*turns.waiting, *turns.active)])
-        runs = {run.order_id: run for run in visible.select_related("project__client", "order")}
+        visible = Run.objects.for_action(member, action).order_by()
+        seen = set(visible.filter(order__in=[order.pk for order in (*turns.waiting, *turns.active)]).values_list("order_id", flat=True))
+        runs = {order.pk: run_of(order) for order in (*turns.waiting, *turns.active) if order.pk in seen}
         shown = [(run, prospect) for prospect in prospects if (run := runs.get(prospect.order.pk))]
         order = [None, *(run for run, _ in shown), None, None]
         rows = [
@@ -122,6 +129,14 @@ class Queue:
         ]
         working = [Working(run, seconds_left(active)) for active in turns.active if (run := runs.get(active.pk))]
         return cls(rows, working, hidden=len(prospects) - len(rows), workers=len(turns.slots))
+
+
+def run_of(order: Order) -> Run:
+    """The run as it was read with its order, whose client is mostly its project's, too."""
+    run: Run = order.run
+    if order.client is not None and order.client_id == run.project.client_id:
+        run.project.client = order.client
+    return run
 
 
 def words_for(order: Order) -> str:
@@ -275,6 +290,7 @@ def time_typed(text: str, *, field: str) -> time:
         raise UserError("The time cannot be used.", fields={field: "Give a time, such as 20:00."}) from problem
 
 
+@cache
 def zones() -> list[str]:
     """The time zones that this machine knows; UTC at least."""
     return ["UTC", *sorted(available_timezones() - {"UTC"})]

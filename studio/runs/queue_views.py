@@ -5,6 +5,9 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 
 from studio.errors import UserError
 from studio.orders.models import Order
@@ -20,7 +23,7 @@ def page(request: HttpRequest) -> HttpResponse:
     member = request.member  # type: ignore[attr-defined]
     context = {
         "rules": queue.Rules.of(member.workspace),
-        "zones": queue.zones(),
+        "zones": zones(member.workspace.time_zone),
         "clients": Client.objects.for_action(request, "queue.edit").filter(archived_at=None),
         "whole": member.client_ids() is None,
     }
@@ -32,9 +35,25 @@ def queue_context(request: HttpRequest) -> dict[str, Any]:
     return {
         "section": "runs",
         "queue": queue.Queue.seen_by(member),
-        "priorities": Order.Priority.choices,
+        "priorities": {chosen: priorities(chosen) for chosen in Order.Priority.values},
+        "icons": {name: render_to_string("components/icon.html", {"name": name}) for name in ("menu", "time", "chevron-down")},
         "workspace": member.workspace,
     }
+
+
+def picked(is_chosen: bool) -> SafeString:
+    return SafeString(" selected" if is_chosen else "")
+
+
+def priorities(chosen: int) -> SafeString:
+    """The options of a select, which are the same in hundreds of rows."""
+    choices = Order.Priority.choices
+    return format_html_join("", '<option value="{}"{}>{}</option>', ((value, picked(value == chosen), said) for value, said in choices))
+
+
+def zones(chosen: str) -> SafeString:
+    """The options of a select; they are hundreds, so no template goes through them."""
+    return format_html_join("", "<option{}>{}</option>", ((picked(zone == chosen), zone) for zone in queue.zones()))
 
 
 def listed(request: HttpRequest, *, said: str = "", level: str = "") -> HttpResponse:
