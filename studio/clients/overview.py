@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.db.models import Count, Max, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
@@ -14,7 +15,7 @@ from studio.comparisons.models import Comparison
 from studio.datasets.models import Dataset
 from studio.datasets.services import with_newest
 from studio.orders.models import Order
-from studio.orders.quotas import quotas_of, stored, telling
+from studio.orders.quotas import in_all, quotas_of, stored, telling
 from studio.releases.models import Release
 from studio.runs.models import Run
 from studio.serving.charts import requests_chart
@@ -73,10 +74,10 @@ def counted(rows: "QuerySet[Any]", *, by: str) -> dict[Any, int]:
     return dict(rows.order_by().values_list(by).annotate(number=Count("pk")))
 
 
-def this_month(member: Member, clients: Iterable[Client]) -> Bill | None:
+def this_month(member: Member, clients: Iterable[Client], *, stored: dict[UUID, int] | None = None) -> Bill | None:
     if not member.may("usage.view"):
         return None
-    return bill_of(member.workspace, Month.now(member.workspace), [client.pk for client in clients])
+    return bill_of(member.workspace, Month.now(member.workspace), [client.pk for client in clients], stored=stored)
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,10 @@ def running(member: Member, client: Client) -> list[Running]:
     """What answers before what does not yet."""
     last = DeploymentState.objects.filter(deployment=OuterRef("pk")).order_by("-number").values("pk")[:1]
     mine = Deployment.objects.for_action(member, "deployment.view").filter(client=client, archived_at=None)
-    found = list(mine.select_related("client", "project", "release", "canary").annotate(last_state=Subquery(last)))
+    found = list(mine.select_related("release", "canary").annotate(last_state=Subquery(last)))
     states = DeploymentState.objects.select_related("user").in_bulk([deployment.last_state for deployment in found])
+    for deployment in found:
+        deployment.client = client
     found.sort(key=lambda deployment: deployment.release_id is None)
     return [Running(deployment, states.get(deployment.last_state)) for deployment in found]
 
@@ -126,6 +129,17 @@ def projects(member: Member, client: Client) -> list[Project]:
     return found
 
 
+def shown_runs(client: Client, pks: Iterable[UUID]) -> list[Run]:
+    """These runs of a client in their order, with no more than a table shows of what they are made from."""
+    columns = ("name", "created_at", "project__name", "base_model__name", "dataset_version__number", "dataset_version__dataset__name")
+    rows = Run.objects.select_related("order", "project", "base_model", "dataset_version__dataset").only("order", *columns)
+    pks = list(pks)
+    found = rows.in_bulk(pks)
+    for run in found.values():
+        run.project.client = client
+    return [found[pk] for pk in pks if pk in found]
+
+
 def people(member: Member, client: Client) -> dict[str, Any]:
     """Those who are assigned to the client, guests among them, and how many more see it since nothing binds them."""
     if not member.may("member.view"):
@@ -139,9 +153,10 @@ def page_of(member: Member, client: Client) -> dict[str, Any]:
     """Everything that the page of a client shows."""
     datasets = Dataset.objects.for_action(member, "dataset.view").filter(project__client=client).order_by("-created_at")
     runs = Run.objects.for_action(member, "run.view").filter(project__client=client)
-    bill = this_month(member, [client])
+    sizes = stored([client.pk]) if member.may("usage.view") else {}
+    taken = in_all(sizes)
+    bill = this_month(member, [client], stored=taken)
     quotas = quotas_of(client) if bill else []  # what is used is told to whom costs are
-    sizes = stored([client.pk]) if bill else {}
     return {
         "running": running(member, client),
         "trials": asked_now(member, client),
@@ -149,11 +164,11 @@ def page_of(member: Member, client: Client) -> dict[str, Any]:
         "releases": releases(member, client),
         "projects": projects(member, client),
         "datasets": with_newest(datasets[:FEW]),
-        "runs": runs.select_related("order", "project__client", "base_model", "dataset_version__dataset")[:FEW],
+        "runs": shown_runs(client, runs.values_list("pk", flat=True)[:FEW]),
         "bill": bill,
         "sums": bill.by_client.get(client.pk, Sums()) if bill else None,
         "stores": [{"name": name, "value": by_client.get(client.pk, 0)} for name, by_client in sizes.items()],
-        "stored": sum(by_client.get(client.pk, 0) for by_client in sizes.values()),
+        "stored": taken[client.pk],
         "quotas": {quota.name: quota for quota in quotas},
         "told": telling(quotas),
         "traffic": traffic(member, client),

@@ -160,11 +160,15 @@ class Bill:
         return sorted({line.worker_kind for line in self.lines if line.per_unit is None and line.worker_kind != TOKENS})
 
 
-def bill_of(workspace: Workspace, month: Month, clients: Collection[UUID], *, whole: bool = False) -> Bill:
-    """A month of some clients; `whole` adds what was done for none of them, or for one that was erased since."""
+def bill_of(
+    workspace: Workspace, month: Month, clients: Collection[UUID], *, whole: bool = False, stored: dict[UUID, int] | None = None
+) -> Bill:
+    """A month of some clients; `whole` adds what was done for none of them, or for one that was erased since. `stored`: what they keep
+    now, in bytes, where somebody has just looked.
+    """
     rates = Rates(workspace)
     worked = spans(workspace, month, clients=None if whole else clients)
-    stored = dict(stored_in_all(everyone(workspace) if whole else clients))
+    stored = dict(stored_in_all(everyone(workspace) if whole else clients)) if stored is None else stored
     asked = token_lines(workspace, month, rates, None if whole else clients)
     lines = [*work_lines(worked, rates), *asked, *storage_lines(workspace, month, clients, stored, whole=whole)]
     if whole:

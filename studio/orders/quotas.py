@@ -80,8 +80,12 @@ def stored(clients: Collection[UUID]) -> dict[str, dict[UUID, int]]:
 
 
 def stored_in_all(clients: Collection[UUID]) -> "Counter[UUID]":
+    return in_all(stored(clients))
+
+
+def in_all(stores: Mapping[str, dict[UUID, int]]) -> "Counter[UUID]":
     total: Counter[UUID] = Counter()
-    for by_client in stored(clients).values():
+    for by_client in stores.values():
         total.update(by_client)
     return total
 
