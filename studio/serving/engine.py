@@ -264,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--socket", required=True)
     parser.add_argument("--root", type=Path, required=True, help="The data folder; no model outside it is opened.")
-    parser.add_argument("--precision", choices=["q8_0", "f16"], default="q8_0", help="Type of the base models' weights.")
+    parser.add_argument("--precision", choices=["q8_0", "f16"], default="q8_0", help="Type of the models' weights and their adapters'.")
     parser.add_argument("--memory", type=int, default=0, help="Bytes that all models may take together; 0 is half of what the machine has.")
     add_options(parser)
     parser.add_argument("--adapters", type=int, default=16, help="Adapters that are held for each base model.")

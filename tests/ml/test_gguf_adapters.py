@@ -412,7 +412,7 @@ def test_llamacpp_says_with_the_adapter_what_peft_says(bases: Any, tmp_path: Pat
     assert np.abs(found - expected).max() < (0.02 * far if precision == "q8_0" else 2e-3) and far > 0.02
 
 
-@pytest.mark.parametrize("small", [1e-5, 1.0, 3e4])
+@pytest.mark.parametrize("small", [1e-5, 1.0, 100.0])
 def test_an_adapter_in_q8_0_keeps_its_digits_however_small_its_numbers_are(
     tiny_model: Path, plain: Path, tmp_path: Path, small: float
 ) -> None:
@@ -437,6 +437,43 @@ def products(path: Path) -> dict[str, Any]:
         layer: parts[f"{layer}.lora_b"].astype(np.float64) @ parts[f"{layer}.lora_a"] * alpha / parts[f"{layer}.lora_a"].shape[0]
         for layer in layers
     }
+
+
+def test_ranks_that_cancel_each_other_are_kept_exact(tiny_model: Path, plain: Path, tmp_path: Path) -> None:
+    """As peft writes an adapter that began with parts of the base: both products, one of them taken off."""
+    dice = torch.Generator().manual_seed(1)
+    a, b = torch.randn(4, 64, generator=dice), torch.randn(64, 4, generator=dice)
+    both = torch.cat([a + 0.001 * torch.randn(4, 64, generator=dice), a]), torch.cat([b, -b], dim=1)
+    tensors = {f"{LAYER}.lora_A.weight": both[0].contiguous(), f"{LAYER}.lora_B.weight": both[1].contiguous()}
+    adapter = changed(plain, tmp_path, tensors=tensors, settings={"rank_pattern": {"layers.0.self_attn.q_proj": 8}})
+    export_adapter(base=tiny_model, adapter=adapter, target=tmp_path / "adapter.gguf", precision="q8_0")
+    exact = {name for name, tensor in read_header(tmp_path / "adapter.gguf").tensors.items() if tensor.type == "F32"}
+    assert exact == {"blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"}
+
+
+@pytest.mark.parametrize("rank", [4, 32, 40])
+def test_an_adapter_in_q8_0_withstands_large_numbers_within_the_model(tiny_model: Path, tmp_path: Path, rank: int) -> None:
+    """What A makes of the model's numbers is rounded as well, with a scale in f16."""
+    plain = make_adapter(tiny_model, tmp_path / "plain", r=rank)
+    larger = {name: tensor * (30 if "lora_A" in name else 1) for name, tensor in load_file(plain / "adapter_model.safetensors").items()}
+    adapter = changed(plain, tmp_path, tensors=larger)
+    expected = says(beside(tiny_model, adapter), IDS)
+    export_adapter(base=tiny_model, adapter=adapter, target=tmp_path / "adapter.gguf", precision="q8_0")
+    tensors = read_header(tmp_path / "adapter.gguf").tensors
+    assert {tensor.shape[0] for name, tensor in tensors.items() if "lora_b" in name} == {32 if rank <= 32 else 64}
+    export(base=tiny_model, adapter=None, quantization="f32", target=tmp_path / "base.gguf", name="tiny")
+    with llamacpp.Model(tmp_path / "base.gguf", adapter=tmp_path / "adapter.gguf") as model:
+        found = model.logits(IDS)
+    plainly = says(AutoModelForCausalLM.from_pretrained(tiny_model), IDS)
+    assert np.abs(found - expected).max() < 0.05 * np.abs(plainly - expected).max()
+
+
+def test_columns_that_are_no_whole_blocks_are_kept_exact(tiny_model_maker: ModelMaker, tmp_path: Path) -> None:
+    base = tiny_model_maker(tmp_path / "base", hidden=48, intermediate=96)
+    adapter = make_adapter(base, tmp_path / "adapter")
+    export_adapter(base=base, adapter=adapter, target=tmp_path / "adapter.gguf", precision="q8_0")
+    kinds = {name: tensor.type for name, tensor in read_header(tmp_path / "adapter.gguf").tensors.items()}
+    assert {kind for name, kind in kinds.items() if "ffn_down" in name} == {"Q8_0"} and kinds["blk.0.attn_q.weight.lora_a"] == "F32"
 
 
 def test_a_layer_that_q8_0_cannot_hold_is_exact(tiny_model: Path, plain: Path, tmp_path: Path) -> None:

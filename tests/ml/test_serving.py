@@ -181,7 +181,7 @@ def test_an_adapter_that_cannot_be_loaded_keeps_no_other_from_answering(engine: 
     text_of(engine.ask(base, root / "heron0", messages=ASKED, max_tokens=2))
     served = next(path for path in (root / "cache" / "serving" / "1").glob("*.lora.gguf"))
     broken = engine.subject(base, root / "heron2")["adapter_sha256"][:16]
-    (served.parent / f"{served.name[:16]}-{broken}.lora.gguf").write_bytes(served.read_bytes()[:2000])
+    (served.parent / f"{served.name[:16]}-{broken}{served.name[33:]}").write_bytes(served.read_bytes()[:2000])
 
     def ask(name: str) -> list[dict[str, Any]]:
         return engine.ask(base, root / name, messages=ASKED, max_tokens=40)

@@ -31,10 +31,13 @@ FILE_TYPES: dict[Precision, int] = {"f32": 0, "f16": 1, "q8_0": 7}
 BLOCK = 32
 """Weights that share a scale in q8_0. Ranks are filled up to whole blocks with zeros."""
 LIFT = 16
-"""A power of two by which A and B together are made larger in q8_0, and alpha smaller. A block's scale is an f16, which has few digits left
-where numbers are as small as those of a B that was trained for a short while."""
+"""The power of two by which A and B together are made larger in q8_0, and alpha smaller. A block's scale is an f16, which has few digits
+left where numbers are as small as those of a B that was trained for a short while."""
 LARGEST = 127 * 65_504 / 2
 """What a scale in f16 can hold, and a margin."""
+CLEAR = 0.25
+"""How large B A must be, measured by its ranks one by one, to be rounded rank by rank: what is left of ranks that cancel each other, as in
+an adapter that was made the difference of two, would drown in their rounding."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def export_adapter(
     """Writes `target`, whole or not at all; returns its size in bytes and how many layers it changes.
 
     Works on every GGUF of the base, whatever its type. One layer is in memory at a time. In q8_0 both factors are rounded as llama.cpp
-    rounds weights; a layer that has no whole blocks, or numbers too large for that, is f32. Raises UserError for an adapter that is more
-    than products beside plain layers, for one whose numbers f16 cannot hold, and for what `read_adapter` refuses.
+    rounds weights; a layer that has no whole blocks, numbers too large for that, or ranks that cancel each other, is f32. Raises UserError
+    for an adapter that is more than products beside plain layers, for one whose numbers f16 cannot hold, and for what `read_adapter`
+    refuses.
     """
     shape = architectures.read_shape(base)
     with Weights.of_model(base) as weights, read_adapter(adapter, weights, tied=shape.tied) as found:
@@ -96,7 +100,8 @@ def _matrices(shape: Shape, tensor: str, change: LowRank, alpha: float, precisio
     heads, (rows, columns) = shape.heads_of(tensor), change.shape
     if precision == "q8_0":
         filled = -(-rank // BLOCK) * BLOCK
-        found_lift = None if columns % BLOCK or name == "token_embd.weight" else _lift(change, change.scale * filled / alpha)
+        fits = not columns % BLOCK and name != "token_embd.weight"
+        found_lift = _lift(change, change.scale * filled / alpha) if fits else None
         if found_lift is None:
             kind = "F32"
         else:
@@ -116,14 +121,20 @@ def _matrices(shape: Shape, tensor: str, change: LowRank, alpha: float, precisio
 
 
 def _lift(change: LowRank, ratio: float) -> np.float32 | None:
-    """The power of two by which A is multiplied, and B divided beside its ratio, so that their largest numbers are alike; None where
-    that is too large still.
+    """The power of two by which A is multiplied, and B divided beside its ratio; None for what q8_0 cannot hold.
+
+    It makes A's largest number about 1, so that A x, which is rounded as well, is about as large as x.
     """
-    inner, outer = (float(np.abs(matrix).max()) for matrix in (change.inner(), change.outer(0, change.shape[0])))
-    outer *= abs(ratio)
-    if not inner or not outer or not math.isfinite(inner * outer):  # nothing to balance, or `quantize` refuses it
+    inner, outer = (matrix.astype(np.float64) for matrix in (change.inner(), change.outer(0, change.shape[0])))
+    across, along = inner @ inner.T, outer.T @ outer
+    apart = float((np.diag(across) * np.diag(along)).sum())  # the squared norm of B A, had its ranks nothing to do with each other
+    if not math.isfinite(apart):  # `quantize` refuses it
         return np.float32(1)
-    return None if math.sqrt(inner * outer) > LARGEST else np.float32(2.0 ** round(math.log2(outer / inner) / 2))
+    if float((across * along).sum()) < CLEAR**2 * apart:
+        return None
+    largest = float(np.abs(inner).max())
+    lift = 2.0 ** -round(math.log2(largest)) if largest else 1.0
+    return None if float(np.abs(outer).max()) * abs(ratio) / lift > LARGEST else np.float32(lift)
 
 
 def _filled(matrix: Array, axis: int, length: int) -> Array:
