@@ -56,10 +56,12 @@ def add_up(hour: datetime, *, client: Client | None = None) -> int:
         moment = timezone.now()
         rows = Call.objects.filter(at__gte=hour, at__lt=hour + HOUR)
         rows = rows if client is None else rows.filter(client=client)
+        # Clients are held first, as by everybody: of two who add hours of one client, each would make the row of its day.
+        clients = Client.objects.filter(pk__in=[*rows.filter(counted_at=None).order_by().values_list("client", flat=True).distinct()])
+        workspaces = dict(clients.select_for_update(no_key=True).order_by("pk").values_list("pk", "workspace_id"))
         # Marked first and added up by the mark: a call that is recorded meanwhile waits for the next time.
-        taken = rows.filter(counted_at=None).update(counted_at=moment)
+        taken = rows.filter(counted_at=None, client__in=workspaces).update(counted_at=moment)
         found = sums_by(rows.filter(counted_at=moment), *OF)
-        workspaces = dict(Client.objects.filter(pk__in={key[0] for key in found}).values_list("pk", "workspace_id"))
         put(CallHour, found, workspaces, hour=hour)
         put(CallDay, found, workspaces, day=day_of(hour))
         put(CallTotal, found, workspaces)

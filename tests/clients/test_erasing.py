@@ -24,7 +24,7 @@ from studio.datasets.models import DatasetVersion, Draft, RowMark
 from studio.errors import UserError
 from studio.orders import storedays
 from studio.orders.models import Event, Order, StoredDay, Usage
-from studio.serving.models import Call, CallDay, CallHour, CallTotal, Keeping, KeptAnswer
+from studio.serving.models import Call, CallDay, CallHour, CallTotal, ClientDay, ClientHour, Keeping, KeptAnswer
 from studio.serving.words import INDEX, Found
 from studio.workspaces.models import ApiKey, Client, Erasure, Tenant
 from tests.clients.test_exporting import fill
@@ -226,7 +226,7 @@ def test_what_its_endpoint_was_asked_stays_for_invoices_without_a_name(acme, doo
     hours = CallHour.objects.all()
     assert sum(hour.calls for hour in hours) == 2
     assert {(hour.workspace, hour.client, hour.deployment, hour.release) for hour in hours} == {(acme.workspace, None, None, None)}
-    assert not Call.objects.exists() and not CallDay.objects.exists() and not CallTotal.objects.exists()
+    assert not any(model.objects.exists() for model in (Call, CallDay, ClientDay, ClientHour, CallTotal))
     assert KEPT[CallHour] in erasure.certificate["kept"]
     assert next(line["rows"] for line in erasure.certificate["erased"] if line["name"] == "calls") == 2
 

@@ -6,16 +6,17 @@ PLAIN = ("calls", "errors", "prompt_tokens", "cached_tokens", "completion_tokens
 
 
 def add_up(apps, schema_editor):
-    for source, target, column in (("CallHour", "ClientHour", "hour"), ("CallDay", "ClientDay", "day")):
-        rows, sums = apps.get_model("serving", source), apps.get_model("serving", target)
-        moments = rows.objects.filter(client__isnull=False).order_by(column).values_list(column, flat=True).distinct()
-        for moment in list(moments):
-            found = {}
-            for row in rows.objects.filter(client__isnull=False, **{column: moment}).iterator():
-                if row.client_id not in found:
-                    found[row.client_id] = sums(workspace_id=row.workspace_id, client_id=row.client_id, **{column: moment})
-                add(found[row.client_id], row)
-            sums.objects.bulk_create(found.values(), 500)
+    for workspace in apps.get_model("workspaces", "Workspace").objects.values_list("pk", flat=True):
+        for source, target, column in (("CallHour", "ClientHour", "hour"), ("CallDay", "ClientDay", "day")):
+            rows, sums = apps.get_model("serving", source), apps.get_model("serving", target)
+            mine = rows.objects.filter(workspace=workspace, client__isnull=False)
+            for moment in list(mine.order_by(column).values_list(column, flat=True).distinct()):
+                found = {}
+                for row in mine.filter(**{column: moment}).order_by().iterator():
+                    if row.client_id not in found:
+                        found[row.client_id] = sums(workspace_id=workspace, client_id=row.client_id, **{column: moment})
+                    add(found[row.client_id], row)
+                sums.objects.bulk_create(found.values(), 500)
 
 
 def add(sums, row):
