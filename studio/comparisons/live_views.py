@@ -40,7 +40,7 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
         "rows": list(zip(marked, settings.by_arm, strict=True)) if settings.differing else [],
         "drawn": [drawn(arm, marks[arm.number].colour, marks[arm.number].dash) for arm in arms],
         "settings": settings,
-        "answers": answers_for(request, comparison, arms),
+        **answers_for(request, comparison, arms),
         "query": query_of(request),
     }
     context |= verdict_context(comparison, member) | ratings_context(comparison, member)
@@ -51,16 +51,17 @@ def drawn(arm: Arm, colour: int, dash: int) -> dict[str, Any]:
     return {"number": arm.number, "name": arm.name, "colour": colour, "dash": dash}
 
 
-def answers_for(request: HttpRequest, comparison: Comparison, arms: list[Arm]) -> Any:
-    """None before anything was measured, or where nobody was asked anything."""
+def answers_for(request: HttpRequest, comparison: Comparison, arms: list[Arm]) -> dict[str, Any]:
+    """Nothing before anything was measured, or where nobody was asked anything; in words what cannot be read any more."""
     try:
         measured = Measured.of(comparison)
-    except UserError:
-        return None
+    except UserError as problem:
+        return {"damaged": problem.message if problem.code == "damaged" else ""}
     if not measured.prompts:
-        return None
+        return {}
     typed = request.GET
-    return side_by_side(comparison, measured, arms, seed=typed.get("seed", ""), page=typed.get("page", "1"), wanted=typed.getlist("arm"))
+    shown = side_by_side(comparison, measured, arms, seed=typed.get("seed", ""), page=typed.get("page", "1"), wanted=typed.getlist("arm"))
+    return {"answers": shown}
 
 
 def curves(request: HttpRequest, pk: str) -> JsonResponse:

@@ -3,7 +3,9 @@
 The files are a worker's, who has loaded models that learnt from strangers' rows: sizes are bounded, and numbers that cannot be are refused.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,7 @@ from studio.errors import UserError
 from studio.training.scoring import metrics_of
 from studio.worker.events import clean
 
+log = logging.getLogger(__name__)
 Set = Literal["held_out", "probe"]
 Key = tuple[int, int]
 """(arm, seed). Arm -1 is the untouched base model, with seed 0; where arms have several, -1 - number of the first arm with it."""
@@ -160,7 +163,8 @@ class Measured:
         folder = folder_of(comparison)
         if folder is None or not (folder / "facts.json").is_file():
             raise UserError("This comparison has not been measured yet. Measure it first.")
-        return read(folder, Asked.of(comparison))
+        with told_as_damaged(comparison):
+            return read(folder, Asked.of(comparison))
 
     @property
     def keys(self) -> list[Key]:
@@ -249,6 +253,16 @@ class Measured:
 def folder_of(comparison: Comparison) -> Path | None:
     """Where its measuring order leaves its files; None before there is one."""
     return comparison.order.folder / "result" if comparison.order else None
+
+
+@contextmanager
+def told_as_damaged(comparison: Comparison) -> Iterator[None]:
+    """Whoever reads what was measured long ago meets a disk that lost some of it. Raises UserError of code "damaged" then."""
+    try:
+        yield
+    except (ValueError, OSError, pa.ArrowException) as problem:
+        log.warning("What was measured of comparison %s cannot be read: %r", comparison.pk, problem)
+        raise UserError("What was measured of this comparison is damaged on the disk. Measure it again.", code="damaged") from problem
 
 
 def read(folder: Path, asked: Asked) -> Measured:

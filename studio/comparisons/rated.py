@@ -9,8 +9,9 @@ import numpy as np
 from django.db.models import QuerySet
 
 from studio.comparisons.bradley_terry import Floats, Scores, scores
-from studio.comparisons.measured import Asked, answers_of, facts_of, folder_of, prompts_of
+from studio.comparisons.measured import Asked, answers_of, facts_of, folder_of, prompts_of, told_as_damaged
 from studio.comparisons.models import Comparison, Rating
+from studio.errors import UserError
 from studio.orders.models import Order
 
 Pair = tuple[int, int]
@@ -59,13 +60,18 @@ class Rated:
 
     @classmethod
     def of(cls, comparison: Comparison) -> "Rated | None":
-        """None where nothing was measured, or fewer than two arms answered. Reads the texts alone, since every rating asks for them."""
+        """None where nothing was measured or can be read, or fewer than two arms answered. Reads texts alone, for every rating asks."""
         folder = folder_of(comparison)
         if not is_open(comparison) or folder is None or not (folder / "facts.json").is_file():
             return None
-        asked, prompts = Asked.of(comparison), prompts_of(folder)
-        known = {(result.arm, result.seed) for result in facts_of(folder, asked).results}
-        answers = answers_of(folder, known, prompts, asked)
+        asked = Asked.of(comparison)
+        try:
+            with told_as_damaged(comparison):
+                prompts = prompts_of(folder)
+                known = {(result.arm, result.seed) for result in facts_of(folder, asked).results}
+                answers = answers_of(folder, known, prompts, asked)
+        except UserError:  # the page of the comparison says so
+            return None
         texts = {key: [answer.text for answer in said] for key, said in answers.items() if key[0] >= 0 and 0 < len(said) == len(prompts)}
         ratings = list(ratings_of(comparison).select_related("left", "right"))
         found = cls(comparison, texts, [(prompt.shown, prompt.expected) for prompt in prompts], ratings)

@@ -125,3 +125,16 @@ def test_what_cannot_be_read_is_tried_once_and_holds_up_no_other(acme, monkeypat
     assert rounds.advance() == []
     newer.refresh_from_db()
     assert newer.verdict == EARLIER | {"not_renewed": VERSION}
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "facts.json", "prompts.jsonl", "answers.jsonl"])
+def test_a_page_whose_measured_files_are_damaged_says_so_and_keeps_its_verdict(acme, name):
+    comparison = make_comparison(acme)
+    make_measured(comparison)
+    comparison.verdict = verdict.reckoned(comparison).model_dump(mode="json")
+    comparison.save(update_fields=["verdict"])
+    assert 'id="answers"' in page_for(acme.owner, comparison)
+    (folder_of(comparison) / name).write_bytes(b"PAR1 lost by the disk")
+    page = page_for(acme.owner, comparison)
+    assert "What was measured of this comparison is damaged on the disk. Measure it again." in page
+    assert 'id="answers"' not in page and "of the gain of" in page
