@@ -92,21 +92,21 @@ async def measure(root: Path, options: argparse.Namespace) -> None:
 
 
 async def by_turns(ways: dict[str, tuple[Ask, psutil.Process]], callers: int, seconds: float) -> dict[tuple[str, str], float]:
-    """Tokens per second, and per second of all processors, which is steadier where others work beside."""
+    """Tokens per second, and per second of all processors, which is steadier where others work beside.
+
+    Answers count where they end: what was begun before the first turn makes up for what has not ended after the last.
+    """
     tokens, walls, cpus = (dict.fromkeys(ways, 0.0) for _ in range(3))
     processes = {name: process for name, (_, process) in ways.items()}
 
     async def caller(name: str, number: int) -> None:
-        def count() -> None:
-            tokens[name] += 1
-
         dice = random.Random(number)
         while True:
-            await ways[name][0](number, question(number, dice) | {"count": count})
+            tokens[name] += (await ways[name][0](number, question(number, dice)))["tokens"]
 
     asking = [asyncio.create_task(caller(name, number)) for name in ways for number in range(callers)]
     try:
-        for turn in range(-len(ways) * 5, len(ways) * int(seconds / WINDOW)):
+        for turn in range(-len(ways) * 5, len(ways) * max(1, int(seconds / WINDOW))):
             name = list(ways)[turn % len(ways)]
             for other, process in processes.items():
                 if other == name:
@@ -115,6 +115,9 @@ async def by_turns(ways: dict[str, tuple[Ask, psutil.Process]], callers: int, se
                     process.suspend()
             cpu, began = seconds_of(processes[name]), time.monotonic()
             await asyncio.sleep(WINDOW)
+            for task in asking:
+                if task.done():  # they go on until they are ended, so it failed
+                    task.result()
             if turn < 0:  # prompts are read for the first time
                 tokens[name] = 0
             else:
@@ -227,14 +230,12 @@ class Engine:
         return ask
 
     async def ask(self, subject: dict[str, str], body: dict[str, Any]) -> dict[str, float]:
-        began, loaded, count = time.monotonic(), 0.0, body.pop("count", None)
+        began, loaded = time.monotonic(), 0.0
         async with self.client.stream("POST", "/ask", json={"subject": subject, "route": "chat", "body": body}) as answer:
             async for text in answer.aiter_lines():
                 line = json.loads(text)
                 if line.get("state") in ("waiting for a turn", "answering"):
                     loaded = loaded or time.monotonic() - began
-                elif count and has_text(line.get("chunk", {})):
-                    count()
         if "error" in line:
             raise SystemExit(line["error"]["message"])
         done = line["done"]
@@ -270,11 +271,10 @@ async def llama(root: Path, adapters: list[Path], *, threads: int) -> AsyncItera
     server = await Stable(root / "plain", patience=600).start(Load(str(model), tuple(map(str, files)), batch=batch, threads=threads))
 
     async def ask(number: int, body: dict[str, Any]) -> dict[str, float]:
-        began, took, count = time.monotonic(), Took(), body.pop("count", None)
+        began, took = time.monotonic(), Took()
         asked = body | {"stream": True, "stream_options": {"include_usage": True}, "lora": server.lora(str(files[number % len(files)]))}
-        async for chunk in chunks_of(server.client, "/v1/chat/completions", asked, took):
-            if count and has_text(chunk):
-                count()
+        async for _ in chunks_of(server.client, "/v1/chat/completions", asked, took):
+            pass
         return {"tokens": took.completion_tokens, "first": 0.0, "seconds": time.monotonic() - began, "loaded": 0.0}
 
     try:
@@ -315,10 +315,6 @@ def make_adapter(base: Path, root: Path, name: str, *, seed: int) -> Path:
 def subject(base: Path, adapter: Path | None = None) -> dict[str, str]:
     found = {"workspace": "1", "base": str(base), "base_sha256": sealed_sha256(base)}
     return found | ({"adapter": str(adapter), "adapter_sha256": sealed_sha256(adapter)} if adapter else {})
-
-
-def has_text(chunk: dict[str, Any]) -> bool:
-    return any(choice["delta"].get("content") for choice in chunk.get("choices", ()))
 
 
 def p95(values: list[float]) -> float:
