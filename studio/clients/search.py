@@ -86,7 +86,8 @@ def search(member: Member, typed: str, *, most: int) -> list[Group]:
     if not words:
         return []
     groups, seen = [], Seen()
-    often = connection.vendor == "sqlite" and not any(HASH.fullmatch(word) for word in words)  # PostgreSQL stops early by itself
+    # Several words or a hash fit few things, so those of late would be looked through in vain; PostgreSQL stops early by itself.
+    often = connection.vendor == "sqlite" and len(words) == 1 and not HASH.fullmatch(words[0])
     for kind in KINDS:
         wanted = matching(kind.model, words, names=kind.names, hashes=kind.hashes, seen=seen)
         things = rows(member, kind)
