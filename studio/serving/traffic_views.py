@@ -17,7 +17,7 @@ from studio.serving import charts
 from studio.serving.canaries import verdict
 from studio.serving.models import Deployment
 from studio.serving.periods import NAMES, Period, period_named
-from studio.serving.reading import Asked, by_release, counts_of, over_time, times_of, traffic_of
+from studio.serving.reading import Asked, by_release, counts_of, over_time, traffic_of, whole_of
 from studio.serving.traffic import LEFT, Counts, Sums, is_error
 from studio.workspaces.lists import query_of
 from studio.workspaces.models import Client, Member
@@ -28,6 +28,8 @@ SORTS: dict[str, Callable[[Counts], float]] = {
     "errors": lambda sums: sums.error_share or 0,
     "tokens": lambda sums: sums.tokens,
 }
+NEEDED = {"errors": ("calls", "errors"), "tokens": ("prompt_tokens", "completion_tokens")}
+"""What has to be added up to sort by it; of all else the calls."""
 HEAD = ("from", "until", "client", "deployment", "requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens")
 SAID = {
     400: "could not be used",
@@ -143,8 +145,10 @@ def everything(request: HttpRequest) -> HttpResponse:
     asked, client = asked_for(request)
     period = period_of(request)
     sort = request.GET.get("sort", "") or "-calls"
-    page = page_of(asked, counts_of(asked, period), sort, request.GET.get("page"))
-    times = times_of(asked, period, [row.deployment for row in page if row.deployment])
+    counted = counts_of(asked, period, NEEDED.get(sort.removeprefix("-"), ("calls",)))
+    page = page_of(asked, counted, sort, request.GET.get("page"))
+    by_name = [row.client.pk for row in page if not row.deployment]
+    sums = whole_of(asked, period, [row.deployment for row in page if row.deployment], by_name)
     traffic = over_time(asked, period)
     context = {
         "section": "traffic",
@@ -152,7 +156,7 @@ def everything(request: HttpRequest) -> HttpResponse:
         "period": period,
         "periods": NAMES,
         "page": page,
-        "rows": [(row, times.get(row.deployment) if row.deployment else None) for row in page],
+        "rows": [(row, sums.get(row.deployment or row.client.pk, Sums())) for row in page],
         "total": traffic.total,
         "charts": [charts.requests_chart(traffic), charts.tokens_chart(traffic)],
         "sort": sort,
