@@ -120,7 +120,8 @@ def all_of(parts: Iterable[Sums]) -> Sums:
 
 def in_part(period: Period, calls: "QuerySet[Any]") -> Case:
     """The number of the part in which a call lies, told by the database: a few comparisons, for most parts have been taken by hours."""
-    oldest = calls.order_by("at").values_list("at", flat=True).first()
+    # Those that count have one mark or none, and by it first an index has them in order. PostgreSQL would look through all the others.
+    oldest = calls.order_by(*(("at",) if period.is_fine else ("counted_at", "at"))).values_list("at", flat=True).first()
     first = period.part_of(oldest) if oldest else period.parts - 1
     whens = (When(at__lt=period.edges[part + 1], then=Value(part)) for part in range(first, period.parts - 1))
     return Case(*whens, default=Value(period.parts - 1), output_field=IntegerField())
@@ -189,7 +190,7 @@ class Listed(Aggregate):
         return self.as_sql(compiler, connection, template="'[' || GROUP_CONCAT(%(expressions)s) || ']'", **extra)
 
     def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        return self.as_sql(compiler, connection, template="JSONB_AGG(%(expressions)s)::text", **extra)
+        return self.as_sql(compiler, connection, template="'[' || STRING_AGG(%(expressions)s::text, ',') || ']'", **extra)
 
 
 def whole_sums_of(rows: "QuerySet[Any]", *columns: str) -> Iterator[tuple[Key, Sums]]:
