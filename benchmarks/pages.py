@@ -60,7 +60,7 @@ def measure(given: argparse.Namespace) -> None:
         look_at_tables()  # as the rounds do every hour
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
-                cursor.execute("ANALYZE")  # as autovacuum does after a while
+                cursor.execute("VACUUM ANALYZE")  # as autovacuum does after a while
     ask_all(addresses(member), member, given)
 
 
