@@ -7,7 +7,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.utils.html import format_html_join
-from django.utils.safestring import SafeString
 
 from studio.errors import UserError
 from studio.orders.models import Order
@@ -41,17 +40,17 @@ def queue_context(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def picked(is_chosen: bool) -> SafeString:
-    return SafeString(" selected" if is_chosen else "")
+def picked(is_chosen: bool) -> str:
+    return " selected" if is_chosen else ""
 
 
-def priorities(chosen: int) -> SafeString:
+def priorities(chosen: int) -> str:
     """The options of a select, which are the same in hundreds of rows."""
     choices = Order.Priority.choices
     return format_html_join("", '<option value="{}"{}>{}</option>', ((value, picked(value == chosen), said) for value, said in choices))
 
 
-def zones(chosen: str) -> SafeString:
+def zones(chosen: str) -> str:
     """The options of a select; they are hundreds, so no template goes through them."""
     return format_html_join("", "<option{}>{}</option>", ((picked(zone == chosen), zone) for zone in queue.zones()))
 
