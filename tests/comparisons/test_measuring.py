@@ -46,8 +46,9 @@ def test_a_file_that_is_larger_than_any_is_refused_unread(acme, monkeypatch):
     comparison = acme.comparison
     make_measured(comparison)
     monkeypatch.setattr("studio.comparisons.measured.LARGEST_TEXTS", 10)
-    with pytest.raises(ValueError, match="larger than any"):
+    with pytest.raises(UserError) as refused:
         Measured.of(comparison)
+    assert "larger than any" in str(refused.value.__cause__)
 
 
 def test_a_measuring_that_was_stopped_leaves_no_verdict(acme):
