@@ -88,6 +88,9 @@ async def measure(root: Path, options: argparse.Namespace) -> None:
                     print(f"{callers} callers, tokens per {unit}:", ", ".join(f"{name} {found[name, unit]:.1f}" for name in ways))
                     print(f"    eight / merged {found['eight', unit] / found['merged', unit]:.3f} (at least 0.80 at 32)")
                     print(f"    eight / llama.cpp's own order {found['eight', unit] / found['plain', unit]:.2f}")
+    with Engine(root) as engine:  # another one: to the first, llama.cpp's own order was somebody else who takes cores
+        eight = engine.asking([subject(base, adapter) for adapter in adapters[:ADAPTERS]])
+        await ask_all(eight, callers=8, each=1)
         await adding(engine, base, adapters, eight)
 
 
@@ -102,7 +105,8 @@ async def by_turns(ways: dict[str, tuple[Ask, psutil.Process]], callers: int, se
     async def caller(name: str, number: int) -> None:
         dice = random.Random(number)
         while True:
-            tokens[name] += (await ways[name][0](number, question(number, dice)))["tokens"]
+            told = await ways[name][0](number, question(number, dice))
+            tokens[name] += told["tokens"]
 
     asking = [asyncio.create_task(caller(name, number)) for name in ways for number in range(callers)]
     try:
@@ -222,6 +226,7 @@ class Engine:
     def __exit__(self, *problem: object) -> None:
         self.process.kill()
         self.process.wait()
+        self.socket.unlink(missing_ok=True)
 
     def asking(self, subjects: list[dict[str, str]]) -> Ask:
         async def ask(number: int, body: dict[str, Any]) -> dict[str, float]:
