@@ -92,7 +92,7 @@ def traffic_of(asked: Asked, period: Period, *columns: str) -> Traffic:
     calls = asked.calls(period.begin, period.end)
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
-        rows, moment = added_up_in(asked, period, whole=bool(columns))
+        rows, moment = added_up_in(asked, period, by_release=bool(columns))
         for (begin, *rest), sums in whole_sums_of(rows, moment, *columns):
             parts[period.part_of(begin)].add(sums)
             if columns:
@@ -104,11 +104,11 @@ def traffic_of(asked: Asked, period: Period, *columns: str) -> Traffic:
     return Traffic(period, parts, dict(groups) if columns else {(): all_of(parts)})
 
 
-def added_up_in(asked: Asked, period: Period, *, whole: bool) -> tuple["QuerySet[Any]", str]:
-    """Days where each part is made of such, else hours, and the column of their moment; `whole` where it is asked what answered."""
+def added_up_in(asked: Asked, period: Period, *, by_release: bool) -> tuple["QuerySet[Any]", str]:
+    """Days where each part is made of such, else hours, and the column of their moment; `by_release` where it is asked what answered."""
     if all(day_of(edge) == edge for edge in period.edges):
-        return (asked.days if whole else asked.days_of_clients)(period.begin, period.end), "day"
-    return (asked.hours if whole else asked.hours_of_clients)(period.begin, period.end), "hour"
+        return (asked.days if by_release else asked.days_of_clients)(period.begin, period.end), "day"
+    return (asked.hours if by_release else asked.hours_of_clients)(period.begin, period.end), "hour"
 
 
 def all_of(parts: Iterable[Sums]) -> Sums:
@@ -133,7 +133,7 @@ def over_time(asked: Asked, period: Period) -> Traffic:
     calls = asked.calls(period.begin, period.end)
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
-        for begin, counts in sums_of(*added_up_in(asked, period, whole=False)):
+        for begin, counts in sums_of(*added_up_in(asked, period, by_release=False)):
             parts[period.part_of(begin)].add_counts(vars(counts))
     for part, counts in counts_by(calls.annotate(part=in_part(period, calls)), "part"):
         parts[part].add_counts(vars(counts))
