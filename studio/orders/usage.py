@@ -74,15 +74,15 @@ class Span(NamedTuple):
 
 
 class Clock(Func):
-    """A moment as text, on the clocks of UTC: of thousands of rows, reading moments as such takes longer than finding them."""
+    """A moment as text in UTC, for `datetime.fromisoformat`: of thousands of rows, reading moments as such takes longer than finding them."""
 
     output_field = TextField()
 
-    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:  # which keeps them so
-        return self.as_sql(compiler, connection, template="%(expressions)s", **context)
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:  # which keeps text; a bare column would be parsed by Django
+        return self.as_sql(compiler, connection, template="%(expressions)s || '+00:00'", **context)
 
     def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        return self.as_sql(compiler, connection, template="CAST(%(expressions)s AT TIME ZONE 'UTC' AS text)", **context)
+        return self.as_sql(compiler, connection, template="CAST(%(expressions)s AT TIME ZONE 'UTC' AS text) || '+00:00'", **context)
 
 
 def spans(workspace: Workspace, month: Month, *, clients: Collection[UUID] | None = None, on_gpus: bool = False) -> Iterator[Span]:
@@ -98,11 +98,12 @@ def spans(workspace: Workspace, month: Month, *, clients: Collection[UUID] | Non
     if on_gpus:
         ended = ended.filter(gpus__gt=0)
     known: dict[str | None, UUID | None] = {None: None}
+    moment = datetime.fromisoformat
     rows = ended.order_by("started_at", "pk").values_list(*ids, *times, "kind", "title", "worker_kind", "gpus")
     for client, order, begin, end, kind, title, worker_kind, gpus in rows:
         if client not in known:
             known[client] = UUID(client)
-        if cut := month.cut(datetime.fromisoformat(f"{begin}+00:00"), datetime.fromisoformat(f"{end}+00:00")):
+        if cut := month.cut(moment(begin), moment(end)):
             yield Span(known[client], order and order.replace("-", ""), kind, title, worker_kind, gpus, *cut)
     yield from at_work(workspace, month, clients=clients)
 
