@@ -204,7 +204,7 @@ class CallHour(AddedUp):
                 fields=["workspace", "hour", "client", "deployment", *PLAIN], name="sums_of_hours"
             ),  # nothing else is read for a list
             models.Index(fields=["client", "hour"]),
-            models.Index(fields=["deployment", "hour"]),
+            models.Index(fields=["workspace", "deployment", "hour"], name="hours_of_deployments"),
             models.Index(fields=["workspace", "hour"], condition=models.Q(client=None), name="hours_of_erased_clients"),
         ]
 
@@ -226,7 +226,7 @@ class CallDay(AddedUp):
         constraints = [models.UniqueConstraint(fields=["client", "deployment", "release", "canary", "day"], name="calls_of_a_day")]
         indexes = [
             models.Index(fields=["workspace", "day", "client", "deployment", *PLAIN], name="sums_of_days"),
-            models.Index(fields=["deployment", "day"], name="days_of_a_deployment"),
+            models.Index(fields=["workspace", "deployment", "day"], name="days_of_deployments"),
         ]
 
     def __str__(self) -> str:

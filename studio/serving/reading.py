@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +21,12 @@ from studio.serving.traffic import COUNTS, Counts, Sums, add_to
 from studio.workspaces.models import Member
 
 Key = tuple[Any, ...]
+SHOWN = ("calls", "errors", "prompt_tokens", "completion_tokens")
+"""What is shown of thousands of deployments at once."""
+WHOLE = ("calls", "errors", "prompt_tokens", "cached_tokens", "completion_tokens")
+"""Those of COUNTS that are whole numbers: a text of many others would cut their digits."""
+TIMES = ("seconds", "first")
+LISTS = (*TIMES, "outcomes")
 
 
 @dataclass(frozen=True)
@@ -128,38 +134,41 @@ def in_part(period: Period, calls: "QuerySet[Any]") -> Case:
 
 
 def over_time(asked: Asked, period: Period) -> Traffic:
-    """Part by part and in all, without percentiles: of thousands of deployments at once."""
+    """Part by part and in all, no more than SHOWN: of thousands of deployments at once."""
     parts: list[Sums] = [Sums() for _ in range(period.parts)]
     calls = asked.calls(period.begin, period.end)
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
-        for begin, counts in sums_of(*added_up_in(asked, period, by_release=False)):
+        for begin, counts in sums_of(*added_up_in(asked, period, by_release=False), SHOWN):
             parts[period.part_of(begin)].add_counts(vars(counts))
-    for part, counts in counts_by(calls.annotate(part=in_part(period, calls)), "part"):
+    for part, counts in counts_by(calls.annotate(part=in_part(period, calls)), "part", SHOWN):
         parts[part].add_counts(vars(counts))
     return Traffic(period, parts, {(): all_of(parts)})
 
 
-def counts_of(asked: Asked, period: Period, columns: Sequence[str] = COUNTS) -> dict[str, Counts]:
+def counts_of(asked: Asked, period: Period, columns: Sequence[str] = WHOLE) -> dict[str, Counts]:
     """What each deployment was asked, and of each client what was asked of releases by their own names: of thousands at once, so without
-    percentiles, and by the deployment's or the client's id as the database spells it, for few of them are shown. Where no more than some
-    of COUNTS are wanted, the others stay 0.
+    percentiles, and by the deployment's or the client's id as the database spells it, for few of them are shown. `columns` are some of
+    WHOLE; the others stay 0.
     """
-    found: dict[str, Counts] = {}
+    found: dict[str, dict[str, int]] = {column: defaultdict(int) for column in columns}
     calls = asked.calls(period.begin, period.end)
-    sums = []
     if not period.is_fine:
         calls = calls.filter(counted_at=None)
-        sums = [sums_of(rows.annotate(of=OF), "of", columns) for rows in asked.added_up(period.begin, period.end)]
-    for key, counts in chain(*sums, counts_by(calls.annotate(of=OF), "of")):
-        if key in found:
-            found[key].add_counts(vars(counts))
-        else:
-            found[key] = counts
-    return found
+        for rows in asked.added_up(period.begin, period.end):
+            keys, *lists = rows.aggregate(of=Listed(OF), **{f"{column}_of_all": Listed(column) for column in columns}).values()
+            for column, numbers in zip(columns, lists, strict=True) if keys else ():
+                sums = found[column]
+                for key, number in zip(keys[1:-1].split(","), orjson.loads(numbers), strict=True):
+                    sums[key] += number
+    for key, counts in counts_by(calls.annotate(of=Cast(OF, CharField())), "of", columns):
+        for column in columns:
+            found[column][key] += getattr(counts, column)
+    return {key: Counts(**{column: found[column][key] for column in columns}) for key in found[columns[0]]}
 
 
-OF = Cast(Coalesce("deployment_id", "client_id"), CharField())
+# Rows of the same are added up here, not by the database: it would sort tens of thousands by long ids, three times as long.
+OF = Coalesce("deployment_id", "client_id")
 
 
 def sums_of(rows: "QuerySet[Any]", column: str, columns: Sequence[str] = COUNTS) -> Iterator[tuple[Any, Counts]]:
@@ -168,17 +177,19 @@ def sums_of(rows: "QuerySet[Any]", column: str, columns: Sequence[str] = COUNTS)
         yield key, Counts(**dict(zip(columns, sums, strict=True)))
 
 
-def counts_by(calls: "QuerySet[Any]", column: str) -> Iterator[tuple[Any, Counts]]:
+def counts_by(calls: "QuerySet[Any]", column: str, columns: Sequence[str] = COUNTS) -> Iterator[tuple[Any, Counts]]:
     """The same of calls one by one."""
-    sums = {
-        "calls": Count("pk"),
-        "errors": Count("pk", filter=Q(status__gte=400) & ~Q(status=LEFT)),
-        **{f"{name}_sum": Sum(name, default=0) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")},
-        "seconds_sum": Sum("seconds", filter=Q(seconds_step__isnull=False), default=0.0),
-        "first_sum": Sum("first", filter=Q(first_step__isnull=False), default=0.0),
-    }
-    for key, *counts in calls.order_by().values_list(column).annotate(**sums):
-        yield key, Counts(*counts)
+    for key, *sums in calls.order_by().values_list(column).annotate(**{f"{name}_of_all": CALLS[name] for name in columns}):
+        yield key, Counts(**dict(zip(columns, sums, strict=True)))
+
+
+CALLS = {
+    "calls": Count("pk"),
+    "errors": Count("pk", filter=Q(status__gte=400) & ~Q(status=LEFT)),
+    **{name: Sum(name, default=0) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")},
+    "seconds_sum": Sum("seconds", filter=Q(seconds_step__isnull=False), default=0.0),
+    "first_sum": Sum("first", filter=Q(first_step__isnull=False), default=0.0),
+}
 
 
 class Listed(Aggregate):
@@ -193,17 +204,20 @@ class Listed(Aggregate):
         return self.as_sql(compiler, connection, template="'[' || STRING_AGG(%(expressions)s::text, ',') || ']'", **extra)
 
 
-def whole_sums_of(rows: "QuerySet[Any]", *columns: str) -> Iterator[tuple[Key, Sums]]:
-    """All that hours or days hold, added up by some of their columns."""
-    lists = {f"{name}_of_all": Listed(name) for name in ("outcomes", "seconds", "first")}
-    for row in rows.values_list(*columns).annotate(*map(Sum, COUNTS), **lists):
-        key, counts, (outcomes, seconds, first) = row[: len(columns)], row[len(columns) : -3], map(orjson.loads, row[-3:])
-        sums = Sums(*counts)
-        for each in outcomes:
+def whole_sums_of(
+    rows: "QuerySet[Any]", *columns: str, counts: Sequence[str] = COUNTS, lists: Sequence[str] = LISTS
+) -> Iterator[tuple[Key, Sums]]:
+    """All that hours or days hold, or some of it, added up by some of their columns."""
+    every = {f"{name}_of_all": Listed(name) for name in lists}
+    for row in rows.values_list(*columns).annotate(*map(Sum, counts), **every):
+        key, figures = row[: len(columns)], row[len(columns) :]
+        sums = Sums(**dict(zip(counts, figures, strict=False)))
+        listed = dict(zip(lists, map(orjson.loads, figures[len(counts) :]), strict=True))
+        add_to(sums.seconds, columns_of(listed["seconds"]))
+        add_to(sums.first, columns_of(listed["first"]))
+        for each in listed.get("outcomes", ()):
             for outcome, count in each.items():
                 sums.outcomes[outcome] += count
-        add_to(sums.seconds, columns_of(seconds))
-        add_to(sums.first, columns_of(first))
         yield key, sums
 
 
@@ -212,7 +226,7 @@ def columns_of(lists: list[list[int]]) -> list[int]:
 
 
 def whole_of(asked: Asked, period: Period, deployments: Collection[UUID], clients: Collection[UUID] = ()) -> dict[UUID, Sums]:
-    """Everything of those deployments that are shown, and of `clients` what was asked of releases by their own names."""
+    """SHOWN and the percentiles of some deployments, and of `clients` what was asked of releases by their own names."""
     found: dict[UUID, Sums] = defaultdict(Sums)
     kinds: list[tuple[str, dict[str, Any]]] = [("deployment_id", {"deployment__in": deployments})] if deployments else []
     if clients:
@@ -223,7 +237,7 @@ def whole_of(asked: Asked, period: Period, deployments: Collection[UUID], client
         if not period.is_fine:
             calls = calls.filter(counted_at=None)
             for rows in narrow.added_up(period.begin, period.end):
-                for (key,), sums in whole_sums_of(rows, column):
+                for (key,), sums in whole_sums_of(rows, column, counts=SHOWN, lists=TIMES):
                     found[key].add(sums)
         for (key,), sums in sums_by(calls, column).items():
             found[key].add(sums)

@@ -125,19 +125,17 @@ def asked_for(request: HttpRequest) -> tuple[Asked, Client | None]:
 
 def rows_of(member: Member, found: dict[str, Counts], keys: Sequence[str] | None = None) -> list[Row]:
     """Those that `keys` name, in their order; where nothing does, all by name."""
-    clients = Client.objects.for_action(member, "traffic.view").in_bulk()
-    deployments = Deployment.objects.for_action(member, "traffic.view").order_by()
+    every, deployments = Client.objects.for_action(member, "traffic.view"), Deployment.objects.for_action(member, "traffic.view").order_by()
     if keys is not None:
         deployments = deployments.filter(pk__in=keys)
-    named = {pk: (clients[client], slug) for pk, client, slug in deployments.values_list("pk", "client_id", "slug")}
+    named = {pk: (client, slug) for pk, client, slug in deployments.values_list("pk", "client_id", "slug")}
+    clients = every.in_bulk(None if keys is None else {*map(UUID, keys), *(client for client, _ in named.values())})
     rows = []
     for key in found if keys is None else keys:
         pk = UUID(key)
-        if pk in named:
-            client, slug = named[pk]
-            rows.append(Row(client, pk, slug, found[key]))
-        elif pk in clients:
-            rows.append(Row(clients[pk], None, "", found[key]))
+        client, slug = named.get(pk, (pk, ""))
+        if client in clients:
+            rows.append(Row(clients[client], pk if pk in named else None, slug, found[key]))
     return rows if keys is not None else sorted(rows, key=lambda row: (row.client.name.lower(), row.name))
 
 
