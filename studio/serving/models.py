@@ -8,6 +8,7 @@ from django.db import models
 from studio.datasets.models import DatasetVersion
 from studio.orders.models import Order
 from studio.releases.models import Release
+from studio.serving.fields import WrittenJSON
 from studio.serving.steps import step_of
 from studio.workspaces.models import ApiKey, Client, Project, Tenant, Workspace
 
@@ -158,11 +159,11 @@ class Figures(Tenant):
     prompt_tokens = models.PositiveBigIntegerField(default=0)
     cached_tokens = models.PositiveBigIntegerField(default=0)
     completion_tokens = models.PositiveBigIntegerField(default=0)
-    outcomes = models.JSONField(default=dict)
+    outcomes = WrittenJSON(default=dict)
     """`{"200": 40, "429 rate_limit_exceeded": 2}`: how many calls had each outcome."""
-    seconds = models.JSONField(default=list)
+    seconds = WrittenJSON(default=list)
     """How many answered calls lasted as long as each step of `studio.serving.steps`."""
-    first = models.JSONField(default=list)
+    first = WrittenJSON(default=list)
     """The same for the time to the first token."""
     seconds_sum = models.FloatField(default=0)
     """Of the answered calls."""
