@@ -6,7 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from django.db.models import CharField, Model, Q
+from django.db.models import CharField, Count, Model, Q
 from django.db.models.lookups import IContains
 
 LONGEST, MOST_WORDS = 100, 6
@@ -46,6 +46,39 @@ def matching(
     return found
 
 
+def beside(
+    model: type[Model], words: Sequence[str], *, names: Sequence[str], hashes: Sequence[str] = (), seen: "Seen", many: bool = False
+) -> tuple[Q | None, bool]:
+    """The same rows for a database that reads each in turn, as SQLite does: the condition, or None where there can be no such row.
+
+    What is joined anyway to tell whose a row is has its name at hand, and looking into it takes less than for an id among many. Of
+    `many` rows it is asked first which words stand in any such name, and those that have the rarest word are found on their own. The
+    second answer is whether that could be done, or else all rows are to be read.
+    """
+    by_relation, begun = _by_relation(names), _by_relation(hashes)
+    own, near = by_relation.pop("", []), {}
+    for relation in [each for each in by_relation if model.WORKSPACE.startswith(f"{each}__")]:  # type: ignore[attr-defined]
+        near[relation] = by_relation.pop(relation)
+    often = {word: sum(_how_often(model, relation, near[relation], words, seen)[word] for relation in near) for word in words if many}
+    far = {word: _all_belong(model, by_relation, _holds, word, seen) for word in words}
+    order = sorted(words, key=lambda word: (often.get(word, 0), -len(word)))
+    alone = [word for word in order if many and not far[word]]
+    rarest = next((word for word in alone if len(_few(model, _holds(own, word), seen)) <= FEW), None)
+    found = Q()
+    for word in [rarest, *(word for word in order if word != rarest)] if rarest else order:
+        one = _all_belong(model, begun, _begins, word, seen) if HASH.fullmatch(word) else Q()
+        if word == rarest:
+            one |= _belongs(model, "pk", _holds(own, word), seen)
+            one |= _all_belong(model, near if often[word] else {}, _holds, word, seen)
+        else:
+            at_hand = [f"{relation}__{column}" for relation in near for column in near[relation] if not many or often[word]]
+            one |= far[word] | _holds([*own, *at_hand], word)
+        if not one:
+            return None, True
+        found &= one
+    return found, rarest is not None
+
+
 Seen = dict[Any, list[Any]]
 """By model and condition, the ids of a few rows that fulfil it."""
 
@@ -77,12 +110,37 @@ def _begins(columns: Sequence[str], word: str) -> Q:
 
 def _belongs(model: type[Model], relation: str, inside: Q, seen: Seen) -> Q:
     """What belongs to a row that fulfils `inside`; for `pk` such rows themselves. Few are named; of many the database keeps the ids."""
-    other: Any = model if relation == "pk" else model._meta.get_field(relation).related_model
-    rows = other._base_manager.order_by().filter(inside).values_list("pk", flat=True)
-    if (other, inside) not in seen:
-        seen[other, inside] = list(rows[: FEW + 1])
-    few = seen[other, inside]
-    return Q(**{f"{relation}__in": few if len(few) <= FEW else rows}) if few else Q()
+    other = _other(model, relation)
+    few = _few(other, inside, seen)
+    return Q(**{f"{relation}__in": few if len(few) <= FEW else _rows(other, inside)}) if few else Q()
+
+
+def _all_belong(model: type[Model], by_relation: dict[str, list[str]], how: Any, word: str, seen: Seen) -> Q:
+    return reduce(or_, (_belongs(model, relation or "pk", how(columns, word), seen) for relation, columns in by_relation.items()), Q())
+
+
+def _other(model: type[Model], relation: str) -> Any:
+    return model if relation == "pk" else model._meta.get_field(relation).related_model
+
+
+def _rows(model: Any, inside: Q) -> Any:
+    return model._base_manager.order_by().filter(inside).values_list("pk", flat=True)
+
+
+def _few(model: Any, inside: Q, seen: Seen) -> list[Any]:
+    """Of those that fulfil it, one more than are named where there are so many."""
+    if (model, inside) not in seen:
+        seen[model, inside] = list(_rows(model, inside)[: FEW + 1])
+    return seen[model, inside]
+
+
+def _how_often(model: type[Model], relation: str, columns: Sequence[str], words: Sequence[str], seen: Seen) -> dict[str, int]:
+    """In how many rows of the other table each word stands: all are counted at once."""
+    other, key = _other(model, relation), tuple(columns)
+    if (other, key) not in seen:
+        each = {f"word_{number}": Count("pk", filter=_holds(columns, word)) for number, word in enumerate(words)}
+        seen[other, key] = list(other._base_manager.order_by().aggregate(**each).values())
+    return dict(zip(words, seen[other, key], strict=True))
 
 
 def _by_relation(names: Sequence[str]) -> dict[str, list[str]]:

@@ -8,8 +8,9 @@ from django.test import Client as Browser
 from studio.artifacts.models import Artifact
 from studio.clients import search
 from studio.runs.models import Run
+from studio.workspaces import searching
 from studio.workspaces.models import Client, Member, Project
-from studio.workspaces.searching import FEW
+from studio.workspaces.searching import FEW, beside, matching, words_of
 from studio.workspaces.services import archive_client, create_client, create_project
 from tests.fixtures import make_member, make_release, make_run
 
@@ -74,6 +75,36 @@ def test_of_many_the_newest_are_offered_whether_or_not_those_of_late_are_enough(
     assert ([thing["title"] for thing in group.things], group.more) == (["Bakery 3", "Bakery 2"], True)
     [group] = [group for group in search.search(acme.owner, "bakery hotel", most=2) if group.kind.word == "run"]
     assert ([thing["title"] for thing in group.things], group.more) == (["Bakery 2", "Bakery 0"], False)
+
+
+@pytest.mark.parametrize("few", [0, 1, 2, FEW])
+def test_the_same_is_found_whether_names_are_read_with_their_rows_or_looked_for_first(acme, monkeypatch, few):
+    monkeypatch.setattr(searching, "FEW", few)
+    for number in range(3):
+        project = create_project(acme.owner, client=acme.client, name=f"Hotel {number}")
+        run = make_run(acme.owner, project, acme.base, acme.version)
+        Run.objects.filter(pk=run.pk).update(name=f"Bakery {number} É%")
+    hash_of = acme.artifact.sha256[:8]
+    typed = ["hotel", "hotel 1", "BAKERY hotel 2", "try tiny", "tiny hotel", "bakery É%", "é", "_", "zebra", "hotel zebra", "try try"]
+    for text in [*typed, "in-house support", hash_of, f"{hash_of} try", f"{hash_of} hotel"]:
+        words = words_of(text)
+        for kind in search.KINDS:
+            how = {"names": kind.names, "hashes": kind.hashes, "seen": {}}
+            expected = set(kind.model.objects.filter(matching(kind.model, words, **how)))
+            for many in (False, True):
+                wanted, _ = beside(kind.model, words, **how, many=many)
+                assert (set() if wanted is None else set(kind.model.objects.filter(wanted))) == expected, (text, kind.word, many)
+
+
+def test_things_have_the_names_that_they_have_elsewhere(acme, ana):
+    make_release(acme.owner, acme.artifact, version=(7, 0, 0))
+    for kind in search.KINDS:
+        rows = list(search.rows(acme.owner, kind))
+        things = kind.model.objects.in_bulk([row[0] for row in rows])
+        assert [thing["title"] for thing in search.shown(kind, rows)] == [str(things[row[0]]) for row in rows]
+        assert all(thing["url"].endswith(f"/{row[0]}/") for thing, row in zip(search.shown(kind, rows), rows, strict=True))
+    [hint] = [thing["hint"] for group in search.search(acme.owner, "try", most=1) if group.kind.word == "run" for thing in group.things]
+    assert hint == "In-house · First project"
 
 
 def test_signs_of_patterns_are_letters_like_others(acme, ana):

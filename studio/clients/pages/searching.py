@@ -2,6 +2,7 @@
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.http import urlencode
 
@@ -20,6 +21,8 @@ def results(request: HttpRequest) -> HttpResponse:
         return JsonResponse({"things": things})
     groups = search.search(member, typed, most=ON_PAGE)
     more = {group.kind.word: f"{reverse(group.kind.more)}?{urlencode({'q': typed})}" for group in groups if group.more and group.kind.more}
+    icons = {group.kind.word: render_to_string("components/icon.html", {"name": group.kind.icon}) for group in groups}
     words = typed.lower().split()
     fitting = [page for page in pages(member) if words and all(word in page["title"].lower() for word in words)]
-    return render(request, "clients/search.html", {"section": "", "typed": typed, "groups": groups, "more": more, "pages": fitting})
+    shown = {"section": "", "typed": typed, "groups": groups, "more": more, "icons": icons, "pages": fitting}
+    return render(request, "clients/search.html", shown)
