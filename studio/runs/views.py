@@ -11,7 +11,10 @@ from django.db.models import Case, Count, QuerySet
 from django.db.models import When as Whenever
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
 from django.utils import timezone
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 
 from studio.artifacts.models import Artifact
 from studio.basemodels import services as base_services
@@ -46,6 +49,12 @@ SPARK = 48
 """Losses in the small line beside a run."""
 NEEDED = timedelta(days=7)
 """How long a failed run asks for somebody on the home page."""
+JOINED = ("order", "project__client", "base_model", "dataset_version__dataset")
+ROW = (
+    "name", "created_at", "project__name", "project__client__colour", "base_model__name", "dataset_version__number",
+    "dataset_version__dataset__name", "order__status", "order__latest", "order__worked", "order__started_at", "order__ended_at",
+)  # fmt: skip
+"""All that the table shows of a run: what the joined rows know of models and datasets is long."""
 
 
 def home(request: HttpRequest) -> HttpResponse:
@@ -113,13 +122,13 @@ def with_points(runs: Iterable[Run]) -> list[Run]:
 
 def project(request: HttpRequest, pk: str) -> HttpResponse:
     found = get_object_or_404(Project.objects.for_action(request, "project.view").select_related("client"), pk=pk)
+    rows = Run.objects.for_action(request, "run.view").filter(project=found).select_related(*JOINED).only(*JOINED, *ROW)
     context = {
         "section": "projects",
         "project": found,
         "datasets": with_newest(Dataset.objects.for_action(request, "dataset.view").filter(project=found)),
-        "runs": Run.objects.for_action(request, "run.view")
-        .filter(project=found)
-        .select_related("order", "base_model", "dataset_version__dataset"),
+        "runs": rows,
+        "drawn": drawn(rows),
         "artifacts": Artifact.objects.for_action(request, "artifact.view")
         .filter(project=found)
         .select_related("project__client", "base_model"),
@@ -131,26 +140,39 @@ def project(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def runs(request: HttpRequest) -> HttpResponse:
-    rows = Run.objects.for_action(request, "run.view").select_related("order", "project__client", "base_model", "dataset_version__dataset")
-    clients = Client.objects.for_action(request, "client.view")
-    chosen = next((client for client in clients if str(client.pk) == request.GET.get("client")), None)
+    rows = Run.objects.for_action(request, "run.view").select_related(*JOINED).only(*JOINED, *ROW)
+    clients = Client.objects.for_action(request, "client.view").values_list("pk", "name")
+    chosen = next((pk for pk, _ in clients if str(pk) == request.GET.get("client")), None)
     status = request.GET.get("status", "")
     rows = rows.filter(project__client=chosen) if chosen else rows.current()
     if status in Order.Status.values:
         rows = rows.filter(order__status=status)
     typed = request.GET.get("q", "")
     rows = rows.filter(matching(Run, words_of(typed), names=("name", "project__name", "project__client__name", "base_model__name")))
+    page = page_of(request, rows)
     context = {
         "section": "runs",
-        "page": page_of(request, rows),
+        "page": page,
+        "drawn": drawn(page.object_list),
         "query": query_of(request),
         "typed": typed,
-        "clients": clients,
+        "clients": options(clients, chosen),
         "chosen": chosen,
         "status": status,
         "statuses": Order.Status.choices,
     }
     return render(request, "runs/list.html", context)
+
+
+def drawn(runs: Iterable[Run]) -> dict[str, SafeString]:
+    """The pictures and words of their states, each of which is the same in many rows."""
+    return {status: render_to_string("components/status.html", {"status": status}) for status in {run.status for run in runs}}
+
+
+def options(choices: Iterable[tuple[Any, str]], chosen: Any) -> SafeString:
+    """Of a select. They may be hundreds, so no template goes through them."""
+    parts = ((value, SafeString(" selected" if value == chosen else ""), said) for value, said in choices)
+    return format_html_join("", '<option value="{}"{}>{}</option>', parts)
 
 
 def choose_project(request: HttpRequest, projects: Any, *, section: str = "runs") -> HttpResponse:
