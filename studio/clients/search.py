@@ -19,7 +19,7 @@ from studio.workspaces.models import Client, Member, Project
 from studio.workspaces.searching import Seen, beside, matching, words_of
 
 LATELY = 3000
-"""The newest things of a kind, which are looked through before all of them where no word is rare."""
+"""The newest things of a kind, which are looked through before all of them where enough of them are likely to fit."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,11 @@ def first(member: Member, kind: Kind, words: list[str], seen: Seen, count: int) 
     if connection.vendor != "sqlite":
         return list(things.filter(matching(kind.model, words, **how))[:count])
     many = kind.order == "-created_at"
-    wanted, is_rare = beside(kind.model, words, **how, many=many)
+    wanted, share = beside(kind.model, words, **how, many=many)
     if wanted is None:
         return []
-    return (many and not is_rare and lately(things, kind, wanted, count)) or list(things.filter(wanted)[:count])
+    enough = share * LATELY >= 2 * count or (share and len(words) == 1)
+    return (many and enough and lately(things, kind, wanted, count)) or list(things.filter(wanted)[:count])
 
 
 def lately(things: "QuerySet[Any, Any]", kind: Kind, wanted: Q, count: int) -> list[Any]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import reduce
+from math import prod
 from operator import or_
 from typing import Any
 
@@ -48,12 +49,12 @@ def matching(
 
 def beside(
     model: type[Model], words: Sequence[str], *, names: Sequence[str], hashes: Sequence[str] = (), seen: "Seen", many: bool = False
-) -> tuple[Q | None, bool]:
+) -> tuple[Q | None, float]:
     """The same rows for a database that reads each in turn, as SQLite does: the condition, or None where there can be no such row.
 
     What is joined anyway to tell whose a row is has its name at hand, and looking into it takes less than for an id among many. Of
     `many` rows it is asked first which words stand in any such name, and those that have the rarest word are found on their own. The
-    second answer is whether that could be done, or else all rows are to be read.
+    second answer is 0 where that could be done. Else all rows are to be read, and it is the share that is likely to have the words.
     """
     by_relation, begun = _by_relation(names), _by_relation(hashes)
     own, near = by_relation.pop("", []), {}
@@ -74,9 +75,9 @@ def beside(
             at_hand = [f"{relation}__{column}" for relation in near for column in near[relation] if not many or often[word]]
             one |= far[word] | _holds([*own, *at_hand], word)
         if not one:
-            return None, True
+            return None, 0
         found &= one
-    return found, rarest is not None
+    return found, 0 if rarest else prod(often[word] or 1 for word in words if many and not far[word])
 
 
 Seen = dict[Any, list[Any]]
@@ -134,12 +135,13 @@ def _few(model: Any, inside: Q, seen: Seen) -> list[Any]:
     return seen[model, inside]
 
 
-def _how_often(model: type[Model], relation: str, columns: Sequence[str], words: Sequence[str], seen: Seen) -> dict[str, int]:
-    """In how many rows of the other table each word stands: all are counted at once."""
+def _how_often(model: type[Model], relation: str, columns: Sequence[str], words: Sequence[str], seen: Seen) -> dict[str, float]:
+    """In what share of the rows of the other table each word stands: all are counted at once."""
     other, key = _other(model, relation), tuple(columns)
     if (other, key) not in seen:
         each = {f"word_{number}": Count("pk", filter=_holds(columns, word)) for number, word in enumerate(words)}
-        seen[other, key] = list(other._base_manager.order_by().aggregate(**each).values())
+        every, *some = other._base_manager.order_by().aggregate(every=Count("pk"), **each).values()
+        seen[other, key] = [count / every if every else 0 for count in some]
     return dict(zip(words, seen[other, key], strict=True))
 
 

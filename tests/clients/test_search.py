@@ -67,6 +67,7 @@ def test_what_belongs_to_many_projects_is_found_by_their_name(acme, ana):
 @pytest.mark.parametrize("newest", [1, 2, 3, 4, 5])
 def test_of_many_the_newest_are_offered_whether_or_not_those_of_late_are_enough(acme, ana, monkeypatch, newest):
     monkeypatch.setattr(search, "LATELY", newest)
+    monkeypatch.setattr(searching, "FEW", 0)  # or each word here would be a rare one
     for number in range(4):
         project = acme.project if number % 2 else create_project(acme.owner, client=acme.client, name=f"Hotel {number}")
         run = make_run(acme.owner, project, acme.base, acme.version)
