@@ -285,7 +285,7 @@ if OLD_PARTIALS:
     LOADERS = [("template_partials.loader.Loader", LOADERS)]
 TEMPLATES = [
     {
-        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "BACKEND": "studio.workspaces.templating.DjangoTemplates",
         "DIRS": [ROOT / "templates"],
         "OPTIONS": {
             "loaders": LOADERS,
