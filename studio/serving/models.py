@@ -206,7 +206,7 @@ class CallHour(AddedUp):
             ),  # nothing else is read for a list
             models.Index(fields=["client", "hour"]),
             models.Index(fields=["workspace", "deployment", "hour"], name="hours_of_deployments"),
-            models.Index(fields=["workspace", "hour"], condition=models.Q(client=None), name="hours_of_erased_clients"),
+            models.Index(fields=["workspace", "hour", "client", *PLAIN], condition=models.Q(client=None), name="hours_of_erased_clients"),
         ]
 
     def __str__(self) -> str:

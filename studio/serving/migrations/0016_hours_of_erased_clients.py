@@ -14,6 +14,6 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AddIndex(
             model_name='callhour',
-            index=models.Index(condition=models.Q(('client', None)), fields=['workspace', 'hour'], name='hours_of_erased_clients'),
+            index=models.Index(condition=models.Q(('client', None)), fields=['workspace', 'hour', 'client', 'calls', 'errors', 'prompt_tokens', 'cached_tokens', 'completion_tokens', 'seconds_sum', 'first_sum'], name='hours_of_erased_clients'),
         ),
     ]
