@@ -171,7 +171,7 @@ def drawn(runs: Iterable[Run]) -> dict[str, SafeString]:
 
 def options(choices: Iterable[tuple[Any, str]], chosen: Any) -> SafeString:
     """Of a select. They may be hundreds, so no template goes through them."""
-    parts = ((value, SafeString(" selected" if value == chosen else ""), said) for value, said in choices)
+    parts = ((value, " selected" if value == chosen else "", said) for value, said in choices)
     return format_html_join("", '<option value="{}"{}>{}</option>', parts)
 
 
