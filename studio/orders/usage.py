@@ -74,7 +74,7 @@ class Span(NamedTuple):
 
 
 class Clock(Func):
-    """A moment as text in UTC, for `datetime.fromisoformat`: of thousands of rows, reading moments as such takes longer than finding them."""
+    """A moment as text in UTC, for `datetime.fromisoformat`: of thousands of rows, reading moments takes longer than finding them."""
 
     output_field = TextField()
 

@@ -14,7 +14,6 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.html import format_html_join
-from django.utils.safestring import SafeString
 
 from studio.artifacts.models import Artifact
 from studio.basemodels import services as base_services
@@ -164,12 +163,12 @@ def runs(request: HttpRequest) -> HttpResponse:
     return render(request, "runs/list.html", context)
 
 
-def drawn(runs: Iterable[Run]) -> dict[str, SafeString]:
+def drawn(runs: Iterable[Run]) -> dict[str, str]:
     """The pictures and words of their states, each of which is the same in many rows."""
     return {status: render_to_string("components/status.html", {"status": status}) for status in {run.status for run in runs}}
 
 
-def options(choices: Iterable[tuple[Any, str]], chosen: Any) -> SafeString:
+def options(choices: Iterable[tuple[Any, str]], chosen: Any) -> str:
     """Of a select. They may be hundreds, so no template goes through them."""
     parts = ((value, " selected" if value == chosen else "", said) for value, said in choices)
     return format_html_join("", '<option value="{}"{}>{}</option>', parts)

@@ -6,11 +6,10 @@ from django.http import HttpRequest
 from django.template import TemplateDoesNotExist
 from django.template.backends import django as backend
 from django.template.context import make_context
-from django.utils.safestring import SafeString
 
 
 class Template(backend.Template):
-    def render(self, context: dict[str, Any] | None = None, request: HttpRequest | None = None) -> SafeString:
+    def render(self, context: dict[str, Any] | None = None, request: HttpRequest | None = None) -> str:
         values: Any = make_context(context, request, autoescape=self.backend.engine.autoescape)
         try:
             return self.template.render(values)
