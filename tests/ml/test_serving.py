@@ -276,13 +276,14 @@ def test_many_who_wait_for_files_to_be_made_hold_no_thread_each_and_are_told_aga
     async def work() -> None:
         async with llama(root) as engine:
             heron, keys, told = subject_of(root, "heron"), subject_of(root, "keys"), list[str]()
-            folder = root / "cache" / "serving" / "1"
-            folder.mkdir(parents=True)
-            lock = folder / f"{heron.base_sha256[:16]}-{heron.adapter_sha256[:16]}.lora.lock"
-            with lock.open("w") as held:
+            made = (await engine.files(heron, told.append)).adapter
+            assert made
+            made.unlink()
+            with made.with_suffix(".lock").open("w") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)  # as another process does that makes the file
                 asking = [asyncio.create_task(engine.files(each, told.append)) for each in [heron, keys] * 20]
                 while "preparing the model, 1 s so far" not in told:
+                    assert not any(task.done() for task in asking)
                     await asyncio.sleep(0.1)
                 assert await asyncio.wait_for(asyncio.to_thread(lambda: 7), 10) == 7
                 assert not any(task.done() for task in asking)
