@@ -285,6 +285,7 @@ if OLD_PARTIALS:
     LOADERS = [("template_partials.loader.Loader", LOADERS)]
 TEMPLATES = [
     {
+        "NAME": "django",
         "BACKEND": "studio.workspaces.templating.DjangoTemplates",
         "DIRS": [ROOT / "templates"],
         "OPTIONS": {
