@@ -12,19 +12,21 @@ from studio.datasets import uploading
 from studio.datasets.models import Upload
 from studio.errors import UserError
 from studio.orders.pages import render_live
+from studio.workspaces.lists import options_of_projects
 from studio.workspaces.models import Project
 
 
 def new(request: HttpRequest) -> HttpResponse:
     """Where the file is dropped, for the project that the address names or the only one there is."""
-    projects = Project.objects.for_action(request, "artifact.upload").select_related("client").order_by("client__name", "name")
+    projects = Project.objects.for_action(request, "artifact.upload").order_by("client__name", "name")
     typed = request.GET.get("project")
-    project = projects.named(typed) if typed else projects.first()
+    named = projects.select_related("client")
+    project = named.named(typed) if typed else named.first()
     waiting = Upload.objects.for_action(request, "artifact.upload").filter(purpose=Upload.Purpose.ADAPTER)
     waiting = waiting.filter(created_by=request.member.user)  # type: ignore[attr-defined]
     context = {
         "section": "artifacts",
-        "projects": projects[:500],
+        "projects": options_of_projects(projects, project and project.pk) if projects[1:2].exists() else "",
         "project": project,
         "waiting": waiting.select_related("project__client")[:50],
         "bases": bases(request).exists(),

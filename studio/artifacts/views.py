@@ -16,7 +16,7 @@ from studio.artifacts.runners import running_it
 from studio.basemodels.models import BaseModel
 from studio.errors import UserError
 from studio.orders.pages import render_live
-from studio.workspaces.lists import page_of, query_of
+from studio.workspaces.lists import options_of_projects, page_of, query_of
 from studio.workspaces.models import Project, ScopedQuerySet
 from studio.workspaces.searching import matching, words_of
 
@@ -112,7 +112,7 @@ def build_base(request: HttpRequest, pk: str) -> HttpResponse:
             form.error = problem
         else:
             return to_builds(builds)
-    context = {"section": "basemodels", "base": base, "form": form, "projects": projects, "project": project}
+    context = {"section": "basemodels", "base": base, "form": form, "projects": options_of_projects(projects, project and project.pk)}
     return render(request, "artifacts/base.html", context, status=422 if form.error else 200)
 
 
@@ -184,7 +184,7 @@ def ladder(request: HttpRequest, pk: str) -> HttpResponse:
 
 def base_ladder(request: HttpRequest, pk: str) -> HttpResponse:
     base = get_object_or_404(BaseModel.objects.for_action(request, "base_model.view"), pk=pk)
-    return show_ladder(request, ladder_page(request, base) | {"base": base, "projects": projects_of(request)})
+    return show_ladder(request, ladder_page(request, base) | {"base": base, "projects": options_of_projects(projects_of(request))})
 
 
 def show_ladder(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:

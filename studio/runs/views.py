@@ -13,7 +13,6 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.utils import timezone
-from django.utils.html import format_html_join
 
 from studio.artifacts.models import Artifact
 from studio.basemodels import services as base_services
@@ -37,7 +36,7 @@ from studio.runs.summary import summary_of
 from studio.training import Estimate
 from studio.training.form import form_fields
 from studio.training.registry import load_plugins
-from studio.workspaces.lists import page_of, query_of
+from studio.workspaces.lists import options, page_of, query_of
 from studio.workspaces.models import Client, Project
 from studio.workspaces.needs import needs_of
 from studio.workspaces.searching import matching, words_of
@@ -166,12 +165,6 @@ def runs(request: HttpRequest) -> HttpResponse:
 def drawn(runs: Iterable[Run]) -> dict[str, str]:
     """The pictures and words of their states, each of which is the same in many rows."""
     return {status: render_to_string("components/status.html", {"status": status}) for status in {run.status for run in runs}}
-
-
-def options(choices: Iterable[tuple[Any, str]], chosen: Any) -> str:
-    """Of a select. They may be hundreds, so no template goes through them."""
-    parts = ((value, " selected" if value == chosen else "", said) for value, said in choices)
-    return format_html_join("", '<option value="{}"{}>{}</option>', parts)
 
 
 def choose_project(request: HttpRequest, projects: Any, *, section: str = "runs") -> HttpResponse:

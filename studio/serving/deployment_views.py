@@ -17,7 +17,7 @@ from studio.serving import deploying
 from studio.serving.models import Deployment, DeploymentState
 from studio.serving.openai.using import ways
 from studio.serving.traffic_views import of_deployment
-from studio.workspaces.lists import page_of
+from studio.workspaces.lists import options_of_projects, page_of
 from studio.workspaces.models import Project, ScopedQuerySet
 
 HISTORY = 20
@@ -53,13 +53,14 @@ def last_put(deployments: list[Deployment]) -> dict[Any, DeploymentState]:
 
 
 def new(request: HttpRequest) -> HttpResponse:
-    projects = Project.objects.for_action(request, "deployment.create").select_related("client").order_by("client__name", "name")
-    chosen, error = request.POST.get("project") or request.GET.get("project") or "", None
+    projects = Project.objects.for_action(request, "deployment.create")
+    typed, error = request.POST.get("project") or request.GET.get("project"), None
+    chosen: Any = projects.select_related("client").named(typed) if typed or request.method == "POST" else None
     if request.method == "POST":
         try:
             made = deploying.create_deployment(
                 request.member,  # type: ignore[attr-defined]
-                project=projects.named(chosen),
+                project=chosen,
                 slug=request.POST.get("slug", ""),
             )
         except UserError as problem:
@@ -67,9 +68,8 @@ def new(request: HttpRequest) -> HttpResponse:
         else:
             messages.success(request, f"Made {made}. Promote a release to it.")
             return redirect("deployments:detail", pk=made.pk)
-    elif chosen:
-        projects.named(chosen)
-    context = {"section": "deployments", "projects": projects, "chosen": chosen, "error": error, "slug": request.POST.get("slug", "")}
+    listed = options_of_projects(projects, chosen and chosen.pk)
+    context = {"section": "deployments", "projects": listed, "error": error, "slug": request.POST.get("slug", "")}
     return render(request, "deployments/new.html", context, status=422 if error else 200)
 
 

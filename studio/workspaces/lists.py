@@ -1,11 +1,13 @@
 """Lists that may be long: a page of rows at a time, and what its links keep of the address."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html_join
 
 ROWS = 50
 """On a page."""
@@ -54,3 +56,15 @@ def query_of(request: HttpRequest) -> str:
     kept = request.GET.copy()
     kept.pop("page", None)
     return f"{kept.urlencode()}&" if kept else ""
+
+
+def options(choices: Iterable[tuple[Any, str]], chosen: Any) -> str:
+    """Of a select. They may be thousands, so no template goes through them. Nothing where there is no choice."""
+    parts = ((value, " selected" if value == chosen else "", said) for value, said in choices)
+    return format_html_join("", '<option value="{}"{}>{}</option>', parts)
+
+
+def options_of_projects(projects: "QuerySet[Any]", chosen: Any = None) -> str:
+    """The same of projects by client and name; `chosen` is the id of one."""
+    rows = projects.order_by("client__name", "name").values_list("pk", "client__name", "name")
+    return options(((pk, f"{client} · {name}") for pk, client, name in rows), chosen)
