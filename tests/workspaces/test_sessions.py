@@ -2,8 +2,12 @@
 
 import pytest
 from allauth.usersessions.models import UserSession
+from django.contrib.sessions.models import Session
 from django.core.cache import cache
+from django.db import connection
 from django.test import Client as Browser
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from studio.audit.models import AuditRecord
 from studio.workspaces.middleware import member_by_cookie
@@ -44,6 +48,37 @@ def test_the_devices_are_listed_with_this_one_first(desk, phone):
     page = phone.get("/account/").content.decode()
     assert page.index("Safari on iPhone") < page.index("this one") < page.index("Firefox on Linux")
     assert "192.0.2.7" in page and "127.0.0.1" in page
+
+
+def test_what_has_ended_otherwise_is_listed_no_more(desk, phone, ana):
+    def listed(browser):
+        page = browser.get("/account/").content.decode()
+        return [name for name in ("Safari on iPhone", "Firefox on Linux") if name in page]
+
+    assert listed(desk) == ["Safari on iPhone", "Firefox on Linux"]
+    stored = Session.objects.get(session_key=row_of(phone).session_key)
+    Session.objects.filter(pk=stored.pk).update(expire_date=timezone.now())
+    assert listed(desk) == ["Firefox on Linux"] and UserSession.objects.count() == 1  # it ran out
+    again = Browser(headers={"User-Agent": PHONE})
+    again.post("/login/", FORM)
+    assert listed(desk) == ["Safari on iPhone", "Firefox on Linux"]
+    ana.user.set_password("another sentence, as long")
+    ana.user.save()
+    again = Browser(headers={"User-Agent": PHONE})
+    again.post("/login/", FORM | {"password": "another sentence, as long"})
+    assert listed(again) == ["Safari on iPhone"] and UserSession.objects.count() == 1  # the password was changed
+
+
+def test_listing_many_devices_takes_as_few_queries_as_one(desk, django_assert_max_num_queries):
+    for _ in range(5):
+        Browser().post("/login/", FORM)
+    with CaptureQueriesContext(connection) as asked:
+        page = desk.get("/account/").content.decode()
+    queries = len(asked)
+    assert page.count("Sign out</button>") >= 5
+    Browser().post("/login/", FORM)
+    with django_assert_max_num_queries(queries):
+        desk.get("/account/")
 
 
 def test_one_device_is_signed_out_at_once(desk, phone, ana, django_capture_on_commit_callbacks, queue):
