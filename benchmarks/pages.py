@@ -103,14 +103,20 @@ def addresses(member: Any) -> dict[str, Address]:
         "/", "/clients/", "/projects/", "/projects/?page=20", "/runs/", "/runs/?page=100", "/runs/?status=failed", "/runs/queue/",
         "/artifacts/", "/artifacts/?page=200", "/artifacts/?kind=gguf", "/releases/", "/deployments/", "/base-models/", "/playground/",
         "/usage/", "/traffic/", "/traffic/?period=month", "/settings/", "/settings/audit/", "/settings/people/", "/runs/new/",
-        "/adapters/new/",
+        "/adapters/new/", "/account/", "/advice/", "/answers/", "/comparisons/", "/comparisons/new/", "/deliveries/", "/deployments/new/",
+        "/playground/talks/", "/playground/votes/", "/plugins/", "/projects/new/", "/prompts/", "/prompts/new/", "/releases/new/",
+        "/retraining/", "/retraining/new/", "/settings/roles/", "/settings/usage/", "/trials/", "/trials/new/", "/workers/",
         "/api/v1/clients", "/api/v1/projects", "/api/v1/runs", "/api/v1/artifacts", "/api/v1/releases", "/api/v1/deployments",
         "/api/v1/audit", "/api/v1/datasets", "/api/v1/usage", "/api/v1/traffic", "/api/v1/metrics",
     ]  # fmt: skip
     named: dict[str, Address] = {path: (lambda chance, path=path: path) for path in fixed}
     named |= {
         "/clients/<id>/": of(Client, "/clients/{}/"),
+        "/clients/<id>/erase/": of(Client, "/clients/{}/erase/"),
+        "/clients/<id>/export/": of(Client, "/clients/{}/export/"),
         "/projects/<id>/": of(Project, "/projects/{}/"),
+        "/projects/<id>/gate/": of(Project, "/projects/{}/gate/"),
+        "/releases/new/?project=<id>": of(Project, "/releases/new/?project={}"),
         "/runs/?client=<id>": of(Client, "/runs/?client={}"),
         "/runs/<id>/": of(Run, "/runs/{}/"),
         "/runs/new/?project=<id>": of(Project, "/runs/new/?project={}"),
@@ -123,6 +129,10 @@ def addresses(member: Any) -> dict[str, Address]:
         "/search/?q=name": lambda chance: f"/search/?q={chance.choice(words)}",
         "/search/?q=hash": lambda chance: f"/search/?q={chance.choice(hashes)[:10]}",
         "/lineage/artifacts/<id>/": of(Artifact, "/lineage/artifacts/{}/"),
+        "/lineage/releases/<id>/": of(Release, "/lineage/releases/{}/"),
+        "/lineage/runs/<id>/": of(Run, "/lineage/runs/{}/"),
+        "/datasets/versions/<id>/write/": of(DatasetVersion, "/datasets/versions/{}/write/"),
+        "/lineage/versions/<id>/": of(DatasetVersion, "/lineage/versions/{}/"),
     }
     return named
 

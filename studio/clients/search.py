@@ -16,7 +16,7 @@ from studio.releases.models import Release
 from studio.runs.models import Run
 from studio.serving.models import Deployment
 from studio.workspaces.models import Client, Member, Project
-from studio.workspaces.searching import Seen, beside, matching, words_of
+from studio.workspaces.searching import Seen, matching, matching_in_turn, words_of
 
 LATELY = 3000
 """The newest things of a kind, which are looked through before all of them where enough of them are likely to fit."""
@@ -81,7 +81,7 @@ class Group:
 
 def search(member: Member, typed: str, *, most: int) -> list[Group]:
     """Of every kind the first `most` that have all the words; nothing where nothing was typed. A slash parts words, as in acme/support."""
-    words = words_of(typed.replace("/", " "))
+    words = list(dict.fromkeys(words_of(typed.replace("/", " "))))
     if not words:
         return []
     groups, seen = [], Seen()
@@ -99,7 +99,7 @@ def first(member: Member, kind: Kind, words: list[str], seen: Seen, count: int) 
     if connection.vendor != "sqlite":
         return list(things.filter(matching(kind.model, words, **how))[:count])
     many = kind.order == "-created_at"
-    wanted, share = beside(kind.model, words, **how, many=many)
+    wanted, share = matching_in_turn(kind.model, words, **how, many=many)
     if wanted is None:
         return []
     enough = share * LATELY >= 2 * count or (share and len(words) == 1)

@@ -11,7 +11,6 @@ from django.db.models import Case, Count, QuerySet
 from django.db.models import When as Whenever
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.template.loader import render_to_string
 from django.utils import timezone
 
 from studio.artifacts.models import Artifact
@@ -126,7 +125,6 @@ def project(request: HttpRequest, pk: str) -> HttpResponse:
         "project": found,
         "datasets": with_newest(Dataset.objects.for_action(request, "dataset.view").filter(project=found)),
         "runs": rows,
-        "drawn": drawn(rows),
         "artifacts": Artifact.objects.for_action(request, "artifact.view")
         .filter(project=found)
         .select_related("project__client", "base_model"),
@@ -151,7 +149,6 @@ def runs(request: HttpRequest) -> HttpResponse:
     context = {
         "section": "runs",
         "page": page,
-        "drawn": drawn(page.object_list),
         "query": query_of(request),
         "typed": typed,
         "clients": options(clients, chosen),
@@ -160,11 +157,6 @@ def runs(request: HttpRequest) -> HttpResponse:
         "statuses": Order.Status.choices,
     }
     return render(request, "runs/list.html", context)
-
-
-def drawn(runs: Iterable[Run]) -> dict[str, str]:
-    """The pictures and words of their states, each of which is the same in many rows."""
-    return {status: render_to_string("components/status.html", {"status": status}) for status in {run.status for run in runs}}
 
 
 def choose_project(request: HttpRequest, projects: Any, *, section: str = "runs") -> HttpResponse:

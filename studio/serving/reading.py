@@ -188,7 +188,7 @@ def sums_of(rows: "QuerySet[Any]", column: str, columns: Sequence[str] = COUNTS)
         yield key, Counts(**dict(zip(columns, sums, strict=True)))
 
 
-def counts_by(calls: "QuerySet[Any]", column: str, columns: Sequence[str] = COUNTS) -> Iterator[tuple[Any, Counts]]:
+def counts_by(calls: "QuerySet[Any]", column: str, columns: Sequence[str]) -> Iterator[tuple[Any, Counts]]:
     """The same of calls one by one."""
     for key, *sums in calls.order_by().values_list(column).annotate(**{f"{name}_of_all": CALLS[name] for name in columns}):
         yield key, Counts(**dict(zip(columns, sums, strict=True)))
@@ -198,8 +198,6 @@ CALLS = {
     "calls": Count("pk"),
     "errors": Count("pk", filter=Q(status__gte=400) & ~Q(status=LEFT)),
     **{name: Sum(name, default=0) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")},
-    "seconds_sum": Sum("seconds", filter=Q(seconds_step__isnull=False), default=0.0),
-    "first_sum": Sum("first", filter=Q(first_step__isnull=False), default=0.0),
 }
 
 

@@ -36,13 +36,10 @@ class Pages(Paginator):
         return Page(some(self.rows, self.per_page, after=(number - 1) * self.per_page), number, self)
 
 
-def some(rows: "QuerySet[Any]", count: int, *, after: int = 0, of: "QuerySet[Any] | None" = None) -> list[Any]:
-    """`rows[after : after + count]`, sorted by their ids alone: a database that sorts whole rows with all that is joined reads them all.
-
-    Where `rows` are `of` others by a condition that takes long, that one is not asked again.
-    """
+def some(rows: "QuerySet[Any]", count: int, *, after: int = 0) -> list[Any]:
+    """`rows[after : after + count]`, sorted by their ids alone: a database that sorts whole rows with all that is joined reads them all."""
     pks = list(rows.values_list("pk", flat=True)[after : after + count])
-    found = {row.pk: row for row in (rows if of is None else of).filter(pk__in=pks)}
+    found = {row.pk: row for row in rows.filter(pk__in=pks)}
     return [found[pk] for pk in pks if pk in found]
 
 

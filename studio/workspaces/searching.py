@@ -47,14 +47,15 @@ def matching(
     return found
 
 
-def beside(
+def matching_in_turn(
     model: type[Model], words: Sequence[str], *, names: Sequence[str], hashes: Sequence[str] = (), seen: "Seen", many: bool = False
 ) -> tuple[Q | None, float]:
     """The same rows for a database that reads each in turn, as SQLite does: the condition, or None where there can be no such row.
 
     What is joined anyway to tell whose a row is has its name at hand, and looking into it takes less than for an id among many. Of
     `many` rows it is asked first which words stand in any such name, and those that have the rarest word are found on their own. The
-    second answer is 0 where that could be done. Else all rows are to be read, and it is the share that is likely to have the words.
+    second answer is 0 where that could be done or where nothing fits. Else all rows are to be read, and it is about the share of them
+    that is likely to have the words; a word of which that is not known counts as one that all have.
     """
     by_relation, begun = _by_relation(names), _by_relation(hashes)
     own, near = by_relation.pop("", []), {}
@@ -81,7 +82,7 @@ def beside(
 
 
 Seen = dict[Any, list[Any]]
-"""By model and condition, the ids of a few rows that fulfil it."""
+"""By model and condition, the ids of a few rows that fulfil it; by model, columns and words, how often each word stands in them."""
 
 
 @CharField.register_lookup
@@ -137,7 +138,7 @@ def _few(model: Any, inside: Q, seen: Seen) -> list[Any]:
 
 def _how_often(model: type[Model], relation: str, columns: Sequence[str], words: Sequence[str], seen: Seen) -> dict[str, float]:
     """In what share of the rows of the other table each word stands: all are counted at once."""
-    other, key = _other(model, relation), tuple(columns)
+    other, key = _other(model, relation), (*columns, *words)
     if (other, key) not in seen:
         each = {f"word_{number}": Count("pk", filter=_holds(columns, word)) for number, word in enumerate(words)}
         every, *some = other._base_manager.order_by().aggregate(every=Count("pk"), **each).values()

@@ -12,13 +12,13 @@ class Template(backend.Template):
     def render(self, context: dict[str, Any] | None = None, request: HttpRequest | None = None) -> str:
         values: Any = make_context(context, request, autoescape=self.backend.engine.autoescape)
         try:
-            return self.template.render(values)
+            drawn = self.template.render(values)
         except TemplateDoesNotExist as error:
             backend.reraise(error, self.backend)
-        finally:
-            # A context refers to itself by what it holds. Whatever a page has read would wait for a collection of garbage: every
-            # tenth request or so would take as long as all of theirs.
-            values.dicts.clear()
+        # A context refers to itself by what it holds. Whatever a page has read would wait for a collection of garbage: every tenth
+        # request or so would take as long as all of theirs.
+        values.dicts.clear()
+        return drawn
 
 
 class DjangoTemplates(backend.DjangoTemplates):

@@ -10,7 +10,7 @@ from studio.clients import search
 from studio.runs.models import Run
 from studio.workspaces import searching
 from studio.workspaces.models import Client, Member, Project
-from studio.workspaces.searching import FEW, beside, matching, words_of
+from studio.workspaces.searching import FEW, matching, matching_in_turn, words_of
 from studio.workspaces.services import archive_client, create_client, create_project
 from tests.fixtures import make_member, make_release, make_run
 
@@ -93,7 +93,7 @@ def test_the_same_is_found_whether_names_are_read_with_their_rows_or_looked_for_
             how = {"names": kind.names, "hashes": kind.hashes, "seen": {}}
             expected = set(kind.model.objects.filter(matching(kind.model, words, **how)))
             for many in (False, True):
-                wanted, _ = beside(kind.model, words, **how, many=many)
+                wanted, _ = matching_in_turn(kind.model, words, **how, many=many)
                 assert (set() if wanted is None else set(kind.model.objects.filter(wanted))) == expected, (text, kind.word, many)
 
 

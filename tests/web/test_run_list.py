@@ -24,7 +24,7 @@ def test_a_client_is_chosen_among_all_by_name(acme, ana):
 @pytest.mark.parametrize(("status", "said"), [("succeeded", "Done"), ("failed", "Failed"), ("queued", "Queued")])
 def test_each_run_has_its_own_state(acme, ana, status, said):
     made = {make_run(acme.owner, acme.project, acme.base, acme.version, status=each).pk: each for each in ("succeeded", status, "stopped")}
-    for url in ("/runs/", f"/projects/{acme.project.pk}/"):
+    for url in ("/runs/", f"/projects/{acme.project.pk}/", f"/clients/{acme.client.pk}/"):
         rows = {pk: row for row in ana.get(url).content.decode().split("<tr")[1:] for pk in made if f"/runs/{pk}/" in row}
         assert {pk: f"status status-{made[pk]}" in row for pk, row in rows.items()} == dict.fromkeys(made, True)
         assert all(f"\n{said}</span>" in row for pk, row in rows.items() if made[pk] == status)
