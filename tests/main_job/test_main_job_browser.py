@@ -31,6 +31,7 @@ def timed(step: str) -> Iterator[None]:
     print(f"\n{step}: {time.monotonic() - started:.1f} s", end="")
 
 
+@pytest.mark.timeout(2400)  # the whole way with a real model: six minutes on two quiet cores
 def test_a_newcomer_trains_on_their_file_talks_to_the_result_and_takes_it_home(studio, browser_type_launch_args, tmp_path):
     # In a thread of its own: the event loop of the browser's driver would stay, and no later test here could open the database.
     with ThreadPoolExecutor(1) as pool:

@@ -141,15 +141,24 @@ def test_a_model_whose_template_never_ends_takes_no_other_along(engine: Process,
 
 def test_a_template_that_never_ends_burns_nothing_once_whoever_asked_has_left(engine: Process, root: Path, tiny_model_maker: Any):
     late = f"{{% if messages|length > 8 %}}{ENDLESS}{{% endif %}}{CHATML}"
-    base = sealed(root, "late-and-left", tiny_model_maker, template=late, seed=9)
+    base, others = sealed(root, "late-and-left", tiny_model_maker, template=late, seed=9), engine.servers()
     assert text_of(engine.ask(base))
+    [server] = [each for each in engine.servers() if each not in others]
+
+    def worked() -> float:
+        return sum(server.cpu_times()[:2])
+
     with engine.client() as client:
         asked = {"subject": engine.subject(base), "route": "chat", "body": {"messages": HELLO * 9}}
         with client.stream("POST", "/ask", json=asked) as answer:
+            before = worked()
             next(line for line in answer.iter_lines() if "answering" in line)
-            time.sleep(2)  # until llama.cpp has it
+            deadline = time.monotonic() + 60
+            while worked() < before + 1:  # until llama.cpp has it: what was left before would end by itself
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
     deadline = time.monotonic() + 90
-    while engine.servers():
+    while server.is_running():
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert text_of(engine.ask(base))
