@@ -27,7 +27,6 @@ SHOWN = ("calls", "errors", "prompt_tokens", "completion_tokens")
 WHOLE = ("calls", "errors", "prompt_tokens", "cached_tokens", "completion_tokens")
 """Those of COUNTS that are whole numbers: a text of many others would cut their digits."""
 TIMES = ("seconds", "first")
-LISTS = (*TIMES, "outcomes")
 
 
 @dataclass(frozen=True)
@@ -214,13 +213,14 @@ class Listed(Aggregate):
 
 
 def whole_sums_of(
-    rows: "QuerySet[Any]", *columns: str, counts: Sequence[str] = COUNTS, lists: Sequence[str] = LISTS
+    rows: "QuerySet[Any]", *columns: str, counts: Sequence[str] = COUNTS, outcomes: bool = True
 ) -> Iterator[tuple[Key, Sums]]:
-    """All that hours or days hold, or some of it, added up by some of their columns."""
+    """All that hours or days hold, added up by some of their columns; or `counts` and times alone, without `outcomes`."""
+    lists = (*TIMES, "outcomes") if outcomes else TIMES
     every = {f"{name}_of_all": Listed(name) for name in lists}
     for row in rows.values_list(*columns).annotate(*map(Sum, counts), **every):
         key, figures = row[: len(columns)], row[len(columns) :]
-        sums = Sums(**dict(zip(counts, figures, strict=False)))
+        sums = Sums(**dict(zip(counts, figures[: len(counts)], strict=True)))
         listed = dict(zip(lists, map(orjson.loads, figures[len(counts) :]), strict=True))
         add_to(sums.seconds, columns_of(listed["seconds"]))
         add_to(sums.first, columns_of(listed["first"]))
@@ -246,7 +246,7 @@ def whole_of(asked: Asked, period: Period, deployments: Collection[UUID], client
         if not period.is_fine:
             calls = calls.filter(counted_at=None)
             for rows in narrow.added_up(period.begin, period.end):
-                for (key,), sums in whole_sums_of(rows, column, counts=SHOWN, lists=TIMES):
+                for (key,), sums in whole_sums_of(rows, column, counts=SHOWN, outcomes=False):
                     found[key].add(sums)
         for (key,), sums in sums_by(calls, column).items():
             found[key].add(sums)

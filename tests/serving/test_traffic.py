@@ -135,6 +135,7 @@ def test_days_and_the_hours_around_them_are_what_the_hours_are(acme, weeks, zone
         raw.add_hour(hour)
     assert (times.p50, times.p95, times.first_p95) == (raw.p50, raw.p95, raw.first_p95)
     assert [getattr(times, name) for name in SHOWN] == [getattr(raw, name) for name in SHOWN]
+    assert traffic_of(asked, period).total.outcomes == raw.outcomes
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Pacific/Auckland"])
