@@ -1,9 +1,11 @@
 """Traffic for scripts: the API's figures, and what Prometheus reads. Its own parser says whether the text is right."""
 
 import pytest
+from prometheus_client.metrics_core import HistogramMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from studio.serving import metrics, rollup
+from studio.serving.steps import STEPS
 from studio.serving.traffic import Sums
 from tests.fixtures import Api, make_call, make_deployment, make_key, make_member
 from tests.serving.test_traffic import ago
@@ -58,6 +60,19 @@ def test_a_histograms_buckets_only_grow_and_end_with_all(acme, deployment):
     }
     counts = [bounds[bound] for bound in sorted(bounds)]
     assert counts == sorted(counts) and counts[-1] == 4 and counts[-2] == 3
+
+
+def test_what_is_written_is_what_the_library_would_write():
+    counts = [number % 3 for number in range(len(STEPS) + 1)]
+    names = ('a"b', "", "c\\d\ne", "true")
+    text = metrics.traffic([(names, Sums(seconds=counts, seconds_sum=1e-7, first_sum=123456789.5))])
+    bounds = [(str(bound), float(sum(counts[: STEPS.index(bound) + 1]))) for bound in STEPS[::4]]
+    library = HistogramMetricFamily("adapter_studio_answer_seconds", "From the request to the end of the answer.", labels=metrics.LABELS)
+    library.add_metric(names, [*bounds, ("+Inf", float(sum(counts)))], 1e-7)
+    (written,) = [family for family in text_string_to_metric_families(text) if family.name == library.name]
+    assert (written.type, written.documentation) == (library.type, library.documentation)
+    assert [sample[:3] for sample in written.samples] == [sample[:3] for sample in library.samples]
+    assert 'adapter_studio_first_token_seconds_sum{client="a\\"b",deployment="",release="c\\\\d\\ne",canary="true"} 123456789.5' in text
 
 
 def test_no_counter_ever_falls_while_calls_are_added_up_and_deleted(acme, deployment):
