@@ -167,9 +167,11 @@ class Filling:
     def results(self, runs: list[Run]) -> list[Artifact]:
         """An adapter of each run that left one."""
         ended = [run for run in runs if run.order.status == Order.Status.SUCCEEDED]
-        return Artifact.objects.bulk_create([self.artifact(run, Artifact.Kind.ADAPTER, run.name, 20 << 20) for run in ended], AT_ONCE)
+        return Artifact.objects.bulk_create(
+            [self.artifact(run, run.order, Artifact.Kind.ADAPTER, run.name, 20 << 20) for run in ended], AT_ONCE
+        )
 
-    def artifact(self, run: Run, kind: str, name: str, size: int) -> Artifact:
+    def artifact(self, run: Run, order: Order, kind: str, name: str, size: int) -> Artifact:
         sha256 = self.hash()
         return Artifact(
             project=run.project,
@@ -177,8 +179,8 @@ class Filling:
             name=name,
             base_model=run.base_model,
             dataset_version=run.dataset_version,
-            order=run.order,
-            folder_name=f"{run.order_id}-1-{sha256[:8]}",
+            order=order,
+            folder_name=f"{order.pk}-1-{sha256[:8]}",
             sha256=sha256,
             size=size,
             files={f"{kind}.bin": {"size": size, "sha256": sha256}},
@@ -191,15 +193,16 @@ class Filling:
         types, missing = ("q4_k_m", "q8_0", "f16", "q5_k_m"), max(0, self.amounts.artifacts - len(adapters))
         sources = [adapters[number % len(adapters)] for number in range(missing)] if adapters else []
         names = [types[number // len(adapters) % len(types)] for number in range(len(sources))]
+        orders = self.orders("build", [source.project.client_id for source in sources])
         files = [
-            self.artifact(of_order[source.order_id], Artifact.Kind.GGUF, f"{source.name} {name}", 90 << 20)
-            for source, name in zip(sources, names, strict=True)
+            self.artifact(of_order[source.order_id], order, Artifact.Kind.GGUF, f"{source.name} {name}", 90 << 20)
+            for source, name, order in zip(sources, names, orders, strict=True)
         ]
         Artifact.objects.bulk_create(files, AT_ONCE)
         proof = {"passed": True, "reasons": [], "mean_kl": 0.01}
         Build.objects.bulk_create(
             [
-                Build(project=source.project, source=source, quantization=name, order=source.order, artifact=file, verification=proof)
+                Build(project=source.project, source=source, quantization=name, order=file.order, artifact=file, verification=proof)
                 for source, name, file in zip(sources, names, files, strict=True)
             ],
             AT_ONCE,
@@ -320,7 +323,7 @@ class Filling:
                     created_by=self.member.user,
                     started_at=began,
                     ended_at=ended,
-                    latest={"loss": 1.2, "step": 300},
+                    latest={"loss": 1.2, "step": 300} if kind == "train" else {},
                 )
             )
         return Order.objects.bulk_create(rows, AT_ONCE)
