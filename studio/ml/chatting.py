@@ -12,6 +12,7 @@ from typing import Any
 
 from studio.errors import UserError
 from studio.ml.gguf.serving import prepare
+from studio.ml.llamacpp import wait_for_loop
 
 
 def start_server(model: str, adapters: list[str], *, context: int, at_once: int, socket: str, batch: int = 0) -> Any:
@@ -34,7 +35,9 @@ def start_server(model: str, adapters: list[str], *, context: int, at_once: int,
     # Its own HTTP server listens on a private socket instead of a port.
     params.hostnames = [socket]
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in adapters]
-    return xllamacpp.Server(params)
+    server = xllamacpp.Server(params)
+    wait_for_loop(Path(socket))
+    return server
 
 
 def refusal(problem: dict[str, Any]) -> str:

@@ -260,7 +260,7 @@ def rendered(path: Path, chats: list[list[dict[str, str]]], *, folder: Path | No
     with tempfile.TemporaryDirectory(prefix="llama-", dir=folder) as own:
         address = min(own, os.path.relpath(own), key=len) / Path("llama.sock")
         server = _server(path, address)
-        prompts = [str(_ask(address, "/apply-template", {"messages": chat})["prompt"]) for chat in chats]
+        prompts = [str(_ask(address, "POST", "/apply-template", {"messages": chat})["prompt"]) for chat in chats]
         del server  # ends its threads and lets go of the socket
     return prompts
 
@@ -279,14 +279,25 @@ def _server(path: Path, address: Path) -> Any:
     parameters.verbosity = 0
     parameters.cache_ram_mib = 0
     parameters.ui = False
-    return xllamacpp.Server(parameters)
+    server = xllamacpp.Server(parameters)
+    wait_for_loop(address)
+    return server
 
 
-def _ask(address: Path, route: str, body: dict[str, Any]) -> dict[str, Any]:
+def wait_for_loop(address: Path) -> None:
+    """Until the loop of llama.cpp's server, listening at `address`, works. Call it for each server that may be let go of.
+
+    The server is handed out before its loop begins. Let go of in between, it tells a loop to end that has not begun, and then waits
+    without end for the one that begins (one in about a hundred on busy cores). What it has of adapters is told from within the loop.
+    """
+    _ask(address, "GET", "/lora-adapters")
+
+
+def _ask(address: Path, method: str, route: str, body: dict[str, Any] | None = None) -> Any:
     connection = _UnixConnection(address)
-    connection.request("POST", route, json.dumps(body), {"Content-Type": "application/json"})
+    connection.request(method, route, json.dumps(body) if body else None, {"Content-Type": "application/json"})
     response = connection.getresponse()
-    answer: dict[str, Any] = json.loads(response.read())
+    answer: Any = json.loads(response.read())
     connection.close()
     if response.status != 200:
         raise UserError(f"llama.cpp could not use the chat template: {answer.get('error', {}).get('message', response.status)}")

@@ -55,13 +55,13 @@ def bare_environment() -> dict[str, str]:
 
 
 def _wait(child: subprocess.Popen[bytes], job: Job, seconds: float) -> bool:
-    begun = time.monotonic()
-    while time.monotonic() - begun < seconds:
-        try:
-            child.wait(timeout=0.25)
+    """Whether it ended in time."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        job.raise_if_stopped()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=min(0.25, left))
             return True
-        except subprocess.TimeoutExpired:
-            job.raise_if_stopped()
     return False
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -500,6 +501,25 @@ def pieces_of_words(words: list[str]) -> tuple[dict[str, int], list[tuple[str, s
         splits = [(token[:place], token[place:]) for place in range(1, len(token))]
         merges += sorted((pair for pair in splits if pair[0] in ids and pair[1] in ids), key=lambda pair: (ids[pair[0]], ids[pair[1]]))
     return ids, merges
+
+
+LET_GO_AT_ONCE = """
+import sys
+from studio.ml.chatting import start_server
+from studio.ml.llamacpp import rendered
+
+model, folder = sys.argv[1:]
+for number in range(40):
+    start_server(model, [], context=256, at_once=1, socket=f"{folder}/{number}.sock")
+    rendered(model, [])
+"""
+
+
+def test_a_server_of_llamacpp_that_is_let_go_of_at_once_ends(tiny_model: Path, tmp_path: Path) -> None:
+    export(base=tiny_model, adapter=None, quantization="f16", target=tmp_path / "m.gguf", name="tiny")
+    with tempfile.TemporaryDirectory() as short:
+        command = [sys.executable, "-c", LET_GO_AT_ONCE, str(tmp_path / "m.gguf"), short]
+        subprocess.run(command, check=True, cwd=ROOT, timeout=60)
 
 
 def test_llamacpp_speaks_of_a_file(tiny_model: Path, tmp_path: Path) -> None:
