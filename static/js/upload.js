@@ -5,6 +5,7 @@ const PIECE = 8 * 2 ** 20;
 const DELAYS = [0, 1000, 3000, 5000, 10_000, 20_000];
 const BACK_SOON = 15_000; // until a connection that is away is tried again
 const WINDOW = 15_000; // over which the speed is told
+const AWAY = "The connection is away. It goes on by itself when it is back.";
 
 export function uploads() {
   document.addEventListener("change", (event) => {
@@ -48,7 +49,7 @@ class Sending {
       metadata: { filename: this.file.name },
       headers: { "X-CSRFToken": document.querySelector('meta[name="csrf-token"]').content },
       removeFingerprintOnSuccess: true,
-      onShouldRetry: (error) => mayPass(statusOf(error)),
+      onShouldRetry: (error) => this.triesAgain(error),
       onProgress: (sent, total) => this.tell(sent, total),
       onSuccess: () => this.arrived(),
       onError: (error) => this.failed(error),
@@ -113,6 +114,13 @@ class Sending {
     this.words.textContent = (this.greeting ?? "") + (sent < total ? this.speed.words(sent, total) : "Sent. The server checks it.");
   }
 
+  /** Says so at the first failure: until all of DELAYS have passed is two thirds of a minute. */
+  triesAgain(error) {
+    const again = mayPass(statusOf(error));
+    if (again) this.words.textContent = AWAY;
+    return again;
+  }
+
   arrived() {
     const place = new URL(this.upload.url, location.href);
     if (this.form.dataset.dataset) place.searchParams.set("dataset", this.form.dataset.dataset);
@@ -125,7 +133,7 @@ class Sending {
     if (mayPass(status)) {
       this.waits = true;
       this.pause.textContent = "Go on";
-      this.words.textContent = "The connection is away. It goes on by itself when it is back.";
+      this.words.textContent = AWAY;
       this.timer = setTimeout(() => this.waits && this.goOn(), BACK_SOON);
       return;
     }

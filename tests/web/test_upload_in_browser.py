@@ -60,7 +60,7 @@ def test_one_file_dropped_is_looked_at_and_imported(visit: Any, tmp_path: Path) 
 
 
 def test_a_file_goes_on_after_a_reload(visit: Any, tmp_path: Path) -> None:
-    path = chats(tmp_path / "support.jsonl", 20 << 20)
+    path = chats(tmp_path / "support.jsonl", 10 << 20)
     sent: list[int] = []
 
     def one_piece_only(route: Route) -> None:
@@ -75,7 +75,7 @@ def test_a_file_goes_on_after_a_reload(visit: Any, tmp_path: Path) -> None:
         expect(page.get_by_text("The connection is away.")).to_be_visible(timeout=SLOW)
         page.unroute("**/uploads/*/")
         page.reload()
-        expect(page.get_by_text("39 % is here. Choose the same file again to go on.")).to_be_visible()
+        expect(page.get_by_text("79 % is here. Choose the same file again to go on.")).to_be_visible()
         page.on("request", lambda request: sent.append(int(request.headers["upload-offset"])) if request.method == "PATCH" else None)
         page.get_by_label("Drop a file here").set_input_files(path)
         expect(page.get_by_role("heading", name="support.jsonl")).to_be_visible(timeout=SLOW)
