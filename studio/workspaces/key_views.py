@@ -169,10 +169,12 @@ def settings(request: HttpRequest, *, secret: str = "", typed: Typed | None = No
     typed = typed or Typed.for_deployment(request.GET.get("deployment"), services.offered_deployments(member))
     rows = services.keys(request, "key.view").filter(revoked_at=None).prefetch_related("clients", "deployments__client")
     rows = rows.select_related("member__user")
+    own = page_of(request, rows.filter(member=member), named="own")
     others = page_of(request, rows.exclude(member=member).order_by("member__user__email", "-created_at"))
     context = {
         "section": "settings",
-        "keys": lines(member, rows.filter(member=member)),
+        "keys": lines(member, own),
+        "own": own,
         "others": lines(member, others),
         "page": others,
         "secret": secret,

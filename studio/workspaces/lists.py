@@ -43,9 +43,9 @@ def some(rows: "QuerySet[Any]", count: int, *, after: int = 0) -> list[Any]:
     return [found[pk] for pk in pks if pk in found]
 
 
-def page_of(request: HttpRequest, rows: "QuerySet[Any]", *, per: int = ROWS) -> "Page[Any]":
-    """The page that the address asks for, or the nearest there is."""
-    return Pages(rows, per).get_page(request.GET.get("page"))
+def page_of(request: HttpRequest, rows: "QuerySet[Any]", *, per: int = ROWS, named: str = "page") -> "Page[Any]":
+    """The page that the address asks for, or the nearest there is. `named` is what the address calls it, for a second list on a page."""
+    return Pages(rows, per).get_page(request.GET.get(named))
 
 
 def query_of(request: HttpRequest) -> str:

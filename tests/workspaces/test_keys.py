@@ -127,6 +127,18 @@ def test_owners_and_admins_see_and_revoke_keys_of_others(ana, role):
     assert "Keys of others" not in browser.get("/settings/").content.decode()
 
 
+def test_many_keys_come_a_page_at_a_time_ones_own_and_those_of_others(ana, window):
+    other = make_member(ana.workspace, role="member", email="max@example.com")
+    for number in range(60):
+        make_key(ana, name=f"mine {number}")
+        make_key(other, name=f"other {number}")
+    first = window.get("/settings/").content.decode()
+    assert first.count(">mine ") == first.count(">other ") == 50
+    assert 'href="?own=2"' in first and 'href="?page=2#others"' in first
+    second = window.get("/settings/?own=2").content.decode()
+    assert second.count(">mine ") == 10 and second.count(">other ") == 50
+
+
 def test_an_admin_of_one_client_sees_no_key_of_who_sees_more(ana):
     client, other = ana.workspace.clients.get(), create_client(ana, name="Globex")
     near = make_member(ana.workspace, role="member", email="near@example.com", clients=[client])
