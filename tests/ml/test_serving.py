@@ -322,11 +322,13 @@ def test_an_idle_base_makes_room_for_another_and_a_busy_one_does_not(root: Path,
     other = root / "other" if (root / "other").exists() else sealed(root, "other", tiny_model_maker, seed=5)
     with running(root, "--memory", str(120 << 20)) as engine:  # one of them takes 65 MB and more
         text_of(engine.ask(root / "base", max_tokens=2))
-        busy = engine.lines(engine.subject(root / "base"), max_tokens=400, ignore_eos=True)
-        next(line for line in busy if "chunk" in line)
-        error = engine.ask(other)[-1]["error"]
+        with ThreadPoolExecutor(SLOTS + 1) as pool:
+            busy = [pool.submit(engine.ask, root / "base", max_tokens=400, ignore_eos=True) for _ in range(SLOTS + 1)]
+            while not engine.state()["models"][0]["waiting"]:
+                time.sleep(0.01)
+            error = engine.ask(other)[-1]["error"]
         assert error["code"] == "no_memory" and "Ask again in a moment." in error["message"]
-        assert text_of(list(busy))
+        assert all(text_of(answer.result()) for answer in busy)
         assert text_of(engine.ask(other, max_tokens=4))
         [model] = engine.state()["models"]
         assert model["base_sha256"] == engine.subject(other)["base_sha256"]
