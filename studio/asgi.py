@@ -30,21 +30,18 @@ gc.freeze()
 class Warming:
     """Leaves out of the next looks for garbage what pages load at their first visits: templates above all, 60 ms of each tenth request.
 
-    After some FULL collections that is over. What is left out is not looked through any more, and once each time that is also what
-    requests under way hold in circles; so it may not go on for ever.
+    After so many full collections as `left` that is over: what requests under way hold in circles is left out along with it, each time.
     """
 
-    FULL = 40
-
-    def __init__(self) -> None:
-        self.seen = 0
+    def __init__(self, left: int = 40) -> None:
+        self.left = left
 
     def __call__(self, phase: str, about: dict[str, int]) -> None:
         if phase != "stop" or about["generation"] != 2:
             return
         gc.freeze()
-        self.seen += 1
-        if self.seen == self.FULL:
+        self.left -= 1
+        if not self.left:
             gc.callbacks.remove(self)
 
 

@@ -260,7 +260,9 @@ def rendered(path: Path, chats: list[list[dict[str, str]]], *, folder: Path | No
     with tempfile.TemporaryDirectory(prefix="llama-", dir=folder) as own:
         address = min(own, os.path.relpath(own), key=len) / Path("llama.sock")
         server = _server(path, address)
-        prompts = [str(_ask(address, "POST", "/apply-template", {"messages": chat})["prompt"]) for chat in chats]
+        prompts = [
+            str(_ask(address, "POST", "/apply-template", {"messages": chat}, to="use the chat template")["prompt"]) for chat in chats
+        ]
         del server  # ends its threads and lets go of the socket
     return prompts
 
@@ -290,15 +292,16 @@ def wait_for_loop(address: Path) -> None:
     The server is handed out before its loop begins. Let go of in between, it tells a loop to end that has not begun, and then waits
     without end for the one that begins (one in about a hundred on busy cores). What it has of adapters is told from within the loop.
     """
-    _ask(address, "GET", "/lora-adapters")
+    _ask(address, "GET", "/lora-adapters", to="tell its adapters")
 
 
-def _ask(address: Path, method: str, route: str, body: dict[str, Any] | None = None) -> Any:
+def _ask(address: Path, method: str, route: str, body: dict[str, Any] | None = None, *, to: str) -> Any:
+    """Raises UserError, which says that llama.cpp could not do what it was to do and why."""
     connection = _UnixConnection(address)
     connection.request(method, route, json.dumps(body) if body else None, {"Content-Type": "application/json"})
     response = connection.getresponse()
     answer: Any = json.loads(response.read())
     connection.close()
     if response.status != 200:
-        raise UserError(f"llama.cpp could not use the chat template: {answer.get('error', {}).get('message', response.status)}")
+        raise UserError(f"llama.cpp could not {to}: {answer.get('error', {}).get('message', response.status)}")
     return answer

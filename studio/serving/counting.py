@@ -1,7 +1,7 @@
 """How a key's limits are counted: once as a script that Redis runs, once in memory. Both keep the same few numbers for each key.
 
 What is used is a level that sinks evenly, by the whole limit in a minute. Missing numbers are a level of nothing, so losing them opens
-the door and never shuts it.
+the door and never shuts it. The package `limits` knows neither tokens that are settled afterwards nor places that are given back.
 """
 
 import threading

@@ -7,13 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -21,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from studio.errors import UserError
-from studio.ml import llamacpp
 from studio.ml.gguf import budget, build_adapter, vocabulary
 from studio.ml.gguf.asking import Refused, ask_llamacpp
 from studio.ml.gguf.build import begun
@@ -501,44 +498,6 @@ def pieces_of_words(words: list[str]) -> tuple[dict[str, int], list[tuple[str, s
         splits = [(token[:place], token[place:]) for place in range(1, len(token))]
         merges += sorted((pair for pair in splits if pair[0] in ids and pair[1] in ids), key=lambda pair: (ids[pair[0]], ids[pair[1]]))
     return ids, merges
-
-
-LET_GO_AT_ONCE = """
-import sys
-from studio.ml.chatting import start_server
-from studio.ml.llamacpp import rendered
-
-model, folder = sys.argv[1:]
-for number in range(40):
-    start_server(model, [], context=256, at_once=1, socket=f"{folder}/{number}.sock")
-    rendered(model, [])
-"""
-
-
-def test_a_server_of_llamacpp_that_is_let_go_of_at_once_ends(tiny_model: Path, tmp_path: Path) -> None:
-    export(base=tiny_model, adapter=None, quantization="f16", target=tmp_path / "m.gguf", name="tiny")
-    with tempfile.TemporaryDirectory() as short:
-        command = [sys.executable, "-c", LET_GO_AT_ONCE, str(tmp_path / "m.gguf"), short]
-        subprocess.run(command, check=True, cwd=ROOT, timeout=60)
-
-
-def test_llamacpp_speaks_of_a_file(tiny_model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    export(base=tiny_model, adapter=None, quantization="f16", target=path, name="tiny")
-    with llamacpp.Model(path, context=256) as model:
-        ids = model.tokenize("Hello 123 wörld<|im_end|>")
-        assert ids == Tokenizer.from_file(str(tiny_model / "tokenizer.json")).encode("Hello 123 wörld<|im_end|>").ids
-        assert model.text(ids) == "Hello 123 wörld" and model.ends(ids[-1]) and not model.ends(ids[0])
-        first = model.logits(ids * 15)  # longer than one batch
-        assert first.shape == (len(ids) * 15, 500) and np.array_equal(first[:3], model.logits(ids * 15)[:3])
-        answer = model.generate(ids, count=5)
-        assert answer[0] == int(model.logits(ids)[-1].argmax()) and len(answer) <= 5
-        with pytest.raises(ValueError, match="do not fit"):
-            model.logits(ids * 100)
-    assert llamacpp.rendered(path, [[{"role": "user", "content": "Hi"}]]) == ["<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"]
-    (tmp_path / "not.gguf").write_bytes(b"GGUF nonsense")
-    with pytest.raises(UserError, match="could not load"):
-        llamacpp.Model(tmp_path / "not.gguf")
 
 
 def test_an_adapter_is_checked_on_one_base_whatever_its_types(tiny_model: Path, tmp_path: Path) -> None:

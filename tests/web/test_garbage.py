@@ -9,13 +9,14 @@ from studio.asgi import Warming
 
 
 @pytest.fixture
-def warming(monkeypatch: pytest.MonkeyPatch) -> Iterator[Warming]:
-    """The only one that hears of collections."""
-    monkeypatch.setattr(Warming, "FULL", 2)
+def warming() -> Iterator[Warming]:
+    """The only one that hears of collections, of which there are none but those that are asked for."""
     before = gc.callbacks[:]
-    gc.callbacks[:] = [warming := Warming()]
+    gc.disable()
+    gc.callbacks[:] = [warming := Warming(2)]
     yield warming
     gc.callbacks[:] = before
+    gc.enable()
 
 
 def test_what_is_there_after_a_full_collection_is_left_out_of_the_next(warming: Warming) -> None:
